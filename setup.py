@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package metadata: what to install, the `vivit` command and the optional extras."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'vivit_jax/__init__.py').read_text())[1]
+
+setup(
+  name='vivit_jax',
+  version=VERSION,
+  description='Video Vision Transformers (ViViT) in JAX: all four models, trainer and data path',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'av>=14.0',
+    'einops>=0.8',
+    'flax>=0.12',
+    'grain>=0.2.12',
+    'jax>=0.8',
+    'jaxtyping>=0.3',
+    'matplotlib>=3.9',
+    'ml_collections>=1.0',
+    'numpy>=2.0',
+    'opencv-python-headless>=4.10',
+    'optax>=0.2.5',
+    'orbax-checkpoint>=0.11.20',
+    'scikit-learn>=1.5',
+    'tensorboardX>=2.6.2',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda13]'],
+    'tpu': ['jax[tpu]'],
+    'test': ['beartype>=0.20', 'chex>=0.1.90', 'mypy>=1.15', 'pytest>=8.3', 'pytest-xdist>=3.6',
+             'ruff>=0.11'],
+  },
+  entry_points={'console_scripts': ['vivit=vivit_jax.cli:main']},
+  classifiers=[
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of an experiment with its type, default, unit and source: the one home of defaults."""
+
+import dataclasses
+import math
+from typing import Annotated, Literal
+
+Attention = Literal[
+  'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
+]
+
+
+class ConfigError(ValueError):
+  """A setting that cannot be used; its message is one line naming setting, value and remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Closed interval that a number in `Annotated[..., Range(low, high)]` must lie in."""
+
+  low: float
+  high: float = math.inf
+
+  def __str__(self) -> str:
+    return f'at least {self.low}' if self.high == math.inf else f'from {self.low} to {self.high}'
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+Fraction = Annotated[float, Range(0.0, 1.0)]
+NonNegative = Annotated[float, Range(0.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is predicted: one softmax per head (`single_label`) or one sigmoid per class."""
+
+  kind: Literal['single_label', 'multi_label'] = 'single_label'
+  heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
+  classes: tuple[Count, ...] = (400,)  # classes per head that the recipe expects of the data
+  joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Architecture; paper sections 3.1 to 3.3, defaults are B/16x2 of Table 2."""
+
+  attention: Attention = 'spatio_temporal'
+  layers: Count = 12  # of the (spatial) transformer
+  width: Count = 768  # hidden size D
+  mlp_dim: Count = 3072
+  heads: Count = 12
+  tokenizer: Literal['tubelet', 'uniform_frame_sampling'] = 'tubelet'
+  patch: tuple[Count, Count, Count] = (2, 16, 16)  # (t, h, w); t = 1 for uniform_frame_sampling
+  sampled_frames: Count | None = None  # n_t of uniform_frame_sampling, paper section 3.2
+  tubelet_init: Literal['central_frame', 'inflation', 'random'] = 'central_frame'  # equation 9, 8
+  temporal_layers: CountOrZero = 4  # factorised_encoder only; 0 = average over time (Table 3)
+  order: Literal['space_time', 'time_space'] = 'space_time'  # factorised_self_attention only
+  pooling: Literal['cls', 'mean'] = 'cls'
+  dropout: Fraction = 0.0
+  attention_dropout: Fraction = 0.0
+  drop_path: Fraction = 0.0  # stochastic depth rate p of the last layer, section 4.2
+  drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
+  drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
+  dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
+  scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
+  remat: Literal['none', 'block'] = 'none'  # recompute each block in the backward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One view of a video, as the model sees it."""
+
+  frames: Count = 32
+  stride: Count = 2  # in frames of the source
+  height: Count = 224  # pixels
+  width: Count = 224
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingDigits:
+  """The embedded data set (see data/moving_digits.py); used when data.source is moving_digits."""
+
+  train_videos: Count = 1600
+  validation_videos: Count = 160
+  test_videos: Count = 240
+  seed: CountOrZero = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where the videos are and how training clips are augmented."""
+
+  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/
+  moving_digits: MovingDigits = MovingDigits()
+  scale_jitter: tuple[NonNegative, NonNegative] = (0.9, 1.33)  # of the size; paper Table 7
+  flip: Literal['off', 'paper'] = 'paper'  # paper: half of all clips; off for left/right classes
+  freeze_time: bool = False  # control experiment: every frame of a clip is its first one
+  workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
+  max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """Optimisation; defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
+
+  batch_size: Count = 64  # clips over all devices and hosts
+  epochs: NonNegative = 30.0
+  warmup_epochs: NonNegative = 2.5  # linear
+  steps: Count | None = None  # instead of epochs; the warm-up keeps its share
+  optimizer: Literal['sgd', 'adamw'] = 'sgd'
+  learning_rate: NonNegative = 0.1  # peak; cosine decay to 0
+  momentum: Fraction = 0.9  # sgd
+  weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
+  clip_norm: NonNegative = 1.0  # of the global gradient; 0 = off
+  label_smoothing: Fraction = 0.0
+  log_every: Count = 20  # steps
+  evaluate_every: Count = 1000  # steps; one view of each validation video
+  checkpoint_every: Count = 500  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What stays on disk."""
+
+  keep: Count = 2  # newest steps kept
+  best_metric: str = 'top1'  # of the scheduled evaluation, higher is better; NaN ranks worst
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Multi-view testing, paper section 4.2: logits averaged over views."""
+
+  temporal_views: Count = 4
+  spatial_views: Count = 3  # crops along the longer side
+  batch_size: Count = 64  # views over all devices and hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Devices per axis; -1 takes what is left."""
+
+  data: Annotated[int, Range(-1)] = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """Weights to start from; never brings a step or an optimiser along."""
+
+  checkpoint: str | None = None  # a workdir or checkpoint folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One experiment."""
+
+  seed: CountOrZero = 0
+  task: Task = Task()
+  model: Model = Model()
+  clip: Clip = Clip()
+  data: Data = Data()
+  train: Train = Train()
+  evaluate: Evaluate = Evaluate()
+  checkpoint: Checkpoint = Checkpoint()
+  mesh: Mesh = Mesh()
+  init: Init = Init()
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Width and depth of a standard ViT."""
+
+  layers: int
+  width: int
+  mlp_dim: int
+  heads: int
+
+
+# Table 1 of "How to train your ViT?" (arXiv 2106.10270) and Table 1 of ViT (arXiv 2010.11929).
+SIZES = {
+  'Ti': Size(layers=12, width=192, mlp_dim=768, heads=3),
+  'S': Size(layers=12, width=384, mlp_dim=1536, heads=6),
+  'B': Size(layers=12, width=768, mlp_dim=3072, heads=12),
+  'L': Size(layers=24, width=1024, mlp_dim=4096, heads=16),
+  'H': Size(layers=32, width=1280, mlp_dim=5120, heads=16),
+}

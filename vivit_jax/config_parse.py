@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From plain nested values to a checked `Config`: types, choices, lengths, ranges and combinations."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vivit_jax.config import Clip, Config, ConfigError, Model, Range
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns '; did you mean X?' for the closest known name, else the choices."""
+  known = list(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f'; did you mean {close[0]!r}?' if close else f'; choose from {", ".join(map(repr, known))}'
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+  """Turns nested plain values (a ConfigDict as dict, or JSON) into a checked `Config`.
+
+  Args:
+    tree: settings by section; what is missing takes its default.
+
+  Returns:
+    The configuration, every value of its declared type and every combination possible.
+
+  Raises:
+    ConfigError: naming the setting, the value and what would be valid.
+  """
+  config = typing.cast(Config, _convert(Config, tree, 'config'))
+  check(config)
+  return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Returns the settings as nested plain values that `parse` takes back."""
+  return dataclasses.asdict(config)
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+  """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
+  origin = typing.get_origin(kind)
+  if dataclasses.is_dataclass(kind):
+    return _convert_section(typing.cast(type, kind), value, path)
+  if origin is typing.Annotated:
+    base, bounds = typing.get_args(kind)
+    value = _convert(base, value, path)
+    if isinstance(bounds, Range) and not bounds.low <= value <= bounds.high:
+      raise ConfigError(f'{path}={value!r} is out of range: it must be {bounds}')
+    return value
+  if origin in (typing.Union, types.UnionType):
+    if value is None:
+      return None
+    return _convert(next(a for a in typing.get_args(kind) if a is not type(None)), value, path)
+  if origin is typing.Literal:
+    choices = typing.get_args(kind)
+    if value not in choices:
+      raise ConfigError(f'{path}={value!r} is not a choice{nearest(str(value), choices)}')
+    return value
+  if origin is tuple:
+    return _convert_tuple(typing.get_args(kind), value, path)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind:
+    raise ConfigError(
+      f'{path}={value!r} has the wrong type: {type(value).__name__}, need {kind.__name__}'
+    )
+  return value
+
+
+def _convert_section(kind: type, value: Any, path: str) -> Any:
+  hints = typing.get_type_hints(kind, include_extras=True)
+  if not isinstance(value, Mapping):
+    raise ConfigError(f'{path}={value!r} is not a section; set one of {", ".join(hints)} in it')
+  for name in value:
+    if name not in hints:
+      raise ConfigError(f'{path}.{name} does not exist{nearest(str(name), hints)}')
+  return kind(**{name: _convert(hints[name], v, f'{path}.{name}') for name, v in value.items()})
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+  if not isinstance(value, list | tuple):
+    raise ConfigError(f'{path}={value!r} has the wrong type: {type(value).__name__}, need a tuple')
+  if kinds[-1] is Ellipsis:
+    kinds = kinds[:1] * len(value)
+  if len(kinds) != len(value):
+    raise ConfigError(f'{path}={value!r} has {len(value)} values, need {len(kinds)}')
+  return tuple(
+    _convert(kind, v, f'{path}[{i}]') for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
+  )
+
+
+def check(config: Config) -> None:
+  """Refuses combinations that cannot work, before any device or data is touched.
+
+  Raises:
+    ConfigError: naming the settings, their values and the remedy.
+  """
+  check_model(config.model, config.clip)
+  task, data, train = config.task, config.data, config.train
+  if len(task.heads) != len(task.classes) or not task.heads:
+    raise ConfigError(
+      f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
+      'give one class count per head'
+    )
+  if len(set(task.heads)) != len(task.heads):
+    raise ConfigError(f'config.task.heads={task.heads} has a name twice')
+  if task.kind == 'multi_label' and len(task.heads) != 1:
+    raise ConfigError(f'config.task.heads={task.heads}: a multi_label task has exactly one head')
+  if task.joint is not None and len(task.heads) < 2:
+    raise ConfigError(
+      f"config.task.joint={task.joint!r} needs at least two heads, but heads={task.heads}"
+    )
+  low, high = data.scale_jitter
+  if not 0 < low <= high:
+    raise ConfigError(f'config.data.scale_jitter={data.scale_jitter} must be (low, high), 0 < low')
+  if train.steps is None and train.epochs <= 0:
+    raise ConfigError(
+      f'config.train.epochs={train.epochs} trains nothing: give epochs > 0 or config.train.steps'
+    )
+  if train.warmup_epochs > train.epochs:
+    raise ConfigError(
+      f'config.train.warmup_epochs={train.warmup_epochs} is longer than '
+      f'config.train.epochs={train.epochs}'
+    )
+  if config.mesh.data == 0:
+    raise ConfigError('config.mesh.data=0 leaves no device; use -1 for all of them')
+
+
+def check_model(model: Model, clip: Clip) -> None:
+  """Refuses models that cannot exist and clips that they cannot cut into tubelets."""
+  t, h, w = model.patch
+  grid = model.attention in ('factorised_self_attention', 'factorised_dot_product')
+  if grid and model.pooling == 'cls':
+    raise ConfigError(
+      f"config.model.pooling='cls' is not defined for config.model.attention={model.attention!r}, "
+      "whose tokens stay on a grid; use 'mean'"
+    )
+  if model.width % model.heads:
+    raise ConfigError(
+      f'config.model.width={model.width} is not divisible by config.model.heads={model.heads}'
+    )
+  if model.attention == 'factorised_dot_product' and model.heads % 2:
+    raise ConfigError(
+      f'config.model.heads={model.heads} must be even for factorised_dot_product: half of the '
+      'heads look along time, half along space'
+    )
+  if clip.height % h or clip.width % w:
+    raise ConfigError(
+      f'config.clip.height x width={clip.height}x{clip.width} is not divisible by '
+      f'config.model.patch={model.patch} (t, h, w)'
+    )
+  if model.tokenizer == 'uniform_frame_sampling':
+    if t != 1:
+      raise ConfigError(f'config.model.patch={model.patch}: uniform_frame_sampling needs t = 1')
+    if model.sampled_frames is None or model.sampled_frames > clip.frames:
+      raise ConfigError(
+        f'config.model.sampled_frames={model.sampled_frames} must be from 1 to '
+        f'config.clip.frames={clip.frames} for uniform_frame_sampling'
+      )
+  elif model.sampled_frames is not None:
+    raise ConfigError(
+      f"config.model.sampled_frames={model.sampled_frames} is only for "
+      "config.model.tokenizer='uniform_frame_sampling'"
+    )
+  elif clip.frames % t:
+    raise ConfigError(
+      f'config.clip.frames={clip.frames} is not divisible by the tubelet length t={t} of '
+      f'config.model.patch={model.patch}'
+    )
+
+
+def check_devices(config: Config, devices: int) -> int:
+  """Returns the size of the data axis on `devices` devices; refuses batches it does not divide."""
+  data = devices if config.mesh.data == -1 else config.mesh.data
+  if data != devices:
+    raise ConfigError(f'config.mesh.data={data} does not cover the {devices} devices; use -1')
+  for name, size in (('train', config.train.batch_size), ('evaluate', config.evaluate.batch_size)):
+    if size % data:
+      raise ConfigError(
+        f'config.{name}.batch_size={size} is not divisible by the data axis of {data} devices'
+      )
+  return data
