@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting of an experiment with its type, default, unit and source: the one home of defaults."""
+"""Every setting of an experiment: type, default, unit and source, in their one home."""
 
 import dataclasses
 import math
@@ -62,6 +62,8 @@ class Model:
   drop_path: Fraction = 0.0  # stochastic depth rate p of the last layer, section 4.2
   drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
   drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
+  gelu: Literal['tanh', 'exact'] = 'tanh'
+  norm_epsilon: NonNegative = 1e-6
   dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
   scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
   remat: Literal['none', 'block'] = 'none'  # recompute each block in the backward pass

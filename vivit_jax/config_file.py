@@ -104,8 +104,9 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
   except ConfigError as error:
     raise ConfigError(f'--config={path}: {error}') from None
   except Exception as error:  # the user's own code: say where it failed, without our frames
-    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else (frames or ['?'])[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
     raise ConfigError(
       f'--config={path} line {line}: {type(error).__name__}: {_one_line(error)}'
     ) from None

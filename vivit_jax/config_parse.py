@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From plain nested values to a checked `Config`: types, choices, lengths, ranges and combinations."""
+"""From plain nested values to a checked `Config`: types, choices, ranges and combinations."""
 
 import dataclasses
 import difflib
@@ -15,7 +15,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
   """Returns '; did you mean X?' for the closest known name, else the choices."""
   known = list(known)
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  return f'; did you mean {close[0]!r}?' if close else f'; choose from {", ".join(map(repr, known))}'
+  if close:
+    return f'; did you mean {close[0]!r}?'
+  return f'; choose from {", ".join(map(repr, known))}'
 
 
 def parse(tree: Mapping[str, Any]) -> Config:

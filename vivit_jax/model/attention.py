@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head attention along chosen axes of a token grid, heads split in parallel groups."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vivit_jax.config import Model
+
+# Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
+TIME, SPACE = -3, -2
+
+
+def dot_product_attention(
+  query: Float[Array, '*b q h d'],
+  key: Float[Array, '*b k h d'],
+  value: Float[Array, '*b k h d'],
+  drop: nn.Module | None = None,
+) -> Float[Array, '*b q h d']:
+  """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
+
+  Args:
+    query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
+    drop: dropout applied to the attention weights.
+  """
+  query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+  scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
+  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+  if drop is not None:
+    weights = drop(weights)
+  return jnp.einsum('...hqk,...khd->...qhd', weights, value)
+
+
+class Attention(nn.Module):
+  """Self-attention whose groups of heads each look along one axis (paper section 3.3).
+
+  With one axis this is ordinary attention; with (TIME, SPACE) the first half of the heads looks
+  along time and the second along space (model 4, factorised dot-product attention).
+  """
+
+  config: Model
+  axes: tuple[int, ...]
+  out_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b n d'], train: bool = False) -> Float[Array, '*b n d']:
+    """Returns x's update; x is [..., T, S, D] where an axis is TIME, else [..., N, D]."""
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    split = (config.heads, config.width // config.heads)
+    init = nn.initializers.xavier_uniform()
+    query, key, value = (
+      nn.DenseGeneral(split, kernel_init=init, dtype=dtype, name=name)(x)
+      for name in ('query', 'key', 'value')
+    )
+    drop = nn.Dropout(config.attention_dropout, deterministic=not train)
+    groups = [
+      jnp.moveaxis(
+        dot_product_attention(*(jnp.moveaxis(part, axis - 1, -3) for part in parts), drop=drop),
+        -3,
+        axis - 1,
+      )
+      for axis, *parts in zip(
+        self.axes,
+        *(jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value)),
+        strict=True,
+      )
+    ]
+    heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
+    return nn.DenseGeneral(
+      config.width, axis=(-2, -1), kernel_init=self.out_init, dtype=dtype, name='out'
+    )(heads)

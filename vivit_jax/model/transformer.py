@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-norm transformer blocks over a token grid, run as a loop or as a scan, on one tree."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vivit_jax.config import Model
+from vivit_jax.model.attention import SPACE, TIME, Attention
+
+# One attention per entry in series; within an entry, the axes its groups of heads look along.
+Series = tuple[tuple[int, ...], ...]
+AXIS_NAMES = {SPACE: 'space', TIME: 'time'}
+
+
+def drop_path_rates(config: Model, layers: int) -> list[float]:
+  """Returns the stochastic depth rate of each layer, linear over depth (paper section 4.2).
+
+  `from_zero` is l / (L - 1) * p for l = 0..L-1 (Scenic's code), `paper` l / L * p for l = 1..L.
+  """
+  if config.drop_path_schedule == 'paper':
+    return [config.drop_path * layer / layers for layer in range(1, layers + 1)]
+  return [config.drop_path * layer / max(layers - 1, 1) for layer in range(layers)]
+
+
+def drop_path(
+  update: Float[Array, 'b *n d'],
+  rate: Float[Array, ''] | float,
+  key: PRNGKeyArray,
+  rescale: bool,
+) -> Float[Array, 'b *n d']:
+  """Returns the residual update with whole examples set to zero (arXiv 1603.09382).
+
+  Args:
+    update: the residual branch's output.
+    rate: probability that an example of the batch loses this branch, in [0, 1].
+    rescale: divide what is kept by 1 - rate, so that the expectation stays.
+  """
+  keep = jax.random.bernoulli(key, 1.0 - rate, (update.shape[0],) + (1,) * (update.ndim - 1))
+  if rescale:
+    update = (update / jnp.maximum(1.0 - rate, 1e-6)).astype(update.dtype)
+  return jnp.where(keep, update, jnp.zeros_like(update))
+
+
+class Mlp(nn.Module):
+  """Two linear layers with GELU between (equation 3)."""
+
+  config: Model
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d'], train: bool = False) -> Float[Array, '*b d']:
+    config = self.config
+    dense = functools.partial(
+      nn.Dense,
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(1e-6),
+      dtype=jnp.dtype(config.dtype),
+    )
+    drop = nn.Dropout(config.dropout, deterministic=not train)
+    x = dense(config.mlp_dim, name='hidden')(x)
+    x = drop(nn.gelu(x, approximate=config.gelu == 'tanh'))
+    return drop(dense(config.width, name='out')(x))
+
+
+class Block(nn.Module):
+  """Attentions in series, then the MLP, each pre-norm and residual (equations 2 and 3)."""
+
+  config: Model
+  series: Series
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'b *n d'],
+    drop_path_rate: Float[Array, ''] | float = 0.0,
+    train: bool = False,
+  ) -> Float[Array, 'b *n d']:
+    config = self.config
+    norm = functools.partial(
+      nn.LayerNorm, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype)
+    )
+
+    def add(x: jax.Array, update: jax.Array) -> jax.Array:
+      update = nn.Dropout(config.dropout, deterministic=not train)(update)
+      return x + self._drop_path(update, drop_path_rate, train)
+
+    for axes in self.series:
+      suffix = '' if len(self.series) == 1 else '_' + AXIS_NAMES[axes[0]]
+      # Model 3 begins as an image model: only the time attention's output is zero, since with all
+      # of it zero no gradient but its bias's would ever arrive.
+      zero = len(self.series) > 1 and axes == (TIME,)
+      init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
+      attention = Attention(config, axes, init, name=f'attention{suffix}')
+      x = add(x, attention(norm(name=f'attention_norm{suffix}')(x), train))
+    return x + self._drop_path(
+      Mlp(config, name='mlp')(norm(name='mlp_norm')(x), train), drop_path_rate, train
+    )
+
+  def _drop_path(self, update: jax.Array, rate: jax.Array | float, train: bool) -> jax.Array:
+    if not train or self.config.drop_path == 0.0:
+      return update
+    return drop_path(update, rate, self.make_rng('dropout'), self.config.drop_path_rescale)
+
+
+class Blocks(nn.Module):
+  """Several blocks one after the other; shares its parent's scope.
+
+  The stored tree is `block_0`, `block_1`, ... whether they run as a loop or as a scan, and with or
+  without rematerialisation: stacking happens here, inside apply, so any checkpoint fits any way.
+  """
+
+  config: Model
+  series: Series
+  layers: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *n d']:
+    config = self.config
+    names = [f'block_{layer}' for layer in range(self.layers)]
+    if self.is_initializing():
+      for name in names:
+        x = Block(config, self.series, name=name)(x)
+      return x
+    weights = [self.variables['params'][name] for name in names]
+    rates = jnp.array(drop_path_rates(config, self.layers))
+    random = train and max(config.dropout, config.attention_dropout, config.drop_path) > 0
+    keys = jax.random.split(self.make_rng('dropout') if random else jax.random.key(0), self.layers)
+    run = self._runner(train)
+    if config.scan:
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
+      return jax.lax.scan(lambda x, layer: (run(x, *layer), None), x, (stacked, rates, keys))[0]
+    for layer in range(self.layers):
+      x = run(x, weights[layer], rates[layer], keys[layer])
+    return x
+
+  def _runner(self, train: bool) -> Callable[..., jax.Array]:
+    block = Block(self.config, self.series, parent=None)
+
+    def run(x, weights, rate, key):
+      return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
+
+    if self.config.remat == 'block':
+      # Inside a scan XLA cannot merge the recomputation away, so no barrier is needed there.
+      return jax.checkpoint(run, prevent_cse=not self.config.scan)
+    return run

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The four ViViT models as chains of stages: lay the tokens out, transform, pool."""
+
+import dataclasses
+import math
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vivit_jax.config import Clip, Config, Model
+from vivit_jax.model.attention import SPACE, TIME
+from vivit_jax.model.tokenizer import Tokenizer
+from vivit_jax.model.transformer import Blocks, Series
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One transformer of a model.
+
+  Attributes:
+    name: of its subtree of the parameters.
+    layout: how the token grid is laid out for it (einops).
+    series: its attentions (see transformer.Series).
+  """
+
+  name: str
+  layout: str
+  series: Series
+
+  @property
+  def token_axes(self) -> tuple[int, ...]:
+    """Axes that positions cover and pooling removes: time too where an attention looks along it."""
+    along_time = any(TIME in axes for axes in self.series)
+    return (TIME, SPACE) if along_time else (SPACE,)
+
+
+def stages(config: Model) -> tuple[Stage, ...]:
+  """Returns the stages of a model (paper section 3.3, models 1 to 4)."""
+  space, time = (SPACE,), (TIME,)
+  match config.attention:
+    case 'spatio_temporal':
+      return (Stage('spacetime', 'b t s d -> b (t s) d', (space,)),)
+    case 'factorised_encoder':
+      spatial = Stage('spatial', 'b t s d -> b t s d', (space,))
+      temporal = Stage('temporal', 'b t d -> b t d', (space,))
+      return (spatial, temporal) if config.temporal_layers else (spatial,)
+    case 'factorised_self_attention':
+      series = (space, time) if config.order == 'space_time' else (time, space)
+      return (Stage('spacetime', 'b t s d -> b t s d', series),)
+    case 'factorised_dot_product':
+      return (Stage('spacetime', 'b t s d -> b t s d', (time + space,)),)
+  raise ValueError(f'attention {config.attention!r} is unknown')
+
+
+class Encoder(nn.Module):
+  """Positions, blocks, final norm and pooling of one stage."""
+
+  config: Model
+  stage: Stage
+  layers: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'b *n d'], train: bool = False
+  ) -> Float[Array, 'b *pooled d']:
+    """Returns one representation per example, or per frame where time is not a token axis."""
+    config, axes = self.config, self.stage.token_axes
+    dtype = jnp.dtype(config.dtype)
+    x = einops.rearrange(x, self.stage.layout)
+    if config.pooling == 'cls':
+      cls = self.param('cls', nn.initializers.zeros, (1, 1, config.width)).astype(dtype)
+      x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
+    tokens = tuple(x.shape[axis] for axis in axes)
+    shape = (1, math.prod(tokens), config.width)
+    position = self.param('position', nn.initializers.normal(0.02), shape).astype(dtype)
+    x = x + position.reshape(*tokens, config.width)
+    x = nn.Dropout(config.dropout, deterministic=not train)(x)
+    blocks = Blocks(config, self.stage.series, self.layers)
+    nn.share_scope(self, blocks)
+    x = blocks(x, train)
+    x = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name='norm')(x)
+    return x[..., 0, :] if config.pooling == 'cls' else x.mean(axis=axes)
+
+
+class ViViT(nn.Module):
+  """Video Vision Transformer: tokenizer, stages, linear head.
+
+  Attributes:
+    config: the architecture; every variant is data in it.
+    classes: size of the logits' last axis, over all heads of the task.
+  """
+
+  config: Model
+  classes: int
+
+  @nn.compact
+  def __call__(
+    self, video: Float[Array, 'b f h w c'], train: bool = False
+  ) -> Float[Array, 'b classes']:
+    """Returns float32 logits.
+
+    Args:
+      video: pixel values in [-1, 1]; any f, h, w that config.patch divides.
+      train: dropout and stochastic depth act, drawing from the `dropout` generator.
+    """
+    config = self.config
+    x = Tokenizer(config, name='tokenizer')(video)
+    for stage in stages(config):
+      layers = config.temporal_layers if stage.name == 'temporal' else config.layers
+      x = Encoder(config, stage, layers, name=stage.name)(x, train)
+    if x.ndim == 3:
+      x = x.mean(axis=1)  # temporal_layers = 0: the paper's average-pool baseline
+    head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
+    return head(x.astype(jnp.float32))
+
+
+def build(config: Config) -> ViViT:
+  """Returns the model of an experiment."""
+  return ViViT(config.model, sum(config.task.classes))
+
+
+def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
+  """Returns the abstract input of a model for clips of this geometry, float32 [B, F, H, W, 3]."""
+  return jax.ShapeDtypeStruct((batch, clip.frames, clip.height, clip.width, 3), jnp.float32)
+
+
+def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
+  """Returns fresh float32 parameters, without running the model.
+
+  Not under jit: compiling the initialisers of many layers takes longer than running them.
+  """
+  return model.lazy_init(key, video_shape(clip))['params']
+
+
+def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
+  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  return jax.eval_shape(model.init, jax.random.key(0), video_shape(clip))['params']
