@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+# A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
+OPEN_OPTIONS = {'format_whitelist': 'mov,matroska,avi,mpegts', 'protocol_whitelist': 'file'}
+MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
+SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
+
+ERRORS = (  # all that damaged files were seen to raise
+  av.error.FFmpegError,
+  IndexError,
+  UnicodeDecodeError,
+  ValueError,
+  MemoryError,
+  OSError,
+)
+
+
+class DecodeError(Exception):
+  """A video that cannot be read: `path`, and the `reason` in one line."""
+
+  def __init__(self, path: str, reason: str):
+    super().__init__(path, reason)
+    self.path = path
+    self.reason = reason
+
+  def __str__(self) -> str:
+    return f'{self.path}: {self.reason}'
+
+
+class VideoReader:
+  """Random access to the frames of one file, or of a span of seconds in it.
+
+  Use it as a context manager. Frames are counted by their true timestamps, so that index i is the
+  same frame whatever was read before, with variable frame rates and B-frames too.
+  """
+
+  def __init__(self, path: str, start: float | None = None, end: float | None = None):
+    """Opens the file and finds its frames.
+
+    Args:
+      path: a local file.
+      start: seconds after the first frame from which frames count; None = from the first.
+      end: seconds after the first frame before which frames count; None = to the last.
+
+    Raises:
+      DecodeError: not a video, damaged, or no frame between start and end.
+    """
+    self._path = path
+    self._container: Any = None
+    try:
+      self._open()
+      self._times, self._keys = self._demux()
+    except ERRORS as error:
+      self.close()
+      raise DecodeError(path, _reason(error)) from error
+    except DecodeError:
+      self.close()
+      raise
+    unit = float(self._stream.time_base)
+    seconds = [(t - self._times[0]) * unit for t in self._times]
+    low = 0 if start is None else bisect_left(seconds, start)
+    high = len(seconds) if end is None else bisect_left(seconds, end)
+    if low >= high:
+      self.close()
+      raise DecodeError(
+        path, f'no frame from {start or 0.0} s to {end} s: it lasts {seconds[-1]:.3f} s'
+      )
+    self._offset = low
+    self.frames = high - low  # between start and end, at least 1
+
+  def __enter__(self) -> 'VideoReader':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._container is not None:
+      self._container.close()
+
+  def read(
+    self,
+    indices: Shaped[np.ndarray, ' n'],
+    transform: Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
+  ) -> Shaped[np.ndarray, 'n ...']:
+    """Returns frames in the order asked for.
+
+    Args:
+      indices: from 0 to `frames` - 1, in any order, duplicates allowed.
+      transform: applied once to each distinct frame, RGB uint8 [H, W, 3], as soon as it is
+        decoded, so that large frames are never held together.
+
+    Returns:
+      transform's results, uint8 [n, H, W, 3] by default.
+
+    Raises:
+      DecodeError: a frame is missing or damaged, or the frames differ in size.
+    """
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
+      raise IndexError(f'indices {indices} are not in [0, {self.frames})')
+    wanted = sorted({self._offset + int(i) for i in indices})
+    found: dict[int, np.ndarray] = {}
+    try:
+      for run in self._runs(wanted):
+        self._decode(run, transform, found)
+      return np.stack([found[self._offset + int(i)] for i in indices])
+    except ERRORS as error:
+      raise DecodeError(self._path, _reason(error)) from error
+
+  def _open(self) -> None:
+    container = av.open(self._path, container_options=OPEN_OPTIONS)
+    self._container = container
+    if not container.streams.video:
+      raise DecodeError(self._path, 'it has no video stream')
+    self._stream = container.streams.video[0]
+    context = self._stream.codec_context
+    # As an option of open() the bound would be ignored. Videos are decoded side by side, so
+    # threads within one only add latency and memory.
+    context.options = {'max_pixels': str(MAX_PIXELS)}
+    context.thread_count = 1
+
+  def _demux(self) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the times of all shown frames, and (time, seek target) of key frames, ascending."""
+    packets = [p for p in self._container.demux(self._stream) if p.size]
+    # The counts of other containers are estimates; that of mp4 is its table of samples.
+    if 'mp4' in self._container.format.name and len(packets) < self._stream.frames:
+      raise DecodeError(
+        self._path, f'truncated: {len(packets)} of {self._stream.frames} frames are there'
+      )
+    shown = [p for p in packets if not p.is_discard]
+    if not shown or any(p.pts is None for p in shown):
+      raise DecodeError(self._path, 'its frames have no timestamps' if shown else 'no frames')
+    # Key frames that an edit list hides are still where decoding must start.
+    keys = sorted(
+      (p.pts, p.pts if p.dts is None else p.dts)
+      for p in packets
+      if p.is_keyframe and p.pts is not None
+    )
+    return sorted({p.pts for p in shown}), keys
+
+  def _key(self, index: int) -> int:
+    """Returns which key frame precedes frame `index`; -1 if none does."""
+    return bisect_right(self._keys, (self._times[index], 2**63)) - 1
+
+  def _runs(self, wanted: list[int]) -> list[list[int]]:
+    """Splits ascending indices where seeking costs less than decoding on."""
+    runs = [wanted[:1]]
+    for index in wanted[1:]:
+      key = self._keys[max(0, self._key(index))][0] if self._keys else self._times[0]
+      if bisect_left(self._times, key) - runs[-1][-1] > SEEK_GAP:
+        runs.append([])
+      runs[-1].append(index)
+    return runs
+
+  def _decode(self, run: list[int], transform: Callable, found: dict[int, np.ndarray]) -> None:
+    """Decodes from the key frame before the run; from earlier ones if the seek landed late."""
+    key = self._key(run[0])
+    targets = [self._keys[key][1]] if key >= 0 else []
+    pending = {self._times[i]: i for i in run}
+    for target in [*targets, min(self._times[0], 0)]:
+      self._container.seek(target, stream=self._stream)
+      for frame in self._container.decode(self._stream):
+        index = pending.pop(frame.pts, None)
+        if index is not None:
+          if frame.is_corrupt:
+            raise DecodeError(self._path, f'frame {index} is damaged')
+          found[index] = transform(frame.to_ndarray(format='rgb24'))
+        if not pending or (frame.pts is not None and frame.pts > max(pending)):
+          break
+      if not pending:
+        return
+    missing = sorted(pending.values())
+    raise DecodeError(self._path, f'{len(missing)} frames cannot be decoded, first {missing[0]}')
+
+
+def _reason(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  return f'{type(error).__name__}: {text}' if text else type(error).__name__

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which videos a split has and what they are labelled as: CSV manifests and class name files."""
+
+import csv
+import dataclasses
+import hashlib
+import math
+import os
+from pathlib import Path, PurePosixPath
+
+from vivit_jax.config import Task
+from vivit_jax.config_parse import nearest
+
+SPLITS = ('train', 'validation', 'test')
+SEPARATOR = '|'  # between the class names of one multi_label cell
+
+
+class DataError(Exception):
+  """Data that cannot be used; one line naming file, line, value and remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """One row of a manifest."""
+
+  path: str  # absolute
+  start: float | None  # seconds after the first frame, inclusive; None = from the first frame
+  end: float | None  # seconds after the first frame, exclusive; None = to the last frame
+  labels: tuple[int, ...]  # class id per head | ids of the classes present, ascending (multi_label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """One split."""
+
+  split: str
+  videos: tuple[Video, ...]
+  class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids
+  fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
+
+
+def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
+  """Reads `root/<split>.csv` and `root/classes/<head>.txt`.
+
+  Args:
+    root: folder of the manifests; the `path` column is relative to it.
+    split: 'train', 'validation' or 'test'.
+    task: its heads are columns of the CSV; its class counts must be those of the files.
+
+  Returns:
+    The split's videos in file order; at least one.
+
+  Raises:
+    DataError: a file, column, row or class count that cannot be used.
+  """
+  root = Path(os.path.abspath(root))
+  class_names = {head: _read_classes(root / 'classes' / f'{head}.txt') for head in task.heads}
+  _check_counts(root, task, class_names)
+  file = root / f'{split}.csv'
+  content = _read_text(file)
+  ids = {h: {name: i for i, name in enumerate(names)} for h, names in class_names.items()}
+  videos = tuple(
+    _video(root, f'{file}:{line}', row, task, ids) for line, row in _rows(file, content, task)
+  )
+  if not videos:
+    raise DataError(f'{file} lists no videos: give one row per video below the header')
+  parts = [content, *(f'{head}\n' + '\n'.join(names) for head, names in class_names.items())]
+  digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
+  return Manifest(split, videos, class_names, digest[:16])
+
+
+def _read_text(file: Path) -> str:
+  try:
+    return file.read_text(encoding='utf-8-sig')
+  except FileNotFoundError:
+    raise DataError(
+      f'{file} does not exist: config.data.root must hold {", ".join(f"{s}.csv" for s in SPLITS)} '
+      'and classes/<head>.txt'
+    ) from None
+  except UnicodeDecodeError as error:
+    raise DataError(f'{file} is not UTF-8 text: byte {error.start}; save it as UTF-8') from None
+  except OSError as error:
+    raise DataError(f'{file} cannot be read: {error.strerror}') from None
+
+
+def _read_classes(file: Path) -> tuple[str, ...]:
+  names = tuple(line.strip() for line in _read_text(file).rstrip().splitlines())
+  seen: dict[str, int] = {}
+  for line, name in enumerate(names, start=1):
+    if not name:
+      raise DataError(f'{file}:{line} is empty: give one class name a line')
+    if name in seen:
+      raise DataError(f'{file}:{line} repeats {name!r} of line {seen[name]}: remove one of them')
+    seen[name] = line
+  return names
+
+
+def _check_counts(root: Path, task: Task, class_names: dict[str, tuple[str, ...]]) -> None:
+  found = tuple(len(names) for names in class_names.values())
+  for head, expected, count in zip(task.heads, task.classes, found, strict=True):
+    if expected != count:
+      override = ','.join(map(str, found)) + (',' if len(found) == 1 else '')
+      raise DataError(
+        f'{root / "classes" / head}.txt has {count} classes but config.task.classes expects '
+        f'{expected}: use --config.task.classes="({override})"'
+      )
+
+
+def _rows(file: Path, content: str, task: Task):
+  """Yields (line, row by column) after checking the header and the number of cells."""
+  reader = csv.DictReader(content.splitlines(), strict=True)
+  try:
+    columns = list(reader.fieldnames or [])
+    for name in ('path', *task.heads):
+      if name not in columns:
+        raise DataError(f'{file}:1 has no column {name!r}{nearest(name, columns or ["path"])}')
+    if len(set(columns)) != len(columns):
+      raise DataError(f'{file}:1 has a column twice: {",".join(columns)}; remove one of them')
+    for row in reader:
+      cells = len(columns) + len(row.get(None) or []) - sum(v is None for v in row.values())
+      if None in row or cells != len(columns):
+        raise DataError(
+          f'{file}:{reader.line_num} has {cells} cells, the header {len(columns)}: '
+          'quote values that contain a comma'
+        )
+      yield reader.line_num, row
+  except csv.Error as error:
+    raise DataError(f'{file}:{reader.line_num} is not valid CSV: {error}') from None
+
+
+def _video(
+  root: Path, where: str, row: dict[str, str], task: Task, ids: dict[str, dict[str, int]]
+) -> Video:
+  path = row['path']
+  if not path or '\0' in path:
+    raise DataError(f'{where} has no usable path ({path!r}): give one relative to {root}')
+  if path.startswith(('/', '\\')) or '://' in path or '..' in PurePosixPath(path).parts:
+    raise DataError(
+      f'{where} path {path!r} must be relative to {root} and stay inside: no absolute paths, '
+      "URLs or '..'"
+    )
+  start, end = (_seconds(where, name, row.get(name)) for name in ('start', 'end'))
+  if end is not None and end <= (start or 0.0):
+    raise DataError(f'{where} end={end} is not after start={start or 0.0}: both are in seconds')
+  if task.kind == 'multi_label':
+    head = task.heads[0]
+    names = [n.strip() for n in row[head].split(SEPARATOR)] if row[head].strip() else []
+    labels = tuple(sorted({_class_id(where, head, name, ids[head]) for name in names}))
+  else:
+    labels = tuple(_class_id(where, h, row[h].strip(), ids[h]) for h in task.heads)
+  return Video(str(root / path), start, end, labels)
+
+
+def _seconds(where: str, name: str, cell: str | None) -> float | None:
+  if not (cell or '').strip():
+    return None
+  try:
+    value = float(cell or '')
+  except ValueError:
+    value = math.nan
+  if not 0 <= value < math.inf:
+    raise DataError(f'{where} {name}={cell!r} is not a time: give seconds >= 0 or leave it empty')
+  return value
+
+
+def _class_id(where: str, head: str, name: str, ids: dict[str, int]) -> int:
+  if name not in ids:
+    raise DataError(f'{where} {head}={name!r} is not in classes/{head}.txt{nearest(name, ids)}')
+  return ids[name]

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded data set: handwritten digits that move in one of eight ways, as real mp4 files.
+
+The verb is how a digit moves, the noun which digit it is. A digit has four phases in [0, 1) that
+set its place (x, y), angle and size. One phase advances steadily and wraps around; the verb says
+which and whether forwards. All four start uniform and independent, and so they are uniform in every
+single frame of every verb: only time can tell the verbs apart.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from vivit_jax.config import MovingDigits
+
+VERSION = 1  # of what is drawn and written; part of the cache key
+VERBS = {  # name: (which phase moves, in which direction)
+  'left': ('x', -1),
+  'right': ('x', 1),
+  'up': ('y', -1),
+  'down': ('y', 1),
+  'clockwise': ('angle', 1),
+  'anticlockwise': ('angle', -1),
+  'growing': ('size', 1),
+  'shrinking': ('size', -1),
+}
+PHASES = ('x', 'y', 'angle', 'size')
+NOUNS = tuple(map(str, range(10)))
+
+FRAMES, RATE = 24, 12  # per video; per second
+HEIGHT, WIDTH = 48, 56  # pixels; not square, so that the spatial crops of evaluation differ
+X_RANGE, Y_RANGE = (13.0, 43.0), (13.0, 35.0)  # of the digit's centre, pixels
+SIZES = (14.0, 30.0)  # of the digit's 8 x 8 grid, pixels
+PERIODS = (16.0, 22.0)  # frames in which a phase goes round once
+SHARES = {'train': (0.0, 0.7), 'validation': (0.7, 0.85), 'test': (0.85, 1.0)}  # of the images
+ENCODER = {'preset': 'veryfast', 'crf': '20', 'g': '12', 'threads': '1'}
+
+
+@functools.cache
+def _source() -> tuple[np.ndarray, np.ndarray]:
+  """Returns scikit-learn's digits: images [1797, 8, 8] in [0, 16], and which digit each is."""
+  digits = load_digits()
+  return digits.images, digits.target
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What one video shows, and the seed of its randomness."""
+
+  verb: str
+  noun: str
+  image: int  # index into scikit-learn's digits
+  seed: tuple[int, ...]
+
+
+def samples(config: MovingDigits, split: str) -> list[Sample]:
+  """Returns the videos of a split, verbs and nouns as even as the count allows.
+
+  No source image occurs in two splits: those of each digit are divided 70 / 15 / 15 %.
+  """
+  count = getattr(config, f'{split}_videos')
+  targets = _source()[1]
+  low, high = SHARES[split]
+  images = {}
+  for digit, noun in enumerate(NOUNS):
+    order = np.random.default_rng([config.seed, digit]).permutation(
+      np.flatnonzero(targets == digit)
+    )
+    images[noun] = order[int(low * len(order)) : int(high * len(order))]
+  pairs = [(verb, noun) for noun in NOUNS for verb in VERBS]
+  result = []
+  uses = dict.fromkeys(NOUNS, 0)
+  for k in range(count):
+    verb, noun = pairs[(k * 27) % len(pairs)]  # 27: all pairs come in turn, neighbours far apart
+    image = images[noun][uses[noun] % len(images[noun])]
+    uses[noun] += 1
+    result.append(Sample(verb, noun, int(image), (config.seed, list(SHARES).index(split), k)))
+  return result
+
+
+def draw(sample: Sample) -> UInt8[np.ndarray, 'f h w 3']:
+  """Returns the RGB frames [24, 48, 56, 3] of a video before encoding."""
+  rng = np.random.default_rng(sample.seed)
+  start = dict(zip(PHASES, rng.random(len(PHASES)), strict=True))
+  moving, sign = VERBS[sample.verb]
+  speed = sign / rng.uniform(*PERIODS)
+  background = rng.uniform(15, 55) + rng.normal(0, 4, (HEIGHT, WIDTH, 3)).astype(np.float32)
+  glyph = _glyph(sample.image)
+  frames = []
+  for t in range(FRAMES):
+    phases = {**start, moving: (start[moving] + speed * t) % 1.0}
+    layer = _place(glyph, **phases)
+    frames.append(background * (1 - layer[..., 3:]) + layer[..., :3])
+  return np.stack(frames).clip(0, 255).astype(np.uint8)
+
+
+def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
+  """Returns a digit [32, 32, 4]: RGB in [0, 255] times opacity, and opacity in [0, 1].
+
+  Its colour runs from yellow at the top to blue at the bottom, so that a 0 shows how it is turned.
+  """
+  small = (_source()[0][image] / 16).astype(np.float32)
+  opacity = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
+  ramp = np.linspace(0, 1, 32, dtype=np.float32)[:, None, None]
+  colour = (1 - ramp) * np.float32([255, 225, 60]) + ramp * np.float32([80, 130, 255])
+  return np.concatenate([colour * opacity, opacity], axis=-1)
+
+
+def _place(
+  glyph: Float32[np.ndarray, 'g g 4'], x: float, y: float, angle: float, size: float
+) -> Float32[np.ndarray, 'h w 4']:
+  """Returns the glyph on an empty frame [48, 56, 4], its place given by phases in [0, 1)."""
+  pixels = SIZES[0] * (SIZES[1] / SIZES[0]) ** size  # equal growth per frame, in percent
+  zoom = pixels / glyph.shape[0]
+  cos, sin = zoom * math.cos(2 * math.pi * angle), zoom * math.sin(2 * math.pi * angle)
+  rotation = np.array([[cos, -sin], [sin, cos]])  # clockwise on the screen, where y points down
+  centre = [np.interp(x, (0, 1), X_RANGE), np.interp(y, (0, 1), Y_RANGE)]
+  offset = np.array(centre) - rotation @ np.full(2, (glyph.shape[0] - 1) / 2)
+  matrix = np.concatenate([rotation, offset[:, None]], axis=1)
+  return cv2.warpAffine(glyph, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
+
+
+def encode(file: Path, frames: UInt8[np.ndarray, 'f h w 3']) -> None:
+  """Writes RGB frames [F, H, W, 3] as H.264 in an mp4 file."""
+  with av.open(str(file), 'w') as container:
+    stream = container.add_stream('libx264', rate=RATE, options=ENCODER)
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = 'yuv420p'
+    for frame in frames:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+    container.mux(stream.encode())
+
+
+def ensure(config: MovingDigits) -> Path:
+  """Returns the folder of the data set, generating it unless it is there and finished.
+
+  It lies in $VIVIT_CACHE, by default ~/.cache/vivit_jax, under a name made from the settings. Only
+  finished folders get that name, so one that was interrupted is generated again; processes that
+  want the same folder wait for each other.
+  """
+  cache = Path(os.environ.get('VIVIT_CACHE') or Path.home() / '.cache' / 'vivit_jax').expanduser()
+  cache.mkdir(parents=True, exist_ok=True)
+  key = json.dumps([VERSION, dataclasses.asdict(config)], sort_keys=True)
+  target = cache / f'moving_digits-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
+  if target.is_dir():
+    return target
+  with _locked(target.with_suffix('.lock')):
+    # Under the lock no one else is generating: what lies around was left by a killed process.
+    for leftover in cache.glob(f'{target.name}.tmp*'):
+      shutil.rmtree(leftover)
+    if not target.is_dir():
+      folder = Path(tempfile.mkdtemp(prefix=f'{target.name}.tmp', dir=cache))
+      try:
+        _generate(config, folder)
+        folder.chmod(0o755)  # mkdtemp's folders are closed to other users
+        folder.rename(target)
+      except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+  return target
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+  """Holds an exclusive lock that the system gives back when the process dies."""
+  with file.open('w') as handle:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print('moving digits: waiting for another process that generates them', file=sys.stderr)
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
+
+
+def _generate(config: MovingDigits, folder: Path) -> None:
+  """Writes videos, manifests and class names into an empty folder."""
+  (folder / 'classes').mkdir()
+  for head, names in (('verb', VERBS), ('noun', NOUNS), ('tags', (*VERBS, *NOUNS))):
+    (folder / 'classes' / f'{head}.txt').write_text('\n'.join(names) + '\n')
+  jobs = []
+  for split in SHARES:
+    (folder / split).mkdir()
+    with (folder / f'{split}.csv').open('w', newline='') as handle:
+      writer = csv.writer(handle, lineterminator='\n')
+      writer.writerow(['path', 'verb', 'noun', 'tags'])
+      for k, sample in enumerate(samples(config, split)):
+        path = f'{split}/{k:05d}.mp4'
+        jobs.append((folder / path, sample))
+        writer.writerow([path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'])
+  # Drawing and encoding release the interpreter lock; leaving the block stops the threads.
+  with ThreadPool(len(os.sched_getaffinity(0))) as pool:
+    done = pool.imap_unordered(lambda job: encode(job[0], draw(job[1])), jobs)
+    for _ in tqdm(done, total=len(jobs), desc='moving digits', unit=' videos'):
+      pass
