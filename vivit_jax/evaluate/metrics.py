@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From predictions to accuracies, mean average precision, confusions and confident mistakes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.metrics import average_precision_score
+
+from vivit_jax.config import Evaluate, Task
+from vivit_jax.evaluate.ranking import finite_or_worst, hits, metric_names
+from vivit_jax.evaluate.views import Predictions
+from vivit_jax.task import head_slices
+
+
+def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
+  """Returns the results of an evaluation as plain values.
+
+  Args:
+    predictions: of all hosts; videos without a view are left out and counted as `skipped`.
+    task: what the logits mean.
+    protocol: the views that were asked for; reported as `views`.
+
+  Returns:
+    `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
+    joint metric. Fractions in [0, 1], NaN if nothing was scored:
+      single_label: `top1`, `top5` (five clipped to the number of classes) of videos, `clip_top1`,
+        `clip_top5` of single views; at the top level those of the joint metric if there is one,
+        else of the first head.
+      multi_label: `mAP`, the mean over classes with a positive video, also at the top level; per
+        head `average_precision` by class (None without a positive) and
+        `classes_without_positives`, their number.
+  """
+  if task.kind == 'multi_label':
+    tasks = {task.heads[0]: _precision(predictions)}
+    headline = {'mAP': tasks[task.heads[0]]['mAP']}
+  else:
+    tasks = _accuracies(predictions, task)
+    headline = tasks[metric_names(task)[-1] if task.joint else task.heads[0]]
+  for head, count in zip(task.heads, task.classes, strict=True):
+    tasks[head]['classes'] = count
+  return {
+    **{name: value for name, value in headline.items() if name != 'classes'},
+    'videos': len(predictions.seen),
+    'clips': int(predictions.views.sum()),
+    'views': {'temporal': protocol.temporal_views, 'spatial': protocol.spatial_views},
+    'skipped': int(np.count_nonzero(predictions.views == 0)),
+    'tasks': tasks,
+  }
+
+
+def _accuracies(predictions: Predictions, task: Task) -> dict[str, dict[str, Any]]:
+  """Returns top-1 and top-5 of videos and of single views for each of the task's metrics."""
+  seen = predictions.seen
+  right = hits(predictions.mean_logits(), predictions.labels[seen], task).sum(axis=0)
+  videos, clips = len(seen) or np.nan, predictions.views.sum() or np.nan
+  return {
+    name: {
+      'top1': float(right[i, 0] / videos),
+      'top5': float(right[i, 1] / videos),
+      'clip_top1': float(predictions.clip_hits[i, 0] / clips),
+      'clip_top5': float(predictions.clip_hits[i, 1] / clips),
+    }
+    for i, name in enumerate(metric_names(task))
+  }
+
+
+def _precision(predictions: Predictions) -> dict[str, Any]:
+  """Returns the average precision of each class that has a positive video, and their mean."""
+  logits, labels = predictions.mean_logits(), predictions.labels[predictions.seen] > 0
+  finite = np.isfinite(logits)
+  # scikit-learn refuses infinities; anything below the lowest finite logit ranks the same.
+  worst = np.nextafter(logits[finite].min(initial=0.0), -np.inf)
+  scores = np.where(finite, logits, worst)
+  precisions = [
+    float(average_precision_score(truth, score)) if truth.any() else None
+    for truth, score in zip(labels.T, scores.T, strict=True)
+  ]
+  scored = [precision for precision in precisions if precision is not None]
+  return {
+    'mAP': float(np.mean(scored)) if scored else float('nan'),
+    'average_precision': precisions,
+    'classes_without_positives': len(precisions) - len(scored),
+  }
+
+
+def confusion(predictions: Predictions, task: Task, head: str) -> Int[np.ndarray, 'c c']:
+  """Returns how many videos of true class (row) were given each class (column).
+
+  Videos whose logits for the head are all non-finite have no prediction and are left out. Counted
+  with NumPy: scikit-learn's confusion_matrix refuses no videos and warns about a single class.
+
+  Args:
+    predictions: of a single_label task.
+    task: as above.
+    head: one of the task's heads.
+  """
+  logits = predictions.mean_logits()[:, head_slices(task)[head]]
+  truth = predictions.labels[predictions.seen, task.heads.index(head)].astype(np.int64)
+  valid = np.isfinite(logits).any(axis=1)
+  predicted = finite_or_worst(logits).argmax(axis=1)
+  classes = logits.shape[1]
+  pairs = truth[valid] * classes + predicted[valid]
+  return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+  """A video that the model is wrong about."""
+
+  video: int  # index in the manifest
+  truth: str  # class names; of all heads if the task has a joint metric
+  predicted: str
+  confidence: float  # that the model gives what it predicted, in [0, 1]
+
+
+def most_confident_mistakes(
+  predictions: Predictions, task: Task, class_names: Mapping[str, Sequence[str]], n: int
+) -> list[Mistake]:
+  """Returns up to n videos that the model is most surely wrong about, the surest first.
+
+  Single_label: the prediction of the headline metric (all heads if joint, else the first) is wrong;
+  confidence is its softmax, multiplied over heads. Multi_label: the absent class with the highest
+  sigmoid. Videos with a logit that is not finite are left out.
+
+  Args:
+    predictions: of all hosts.
+    task: what the logits mean.
+    class_names: per head, in the order of the ids.
+    n: how many.
+  """
+  logits = predictions.mean_logits()
+  finite = np.isfinite(logits).all(axis=1)
+  ids, logits = predictions.seen[finite], logits[finite]
+  labels = predictions.labels[ids]
+  if task.kind == 'multi_label':
+    found = _false_alarms(ids, logits, labels, class_names[task.heads[0]])
+  else:
+    found = _wrong_predictions(ids, logits, labels.astype(np.int64), task, class_names)
+  return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.video))[:n]
+
+
+def _wrong_predictions(
+  ids: Int[np.ndarray, 'n'],
+  logits: Float[np.ndarray, 'n c'],
+  labels: Int[np.ndarray, 'n heads'],
+  task: Task,
+  class_names: Mapping[str, Sequence[str]],
+) -> list[Mistake]:
+  """Returns every video for which not all heads of the headline metric are right."""
+  heads = task.heads if task.joint else task.heads[:1]
+  parts = [logits[:, head_slices(task)[head]] for head in heads]
+  predicted = np.stack([part.argmax(axis=1) for part in parts], axis=1)
+  # The predicted class's softmax: its own term is exp(0).
+  confidence = np.prod(
+    [1 / np.exp(part - part.max(axis=1, keepdims=True)).sum(axis=1) for part in parts], axis=0
+  )
+  labels = labels[:, : len(heads)]
+
+  def named(row: Int[np.ndarray, 'heads']) -> str:
+    return ' · '.join(class_names[head][i] for head, i in zip(heads, row, strict=True))
+
+  return [
+    Mistake(int(ids[i]), named(labels[i]), named(predicted[i]), float(confidence[i]))
+    for i in np.flatnonzero((predicted != labels).any(axis=1))
+  ]
+
+
+def _false_alarms(
+  ids: Int[np.ndarray, 'n'],
+  logits: Float[np.ndarray, 'n c'],
+  labels: Float[np.ndarray, 'n c'],
+  names: Sequence[str],
+) -> list[Mistake]:
+  """Returns for every video the absent class with the highest logit."""
+  absent = np.where(labels > 0, -np.inf, logits)
+  found = []
+  for i in np.flatnonzero(np.isfinite(absent).any(axis=1)):
+    top = int(absent[i].argmax())
+    truth = ', '.join(names[int(c)] for c in np.flatnonzero(labels[i] > 0)) or 'none'
+    # 1 / (1 + exp(-x)) overflows for large -x; logaddexp does not.
+    confidence = float(np.exp(-np.logaddexp(0.0, -absent[i, top])))
+    found.append(Mistake(int(ids[i]), truth, names[top], confidence))
+  return found

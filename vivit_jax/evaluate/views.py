@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams views of videos through a model and sums what it says about each video."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, UInt8
+from tqdm import tqdm
+
+from vivit_jax.config import Task
+from vivit_jax.evaluate.ranking import hits, metric_names
+
+Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
+
+# Below 2 ** 23 in sum, multiples of 2 ** -30 add without rounding in float64, so no order of
+# batches and no split over hosts changes a bit of a result; what is lost is under 1e-9 of a logit.
+_GRAIN = 2.0**30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+  """What the views seen so far say about each of a manifest's videos; size without views.
+
+  Between hosts, send the arrays as float64: without x64 mode, JAX would round them to float32.
+  """
+
+  logit_sums: Float64[np.ndarray, 'videos c']  # over views
+  views: Int[np.ndarray, 'videos']  # views summed; 0 = not seen, or unreadable
+  labels: Int[np.ndarray, 'videos heads'] | Float[np.ndarray, 'videos c']  # -1 while views is 0
+  clip_hits: Int[np.ndarray, 'metrics 2']  # single views with the truth first, in the first five
+  failures: tuple[tuple[str, str], ...]  # (path, reason) of what could not be read
+
+  def merge(self, *others: 'Predictions') -> 'Predictions':
+    """Returns the predictions that one process would have collected from all parts' views."""
+    parts = (self, *others)
+    with np.errstate(invalid='ignore'):
+      logit_sums = np.sum([part.logit_sums for part in parts], axis=0)
+    return Predictions(
+      logit_sums=logit_sums,
+      views=np.sum([part.views for part in parts], axis=0),
+      labels=np.max([part.labels for part in parts], axis=0),
+      clip_hits=np.sum([part.clip_hits for part in parts], axis=0),
+      failures=tuple(sorted({failure for part in parts for failure in part.failures})),
+    )
+
+  @property
+  def seen(self) -> Int[np.ndarray, 'n']:
+    """Ids of the videos with at least one view, ascending."""
+    return np.flatnonzero(self.views)
+
+  def mean_logits(self) -> Float64[np.ndarray, 'n c']:
+    """Returns the mean over views of each seen video's logits (paper, section 4.2)."""
+    return self.logit_sums[self.seen] / self.views[self.seen, None]
+
+
+def collect(
+  apply: Apply,
+  batches: Iterable[Mapping[str, Any]],
+  task: Task,
+  *,
+  videos: int,
+  on_failure: Callable[[str, str], None] | None = None,
+  progress: bool = False,
+) -> Predictions:
+  """Sums the logits of every view per video; memory O(videos x classes) whatever the views.
+
+  Args:
+    apply: from video uint8 [B, F, H, W, 3] to logits [B, C] of this process's rows.
+    batches: each with 'video'; 'label' int [B, heads] or multi-hot float [B, C]; 'mask' bool [B],
+      False for rows to leave out (padding, unreadable); 'id' int [B], the video's index in the
+      manifest; 'failures', a list of (path, reason).
+    task: says how labels and logits are laid out.
+    videos: length of the manifest.
+    on_failure: called once for each video that could not be read, with path and reason.
+    progress: shows videos per second and the time left.
+
+  Returns:
+    What this process saw; `Predictions.merge` adds other processes' parts.
+
+  Raises:
+    ValueError: a row that counts has an id outside the manifest.
+  """
+  multi_label = task.kind == 'multi_label'
+  classes = sum(task.classes)
+  total = Predictions(
+    logit_sums=np.zeros((videos, classes)),
+    views=np.zeros(videos, np.int64),
+    labels=np.full(
+      (videos, classes if multi_label else len(task.heads)), -1, np.float32 if multi_label else int
+    ),
+    clip_hits=np.zeros((0 if multi_label else len(metric_names(task)), 2), np.int64),
+    failures=(),
+  )
+  failures: dict[tuple[str, str], None] = {}
+  with tqdm(total=videos, unit='video', desc='evaluate', disable=not progress) as bar:
+    for batch in batches:
+      before = np.count_nonzero(total.views)
+      # A batch of padding alone runs too: other hosts may be waiting in the same computation.
+      _add(total, np.asarray(apply(batch['video'])), batch, task)
+      bar.update(np.count_nonzero(total.views) - before)
+      for path, reason in batch['failures']:
+        if (path, reason) not in failures:
+          failures[path, reason] = None
+          if on_failure is not None:
+            on_failure(path, reason)
+  return dataclasses.replace(total, failures=tuple(sorted(failures)))
+
+
+def _add(
+  total: Predictions, logits: Float[np.ndarray, 'b c'], batch: Mapping[str, Any], task: Task
+) -> None:
+  """Adds one batch's rows to the arrays of `total`."""
+  mask = batch['mask']
+  ids, labels, logits = batch['id'][mask], batch['label'][mask], logits[mask]
+  if ids.size and not 0 <= ids.min() <= ids.max() < len(total.views):
+    raise ValueError(
+      f'batch has video ids {ids.min()} to {ids.max()}, but the manifest has {len(total.views)} '
+      'videos: mask rows that are padding'
+    )
+  with np.errstate(invalid='ignore'):
+    np.add.at(total.logit_sums, ids, np.round(logits.astype(np.float64) * _GRAIN) / _GRAIN)
+  np.add.at(total.views, ids, 1)
+  total.labels[ids] = labels
+  if task.kind == 'single_label':
+    total.clip_hits[:] += hits(logits, labels, task).sum(axis=0)
