@@ -10,10 +10,6 @@ Attention = Literal[
 ]
 
 
-class ConfigError(ValueError):
-  """A setting that cannot be used; its message is one line naming setting, value and remedy."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Range:
   """Closed interval that a number in `Annotated[..., Range(low, high)]` must lie in."""

@@ -13,8 +13,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from vivit_jax.config import SIZES, Attention, Config, ConfigError
+from vivit_jax.config import SIZES, Attention, Config
 from vivit_jax.config_parse import nearest, parse
+from vivit_jax.errors import ConfigError
 
 
 def defaults() -> config_dict.ConfigDict:
@@ -80,8 +81,11 @@ def load(arguments: Sequence[str]) -> Config:
     raise ConfigError('give exactly one --config=FILE, e.g. --config=configs/moving_digits.py')
   path = Path(files[0].partition(':')[0])
   if not path.is_file():
-    near = nearest(path.name, sorted(p.name for p in path.parent.glob('*.py'))) if (
-      path.parent.is_dir()) else ''
+    near = (
+      nearest(path.name, sorted(p.name for p in path.parent.glob('*.py')))
+      if (path.parent.is_dir())
+      else ''
+    )
     raise ConfigError(f'--config={path} is not a file{near}')
   tree = _run_file(path, files[0].partition(':')[2])
   for override in overrides:

@@ -8,7 +8,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vivit_jax.config import Clip, Config, ConfigError, Model, Range
+from vivit_jax.config import Clip, Config, Model, Range
+from vivit_jax.errors import ConfigError
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -114,7 +115,7 @@ def check(config: Config) -> None:
     raise ConfigError(f'config.task.heads={task.heads}: a multi_label task has exactly one head')
   if task.joint is not None and len(task.heads) < 2:
     raise ConfigError(
-      f"config.task.joint={task.joint!r} needs at least two heads, but heads={task.heads}"
+      f'config.task.joint={task.joint!r} needs at least two heads, but heads={task.heads}'
     )
   low, high = data.scale_jitter
   if not 0 < low <= high:
@@ -165,7 +166,7 @@ def check_model(model: Model, clip: Clip) -> None:
       )
   elif model.sampled_frames is not None:
     raise ConfigError(
-      f"config.model.sampled_frames={model.sampled_frames} is only for "
+      f'config.model.sampled_frames={model.sampled_frames} is only for '
       "config.model.tokenizer='uniform_frame_sampling'"
     )
   elif clip.frames % t:

@@ -17,9 +17,7 @@ def head_slices(task: Task) -> dict[str, slice]:
   return {head: slice(*ends) for head, *ends in zip(task.heads, starts, stops, strict=True)}
 
 
-def targets(
-  task: Task, labels: Int[Array, 'b heads'] | Float[Array, 'b c']
-) -> Float[Array, 'b c']:
+def targets(task: Task, labels: Int[Array, 'b heads'] | Float[Array, 'b c']) -> Float[Array, 'b c']:
   """Returns target probabilities over the class axis.
 
   Args:

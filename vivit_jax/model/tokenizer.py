@@ -65,9 +65,7 @@ class Tokenizer(nn.Module):
     kernel = self.param('kernel', tubelet_initializer(config.tubelet_init), shape)
     bias = self.param('bias', nn.initializers.zeros, (config.width,))
     # A matrix product: a 3D convolution's weight gradient costs 1.4x, its input gradient 6x.
-    patches = einops.rearrange(
-      video, 'b (T t) (H h) (W w) c -> b T (H W) (t h w c)', t=t, h=h, w=w
-    )
+    patches = einops.rearrange(video, 'b (T t) (H h) (W w) c -> b T (H W) (t h w c)', t=t, h=h, w=w)
     dtype = jnp.dtype(config.dtype)
     kernel = kernel.reshape(-1, config.width).astype(dtype)
     return patches.astype(dtype) @ kernel + bias.astype(dtype)

@@ -64,9 +64,7 @@ class Encoder(nn.Module):
   layers: int
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'b *n d'], train: bool = False
-  ) -> Float[Array, 'b *pooled d']:
+  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *pooled d']:
     """Returns one representation per example, or per frame where time is not a token axis."""
     config, axes = self.config, self.stage.token_axes
     dtype = jnp.dtype(config.dtype)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training states on disk: asynchronous, atomic, the newest always kept, the best beside them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from vivit_jax.errors import CheckpointError
+
+CHECKPOINTS = 'checkpoints'
+BEST = 'best'
+
+
+class Checkpoints:
+  """The checkpoints of one workdir; a context manager, since leaving without closing loses a save.
+
+  `checkpoints/STEP` holds whole states, the newest `keep` of them. `best/STEP` holds the parameters
+  that scored highest so far. They are separate, because Orbax's `best_fn` would delete the newest
+  state, and let a NaN push out the true best.
+  """
+
+  def __init__(self, workdir: Path, keep: int = 1):
+    self._states = _manager(workdir / CHECKPOINTS, keep)
+    self._best = _manager(workdir / BEST, 1)
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Waits until every save is on disk."""
+    self._states.close()
+    self._best.close()
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps with a whole state, ascending."""
+    return sorted(self._states.all_steps())
+
+  @property
+  def best_step(self) -> int | None:
+    """Step of the best parameters, if any."""
+    return self._best.latest_step()
+
+  def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
+    """Starts writing a state.
+
+    Args:
+      step: its name; a step that exists already is left as it is.
+      state: tree of arrays.
+      about: what the state needs to be understood: configuration and what identifies the data.
+    """
+    if step not in self._states.all_steps():
+      self._states.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+      )
+
+  def save_best(self, step: int, params: Any, score: float) -> bool:
+    """Writes the parameters if they score higher than what is there; NaN ranks worst.
+
+    Returns:
+      Whether they did.
+    """
+    score = -math.inf if math.isnan(score) else score
+    if self.best_step is not None and not score > self.best_score():
+      return False
+    self._best.wait_until_finished()
+    self._best.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params), about=ocp.args.JsonSave({'score': str(score)})
+      ),
+      force=True,
+    )
+    return True
+
+  def best_score(self) -> float:
+    """Returns the score of the best parameters."""
+    self._best.wait_until_finished()
+    restored = self._best.restore(
+      self.best_step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
+    )
+    return float(restored.about['score'])
+
+  def restore(self, step: int, abstract: Any) -> Any:
+    """Returns the state of a step, placed as the abstract tree's shardings say.
+
+    Raises:
+      CheckpointError: where the step is missing or its arrays are not those of `abstract`.
+    """
+    return _restore(self._states, step, 'state', abstract)
+
+  def restore_params(self, step: int | None, abstract_state: Any) -> tuple[Any, int]:
+    """Returns parameters and their step: the best (None), or those of a whole state.
+
+    Raises:
+      CheckpointError: where there is no such step.
+    """
+    if step is not None:
+      return self.restore(step, abstract_state).params, step
+    if self.best_step is not None:
+      return _restore(self._best, self.best_step, 'params', abstract_state.params), self.best_step
+    if not self.steps:
+      raise CheckpointError(f'{self._states.directory.parent} holds no checkpoint: train it first')
+    return self.restore(self.steps[-1], abstract_state).params, self.steps[-1]
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+  )
+  return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
+  folder = f'{manager.directory}/{step}'
+  if step not in manager.all_steps():
+    steps = ', '.join(map(str, sorted(manager.all_steps()))) or 'none'
+    raise CheckpointError(f'{folder} does not exist: the steps there are {steps}')
+  # Orbax would restore float32 as int32, or another width, without a word.
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.metadata(f'{folder}/{item}').item_metadata.tree
+  found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+    name = _name(path)
+    there = found.pop(name, None)
+    want = f'{leaf.dtype}{list(leaf.shape)}'
+    has = f'{there.dtype}{list(there.shape)}' if there is not None else 'nothing'
+    if has != want:
+      raise CheckpointError(f'{folder}: {name} holds {has}, but this model needs {want}')
+  if found:
+    raise CheckpointError(f'{folder}: {next(iter(found))} has no place in this model')
+  restored = manager.restore(
+    step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+  )
+  return restored[item]
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  """Returns a/b/c for a tree path of any kind of entries."""
+  return '/'.join(str(getattr(p, 'key', getattr(p, 'name', getattr(p, 'idx', p)))) for p in path)
+
+
+def write_json(file: Path, content: Any) -> None:
+  """Writes a file so that it is whole or not there."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  partial = file.with_name(f'.{file.name}.partial')
+  partial.write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
+  partial.replace(file)

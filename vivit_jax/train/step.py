@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One update as a pure function of state and batch, and the forward pass for testing."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from vivit_jax.config import Config
+from vivit_jax.model.vivit import ViViT
+from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated
+from vivit_jax.task import targets as task_targets
+from vivit_jax.train import losses
+from vivit_jax.train.state import TrainState
+
+Metrics = dict[str, Array]
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, Array],
+  *,
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+  """Returns the state after one update, and the step's metrics as scalars.
+
+  Args:
+    state: before the update.
+    batch: `video` uint8 [B, F, H, W, 3]; `label` int32 [B, heads], or multi-hot [B, C].
+    config: task, regularisers and seed.
+    model: applied with dropout drawn from the seed and the step alone.
+    optimizer: as in `optimizer.make_optimizer`.
+  """
+  task = config.task
+  key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+  video = losses.as_pixels(batch['video'])
+  targets = task_targets(task, batch['label'])
+
+  def objective(params: Any) -> tuple[Array, Array]:
+    logits = model.apply({'params': params}, video, train=True, rngs={'dropout': key})
+    return losses.loss(task, logits, targets, config.train.label_smoothing), logits
+
+  (loss, logits), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = {
+    'loss': loss,
+    'gradient_norm': optax.global_norm(gradients),
+    **losses.accuracy(task, logits, targets),
+  }
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def compile_step(
+  config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
+  """Returns `train_step` jitted over the mesh: batch split, state replicated and donated."""
+  step = functools.partial(train_step, config=config, model=model, optimizer=optimizer)
+  whole = replicated(mesh)
+  return jax.jit(
+    step,
+    in_shardings=(whole, batch_sharding(mesh)),
+    out_shardings=(whole, whole),
+    donate_argnums=0,
+  )
+
+
+def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
+  """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
+
+  @functools.partial(
+    jax.jit,
+    in_shardings=(replicated(mesh), batch_sharding(mesh)),
+    out_shardings=batch_sharding(mesh),
+  )
+  def forward(params: Any, video: Array) -> Array:
+    return model.apply({'params': params}, losses.as_pixels(video))
+
+  return lambda params, video: local_rows(forward(params, put_batch(mesh, video)))
