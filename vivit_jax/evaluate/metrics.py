@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
 
   Returns:
     `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
-    joint metric. Fractions in [0, 1], NaN if nothing was scored:
+    joint metric, with its number of `classes`. Fractions in [0, 1], NaN if nothing was scored:
       single_label: `top1`, `top5` (five clipped to the number of classes) of videos, `clip_top1`,
         `clip_top5` of single views; at the top level those of the joint metric if there is one,
         else of the first head.
@@ -41,6 +42,8 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
     headline = tasks[metric_names(task)[-1] if task.joint else task.heads[0]]
   for head, count in zip(task.heads, task.classes, strict=True):
     tasks[head]['classes'] = count
+  if task.joint:
+    tasks[task.joint]['classes'] = prod(task.classes)
   return {
     **{name: value for name, value in headline.items() if name != 'classes'},
     'videos': len(predictions.seen),
@@ -104,6 +107,18 @@ def confusion(predictions: Predictions, task: Task, head: str) -> Int[np.ndarray
   classes = logits.shape[1]
   pairs = truth[valid] * classes + predicted[valid]
   return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def most_confused(matrix: Int[np.ndarray, 'c c'], n: int) -> list[tuple[int, int, int]]:
+  """Returns up to n (true class, predicted class, videos) that differ, the most frequent first."""
+  wrong = matrix - np.diag(np.diag(matrix))
+  order = np.argsort(-wrong, axis=None, kind='stable')[:n]
+  rows, columns = np.unravel_index(order, wrong.shape)
+  return [
+    (int(row), int(column), int(wrong[row, column]))
+    for row, column in zip(rows, columns, strict=True)
+    if wrong[row, column]
+  ]
 
 
 @dataclasses.dataclass(frozen=True)

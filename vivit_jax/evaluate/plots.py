@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report's pictures as PNG or JPEG bytes: curves, confusion matrices, strips of frames."""
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.text import Text
+
+NAMED_CLASSES = 40  # more names than this cannot be read along an axis
+_NUMBERED_CLASSES = 20  # more counts than this cannot be read inside the cells
+_LONGEST_NAME = 24  # characters of a class name along an axis
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+  """Returns the loss and the accuracies over steps as a PNG, or None if there is nothing to draw.
+
+  Args:
+    rows: of a metrics file: 'step' and any of '[validation_]...loss', '...top1', '...mAP', numbers
+      or None; other columns are not drawn.
+  """
+  panels = {'loss': ('loss',), 'accuracy': ('top1', 'mAP')}
+  names = sorted({name for row in rows for name in row})
+  shown = {
+    panel: [name for name in names if name.endswith(ends) and _points(rows, name)[0]]
+    for panel, ends in panels.items()
+  }
+  shown = {panel: series for panel, series in shown.items() if series}
+  if not shown:
+    return None
+  figure = Figure(figsize=(5.5 * len(shown), 3.6), layout='constrained')
+  for axes, (panel, series) in zip(
+    figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+  ):
+    _draw_panel(axes, rows, series)
+    axes.set_ylabel(panel)
+    if panel == 'accuracy':
+      axes.set_ylim(-0.02, 1.02)
+  return _png(figure)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[str]) -> None:
+  """Draws each series; training and validation of one metric share a colour."""
+  metrics = sorted({name.removeprefix('validation_') for name in series})
+  for name in series:
+    steps, values = _points(rows, name)
+    validation = name.startswith('validation_')
+    colour = f'C{metrics.index(name.removeprefix("validation_")) % 10}'
+    label = name.replace('_', ' ') if validation else f'training {name.replace("_", " ")}'
+    style = {'marker': 'o', 'ms': 4, 'lw': 2} if validation else {'lw': 1, 'alpha': 0.55}
+    if len(steps) == 1:
+      style = {**style, 'marker': 'o'}
+    axes.plot(steps, values, color=colour, label=label, **style)
+  axes.set_xlabel('step')
+  axes.grid(alpha=0.25)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False, fontsize='small')
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+  """Returns the steps and finite values at which the column `name` has one."""
+  found = [(row['step'], row[name]) for row in rows if row.get(name) is not None and name != 'step']
+  found = [(step, value) for step, value in found if math.isfinite(value)]
+  return [step for step, _ in found], [value for _, value in found]
+
+
+def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: str) -> bytes:
+  """Returns a confusion matrix as a PNG: colour is the share of the true class's videos.
+
+  Class names stand on the axes up to `NAMED_CLASSES`, class ids beyond.
+  """
+  classes = len(matrix)
+  share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+  side = min(max(3.5, 1.5 + 0.32 * classes), 9.5)
+  figure = Figure(figsize=(side + 1.0, side), layout='constrained')
+  axes = figure.subplots()
+  # With many classes single confusions are faint specks; the root keeps them visible.
+  norm = PowerNorm(0.5 if classes > NAMED_CLASSES else 1.0, vmin=0, vmax=1)
+  image = axes.imshow(share, cmap='Blues', norm=norm, interpolation='nearest')
+  figure.colorbar(image, ax=axes, label='share of the true class', shrink=0.8)
+  axes.set_xlabel('predicted')
+  axes.set_ylabel('true')
+  axes.set_title(title, parse_math=False)
+  if classes <= NAMED_CLASSES:
+    short = [n if len(n) <= _LONGEST_NAME else n[: _LONGEST_NAME - 1] + '…' for n in names]
+    axes.set_xticks(range(classes), short, rotation=45, ha='right', rotation_mode='anchor')
+    axes.set_yticks(range(classes), short)
+    _plain([*axes.get_xticklabels(), *axes.get_yticklabels()])
+  if classes <= _NUMBERED_CLASSES:
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+      colour = 'white' if share[row, column] > 0.55 else 'black'
+      text = str(matrix[row, column])
+      axes.text(column, row, text, ha='center', va='center', color=colour, fontsize='small')
+  return _png(figure)
+
+
+def _plain(labels: Sequence[Text]) -> None:
+  """Keeps matplotlib from reading `$...$` in a class name as a formula, which may not parse."""
+  for label in labels:
+    label.set_parse_math(False)
+
+
+def _png(figure: Figure) -> bytes:
+  """Returns the figure as PNG bytes."""
+  buffer = io.BytesIO()
+  with warnings.catch_warnings():
+    # A class name in a script that the font lacks is drawn as boxes; the HTML page has it in full.
+    warnings.filterwarnings('ignore', message='Glyph .* missing from', category=UserWarning)
+    figure.savefig(buffer, format='png', dpi=120)
+  return buffer.getvalue()
+
+
+def draw_strip(frames: UInt8[np.ndarray, 'n h w 3'], most: int = 8) -> bytes:
+  """Returns up to `most` frames, evenly spread over the clip, side by side as a JPEG."""
+  chosen = frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+  gap = max(1, frames.shape[2] // 48)
+  padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=128)
+  buffer = io.BytesIO()
+  strip = np.concatenate(list(padded), axis=1)[:, :-gap]
+  imsave(buffer, np.ascontiguousarray(strip), format='jpg', pil_kwargs={'quality': 88})
+  return buffer.getvalue()

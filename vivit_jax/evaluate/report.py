@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes an evaluation to a folder: report.json, pictures, and one self-contained report.html."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vivit_jax.config import Task
+from vivit_jax.evaluate.metrics import Mistake, confusion, most_confused
+from vivit_jax.evaluate.page import ConfusionView, MistakeView, render
+from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
+from vivit_jax.evaluate.views import Predictions
+
+_LISTED_PAIRS = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShownMistake:
+  """A mistake with what is needed to show it."""
+
+  mistake: Mistake
+  path: str  # of the video, as in the manifest
+  frames: UInt8[np.ndarray, 'n h w 3']  # of one view; a strip shows up to 8 of them
+
+
+def write_report(
+  folder: Path,
+  results: Mapping[str, Any],
+  *,
+  title: str,
+  predictions: Predictions,
+  task: Task,
+  class_names: Mapping[str, Sequence[str]],
+  curves: Sequence[Mapping[str, Any]],
+  mistakes: Sequence[ShownMistake],
+  config: Mapping[str, Any],
+) -> Path:
+  """Writes report.json, curves.png, confusion_<head>.png and report.html, each all or nothing.
+
+  Args:
+    folder: made if it is missing; files of an earlier report are replaced.
+    results: of `metrics.compute`; report.json is this plus `failures`, with null for NaN.
+    title: heading of the page.
+    predictions: of all hosts.
+    task: what the logits mean; multi_label has no confusion matrix.
+    class_names: per head, in the order of the ids.
+    curves: rows of the metrics file, {'step': ..., 'loss': ..., 'validation_top1': ...}; without
+      any, there is no curves.png.
+    mistakes: of `metrics.most_confident_mistakes`, with frames.
+    config: the resolved configuration, plain values.
+
+  Returns:
+    The path of report.html.
+
+  Raises:
+    OSError: the folder cannot be written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  failures = [{'path': path, 'reason': reason} for path, reason in predictions.failures]
+  facts = _without_nan({**results, 'failures': failures})
+  _replace(folder / 'report.json', json.dumps(facts, indent=2, allow_nan=False).encode() + b'\n')
+
+  curves_png = draw_curves(curves)
+  if curves_png is not None:
+    _replace(folder / 'curves.png', curves_png)
+  confusions = []
+  for head in task.heads if task.kind == 'single_label' else ():
+    confusions.append(_confusion_view(predictions, task, head, class_names[head]))
+    # A head is a manifest column of the user's and may hold a slash.
+    name = re.sub(r'[^\w.-]', '_', head)
+    _replace(folder / f'confusion_{name}.png', confusions[-1].png)
+
+  page = render(
+    title,
+    results,
+    curves=curves_png,
+    confusions=confusions,
+    mistakes=[MistakeView(m.mistake, m.path, draw_strip(m.frames)) for m in mistakes],
+    class_names=class_names,
+    failures=predictions.failures,
+    config=config,
+  )
+  _replace(folder / 'report.html', page.encode())
+  return folder / 'report.html'
+
+
+def _confusion_view(
+  predictions: Predictions, task: Task, head: str, names: Sequence[str]
+) -> ConfusionView:
+  """Counts and draws one head's confusions."""
+  matrix = confusion(predictions, task, head)
+  pairs = [(names[a], names[b], count) for a, b, count in most_confused(matrix, _LISTED_PAIRS)]
+  return ConfusionView(head, draw_confusion(matrix, names, head), tuple(pairs))
+
+
+def _without_nan(value: Any) -> Any:
+  """Returns nested plain values with None for NaN and infinities, which JSON does not have."""
+  if isinstance(value, Mapping):
+    return {key: _without_nan(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_without_nan(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _replace(path: Path, data: bytes) -> None:
+  """Writes a file so that a reader, or a kill, sees the old one or the new one whole."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  temporary.write_bytes(data)
+  temporary.replace(path)
