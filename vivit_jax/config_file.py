@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from vivit_jax.config import SIZES, Attention, Config
-from vivit_jax.config_parse import nearest, parse
+from vivit_jax.config_parse import nearest, parse, required
 from vivit_jax.errors import ConfigError
 
 
@@ -34,8 +34,7 @@ def _section(section: Any) -> config_dict.ConfigDict:
     if dataclasses.is_dataclass(value):
       value = _section(value)
     elif value is None:
-      kind = next(a for a in typing.get_args(hints[field.name]) if a is not type(None))
-      value = config_dict.placeholder(kind)
+      value = config_dict.placeholder(required(hints[field.name]))
     tree[field.name] = value
   return tree
 
@@ -88,13 +87,16 @@ def load(arguments: Sequence[str]) -> Config:
     )
     raise ConfigError(f'--config={path} is not a file{near}')
   tree = _run_file(path, files[0].partition(':')[2])
-  for override in overrides:
-    _check_override(override)
+  kinds = dict(_check_override(override) for override in overrides)
   values = flags.FlagValues()
   argv = ['vivit', *overrides]
   try:
     config_flags.DEFINE_config_dict('config', tree, flag_values=values, sys_argv=argv)
     values(argv)
+  except flags.IllegalFlagValueError as error:
+    override = max((o for o in overrides if o in str(error)), key=len)
+    name, _, text = override.removeprefix('--').partition('=')
+    raise ConfigError(f'{name}={text!r} has the wrong type, need {kinds[name]}') from None
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     raise ConfigError(_one_line(error)) from None
   return parse(tree.to_dict())
@@ -110,17 +112,19 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
   except Exception as error:  # the user's own code: say where it failed, without our frames
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+    if isinstance(error, SyntaxError):
+      lines.append(error.lineno)
+    where = f' line {lines[-1]}' if lines else ''  # no line: get_config's arguments are wrong
     raise ConfigError(
-      f'--config={path} line {line}: {type(error).__name__}: {_one_line(error)}'
+      f'--config={path}{where}: {type(error).__name__}: {_one_line(error)}'
     ) from None
   if not isinstance(tree, config_dict.ConfigDict):
     raise ConfigError(f'--config={path} does not define a get_config() that returns defaults()')
   return tree
 
 
-def _check_override(override: str) -> None:
-  """Refuses a misspelt setting, which ml_collections would answer with a traceback."""
+def _check_override(override: str) -> tuple[str, str]:
+  """Returns name and type; refuses a misspelt setting, for which ml_collections has a traceback."""
   name, equals, _ = override.removeprefix('--').partition('=')
   if not equals:
     raise ConfigError(f'{override} has no value: write --{name}=VALUE')
@@ -133,7 +137,11 @@ def _check_override(override: str) -> None:
     kind, path = hints[part], f'{path}.{part}'
   if dataclasses.is_dataclass(kind):
     raise ConfigError(f'{path} is a section; set one of {", ".join(typing.get_type_hints(kind))}')
+  kind = required(kind)
+  return name, (typing.get_origin(kind) or kind).__name__
 
 
 def _one_line(error: BaseException) -> str:
-  return ' '.join(str(error).split()) or type(error).__name__
+  # ml_collections lists all fields of a section with their values; its suggestion comes after.
+  text = re.sub(r"^'(.*) Other fields present: .*\}\"(?:\\n)?(.*)'$", r'\1 \2', str(error))
+  return ' '.join(text.split()) or type(error).__name__

@@ -3,12 +3,13 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vivit_jax.config import Clip, Config, Model, Range
+from vivit_jax.config import Clip, Config, Model
 from vivit_jax.errors import ConfigError
 
 
@@ -43,6 +44,13 @@ def to_dict(config: Config) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
+def required(kind: Any) -> Any:
+  """Returns X for the type `X | None`, and any other type itself."""
+  if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+    return kind
+  return next(part for part in typing.get_args(kind) if part is not type(None))
+
+
 def _convert(kind: Any, value: Any, path: str) -> Any:
   """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
   origin = typing.get_origin(kind)
@@ -51,13 +59,11 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
   if origin is typing.Annotated:
     base, bounds = typing.get_args(kind)
     value = _convert(base, value, path)
-    if isinstance(bounds, Range) and not bounds.low <= value <= bounds.high:
+    if not (bounds.low <= value <= bounds.high and math.isfinite(value)):
       raise ConfigError(f'{path}={value!r} is out of range: it must be {bounds}')
     return value
-  if origin in (typing.Union, types.UnionType):
-    if value is None:
-      return None
-    return _convert(next(a for a in typing.get_args(kind) if a is not type(None)), value, path)
+  if required(kind) is not kind:
+    return None if value is None else _convert(required(kind), value, path)
   if origin is typing.Literal:
     choices = typing.get_args(kind)
     if value not in choices:
