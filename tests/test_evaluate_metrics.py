@@ -202,7 +202,7 @@ def test_most_confident_mistakes_of_joint_heads(rng):
 
 def test_most_confident_false_alarms_of_a_multi_label_task():
   task = Task(kind='multi_label', classes=(3,))
-  logits = np.array([[5.0, -900.0, 1.0], [9.0, -2.0, -3.0], [9.0, 8.0, 7.0], [np.nan, 1, 1]])
+  logits = np.array([[5.0, -900.0, 1.0], [-3.0, -2.0, -9.0], [9.0, 8.0, 7.0], [np.nan, 1, 1]])
   labels = np.array([[0, 1, 1], [1, 0, 0], [1, 1, 1], [0, 0, 0]], np.float32)
   got = most_confident_mistakes(
     one_view(logits, labels, task), task, {'label': ('red', 'blue', 'green')}, 9

@@ -137,8 +137,8 @@ def most_confident_mistakes(
   """Returns up to n videos that the model is most surely wrong about, the surest first.
 
   Single_label: the prediction of the headline metric (all heads if joint, else the first) is wrong;
-  confidence is its softmax, multiplied over heads. Multi_label: the absent class with the highest
-  sigmoid. Videos with a logit that is not finite are left out.
+  confidence is its softmax, multiplied over heads. Multi_label: the class with the highest sigmoid
+  is absent. Videos with a logit that is not finite are left out.
 
   Args:
     predictions: of all hosts.
@@ -189,13 +189,13 @@ def _false_alarms(
   labels: Float[np.ndarray, 'n c'],
   names: Sequence[str],
 ) -> list[Mistake]:
-  """Returns for every video the absent class with the highest logit."""
-  absent = np.where(labels > 0, -np.inf, logits)
+  """Returns every video whose first class is absent."""
   found = []
-  for i in np.flatnonzero(np.isfinite(absent).any(axis=1)):
-    top = int(absent[i].argmax())
+  for i, top in enumerate(logits.argmax(axis=1)):
+    if labels[i, top] > 0:
+      continue
     truth = ', '.join(names[int(c)] for c in np.flatnonzero(labels[i] > 0)) or 'none'
     # 1 / (1 + exp(-x)) overflows for large -x; logaddexp does not.
-    confidence = float(np.exp(-np.logaddexp(0.0, -absent[i, top])))
-    found.append(Mistake(int(ids[i]), truth, names[top], confidence))
+    confidence = float(np.exp(-np.logaddexp(0.0, -logits[i, top])))
+    found.append(Mistake(int(ids[i]), truth, names[int(top)], confidence))
   return found

@@ -34,6 +34,7 @@ def render(
   title: str,
   results: Mapping[str, Any],
   *,
+  headline: str,
   curves: bytes | None,
   confusions: Sequence[ConfusionView],
   mistakes: Sequence[MistakeView],
@@ -46,6 +47,7 @@ def render(
   Args:
     title: heading.
     results: of `metrics.compute`.
+    headline: the head, or joint metric, that the results' top level is about.
     curves: PNG.
     confusions: one per head.
     mistakes: the most confident first.
@@ -54,7 +56,7 @@ def render(
     config: the resolved configuration, plain values.
   """
   sections = [
-    _numbers(results),
+    _numbers(results, headline),
     _section('By task', _tasks(results['tasks'], class_names)),
     _section('Training', _plot(curves, 'loss and accuracy over steps') if curves else ''),
     _section('Confusions', ''.join(map(_confusion, confusions))),
@@ -65,7 +67,9 @@ def render(
     _section('Videos that could not be read', _failures(failures)),
     _section(
       'Configuration',
-      f'<div class="card"><pre>{escape(json.dumps(config, indent=2, default=str))}</pre></div>',
+      '<details><summary>Every setting of this run</summary>'
+      + _card(f'<pre>{escape(json.dumps(config, indent=2, default=str))}</pre>')
+      + '</details>',
     ),
   ]
   return f"""<!doctype html>
@@ -97,12 +101,16 @@ def _percent(value: float | None) -> str:
   return 'n/a' if value is None or value != value else f'{100 * value:.1f} %'
 
 
-def _numbers(results: Mapping[str, Any]) -> str:
+def _numbers(results: Mapping[str, Any], headline: str) -> str:
   """Returns the row of headline numbers."""
   views = results['views']
   per_video = views['temporal'] * views['spatial']
   scores = [('mAP', 'mean average precision'), ('top1', 'top-1'), ('top5', 'top-5')]
-  boxes = [(_percent(results[key]), label) for key, label in scores if key in results]
+  boxes = [
+    (_percent(results[key]), f'{label}, {escape(headline)}')
+    for key, label in scores
+    if key in results
+  ]
   boxes += [
     (f'{results["videos"]:,}', 'videos'),
     (
@@ -164,12 +172,11 @@ def _plot(png: bytes, text: str) -> str:
 
 
 def _confusion(view: ConfusionView) -> str:
-  """Returns one head's matrix and, below it, the pairs most often confused."""
-  body = _plot(view.png, f'confusion matrix of {view.head}')
-  if not view.pairs:
-    return body
+  """Returns one head's matrix and, beside it where there is room, the pairs most often confused."""
+  plot = _plot(view.png, f'confusion matrix of {view.head}')
   rows = [[f'{truth} → {predicted}', f'{count:,}'] for truth, predicted, count in view.pairs]
-  return body + _card(_table([f'{view.head}: true → predicted', 'videos'], rows)) + '<br>'
+  pairs = _card(_table([f'{view.head}: true → predicted', 'videos'], rows)) if rows else ''
+  return f'<div class="confusion">{plot}{pairs}</div>'
 
 
 def _mistake(view: MistakeView) -> str:

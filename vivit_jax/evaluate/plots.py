@@ -50,7 +50,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
 def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[str]) -> None:
   """Draws each series; training and validation of one metric share a colour."""
   metrics = sorted({name.removeprefix('validation_') for name in series})
-  for name in series:
+  for name in sorted(series, key=lambda name: (name.removeprefix('validation_'), name)):
     steps, values = _points(rows, name)
     validation = name.startswith('validation_')
     colour = f'C{metrics.index(name.removeprefix("validation_")) % 10}'

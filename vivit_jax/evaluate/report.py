@@ -81,6 +81,7 @@ def write_report(
   page = render(
     title,
     results,
+    headline=task.joint or task.heads[0],
     curves=curves_png,
     confusions=confusions,
     mistakes=[MistakeView(m.mistake, m.path, draw_strip(m.frames)) for m in mistakes],

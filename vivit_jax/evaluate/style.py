@@ -22,14 +22,19 @@ p { color: var(--soft); margin: 0 0 12px; }
 .number span { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 .card { padding: 14px 16px; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; padding: 7px 10px;
+  border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
-th.name, td.name { text-align: left; overflow-wrap: anywhere; }
+th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: 7em; }
 tr:last-child td { border-bottom: 0; }
 img { display: block; max-width: 100%; border-radius: 6px; }
 .plot { background: #ffffff; border: 1px solid var(--line); border-radius: 10px; padding: 10px;
   margin: 0 0 16px; }
 .plot img { margin: 0 auto; }
+.confusion { display: flex; flex-wrap: wrap; gap: 14px; margin-bottom: 14px; }
+.confusion .plot { flex: 0 1 auto; margin: 0; }
+.confusion .card { flex: 1 1 280px; }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr));
   gap: 14px; }
 .mistakes img { width: 100%; }
