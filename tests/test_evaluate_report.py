@@ -21,7 +21,7 @@ HOSTILE = '<script>alert("1")</script> & $x^{$'
 ACTION = Task(heads=('verb', 'noun/x'), classes=(3, 4), joint='action')
 NAMES = {'verb': ('run', HOSTILE, 'eat'), 'noun/x': ('cat', '犬', 'cow', 'hen')}
 CURVES = [
-  {'step': 20, 'loss': 2.3, 'top1': 0.1, 'clips_per_second': 30.0},
+  {'step': 20, 'loss': 2.3, 'top1': 0.1, 'top1_$x^{$': 0.2, 'clips_per_second': 30.0},
   {'step': 40, 'loss': None, 'top1': 0.4},
   {'step': 40, 'validation_loss': 1.9, 'validation_top1': 0.35},
   {'step': 60, 'loss': float('nan'), 'top1': 0.8},
@@ -160,6 +160,11 @@ def test_curves_need_something_to_draw():
   assert draw_curves([{'step': 1, 'loss': float('nan'), 'learning_rate': 0.1}]) is None
   both, loss = draw_curves(CURVES), draw_curves([{'step': 1, 'loss': 0.5}])
   assert imread(io.BytesIO(both)).shape[1] > imread(io.BytesIO(loss)).shape[1]
+
+
+@pytest.mark.parametrize('name', ['top1', 'top1_verb', 'accuracy', 'mAP', 'validation_top1_verb'])
+def test_every_accuracy_of_the_metrics_file_is_drawn(name):
+  assert draw_curves([{'step': 1, name: 0.5}]) != draw_curves([{'step': 1, name: 0.1}])
 
 
 @pytest.mark.parametrize('count, shown', [(1, 1), (3, 3), (8, 8), (32, 8)])

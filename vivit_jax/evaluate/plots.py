@@ -15,23 +15,26 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.text import Text
 
-NAMED_CLASSES = 40  # more names than this cannot be read along an axis
+_NAMED_CLASSES = 40  # more names than this cannot be read along an axis
 _NUMBERED_CLASSES = 20  # more counts than this cannot be read inside the cells
 _LONGEST_NAME = 24  # characters of a class name along an axis
+_EVALUATED = 'validation_'
+_PANELS = {'loss': ('loss',), 'accuracy': ('top1', 'accuracy', 'mAP')}  # how their columns start
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
   """Returns the loss and the accuracies over steps as a PNG, or None if there is nothing to draw.
 
   Args:
-    rows: of a metrics file: 'step' and any of '[validation_]...loss', '...top1', '...mAP', numbers
-      or None; other columns are not drawn.
+    rows: of a metrics file: 'step' and any of 'loss', 'top1', 'top1_<head>', 'accuracy', 'mAP',
+      numbers or None, behind 'validation_' in evaluation rows; other columns are not drawn.
   """
-  panels = {'loss': ('loss',), 'accuracy': ('top1', 'mAP')}
   names = sorted({name for row in rows for name in row})
   shown = {
-    panel: [name for name in names if name.endswith(ends) and _points(rows, name)[0]]
-    for panel, ends in panels.items()
+    panel: [
+      n for n in names if n.removeprefix(_EVALUATED).startswith(starts) and _points(rows, n)[0]
+    ]
+    for panel, starts in _PANELS.items()
   }
   shown = {panel: series for panel, series in shown.items() if series}
   if not shown:
@@ -49,11 +52,11 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[str]) -> None:
   """Draws each series; training and validation of one metric share a colour."""
-  metrics = sorted({name.removeprefix('validation_') for name in series})
-  for name in sorted(series, key=lambda name: (name.removeprefix('validation_'), name)):
+  metrics = sorted({name.removeprefix(_EVALUATED) for name in series})
+  for name in sorted(series, key=lambda name: (name.removeprefix(_EVALUATED), name)):
     steps, values = _points(rows, name)
-    validation = name.startswith('validation_')
-    colour = f'C{metrics.index(name.removeprefix("validation_")) % 10}'
+    validation = name.startswith(_EVALUATED)
+    colour = f'C{metrics.index(name.removeprefix(_EVALUATED)) % 10}'
     label = name.replace('_', ' ') if validation else f'training {name.replace("_", " ")}'
     style = {'marker': 'o', 'ms': 4, 'lw': 2} if validation else {'lw': 1, 'alpha': 0.55}
     if len(steps) == 1:
@@ -62,12 +65,12 @@ def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[
   axes.set_xlabel('step')
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
-  axes.legend(frameon=False, fontsize='small')
+  _plain(axes.legend(frameon=False, fontsize='small').get_texts())
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
   """Returns the steps and finite values at which the column `name` has one."""
-  found = [(row['step'], row[name]) for row in rows if row.get(name) is not None and name != 'step']
+  found = [(row['step'], row[name]) for row in rows if row.get(name) is not None]
   found = [(step, value) for step, value in found if math.isfinite(value)]
   return [step for step, _ in found], [value for _, value in found]
 
@@ -75,7 +78,7 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], li
 def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: str) -> bytes:
   """Returns a confusion matrix as a PNG: colour is the share of the true class's videos.
 
-  Class names stand on the axes up to `NAMED_CLASSES`, class ids beyond.
+  Class names stand on the axes up to `_NAMED_CLASSES`, class ids beyond.
   """
   classes = len(matrix)
   share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -83,13 +86,13 @@ def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: 
   figure = Figure(figsize=(side + 1.0, side), layout='constrained')
   axes = figure.subplots()
   # With many classes single confusions are faint specks; the root keeps them visible.
-  norm = PowerNorm(0.5 if classes > NAMED_CLASSES else 1.0, vmin=0, vmax=1)
+  norm = PowerNorm(0.5 if classes > _NAMED_CLASSES else 1.0, vmin=0, vmax=1)
   image = axes.imshow(share, cmap='Blues', norm=norm, interpolation='nearest')
   figure.colorbar(image, ax=axes, label='share of the true class', shrink=0.8)
   axes.set_xlabel('predicted')
   axes.set_ylabel('true')
   axes.set_title(title, parse_math=False)
-  if classes <= NAMED_CLASSES:
+  if classes <= _NAMED_CLASSES:
     short = [n if len(n) <= _LONGEST_NAME else n[: _LONGEST_NAME - 1] + '…' for n in names]
     axes.set_xticks(range(classes), short, rotation=45, ha='right', rotation_mode='anchor')
     axes.set_yticks(range(classes), short)
@@ -103,7 +106,7 @@ def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: 
 
 
 def _plain(labels: Sequence[Text]) -> None:
-  """Keeps matplotlib from reading `$...$` in a class name as a formula, which may not parse."""
+  """Keeps matplotlib from reading `$...$` in a user's name as a formula, which may not parse."""
   for label in labels:
     label.set_parse_math(False)
 
