@@ -14,8 +14,8 @@ Attention = Literal[
 class Range:
   """Closed interval that a number in `Annotated[..., Range(low, high)]` must lie in."""
 
-  low: float
-  high: float = math.inf
+  low: int | float
+  high: int | float = math.inf
 
   def __str__(self) -> str:
     return f'at least {self.low}' if self.high == math.inf else f'from {self.low} to {self.high}'
@@ -122,8 +122,7 @@ class Train:
 class Checkpoint:
   """What stays on disk."""
 
-  keep: Count = 2  # newest steps kept
-  best_metric: str = 'top1'  # of the scheduled evaluation, higher is better; NaN ranks worst
+  keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
 
 
 @dataclasses.dataclass(frozen=True)

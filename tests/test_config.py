@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `parse` accepts and refuses: types, choices, lengths, ranges, combinations, devices."""
+
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from vivit_jax.config import SIZES, Attention, Clip, Config, Model
+from vivit_jax.config_parse import check_devices, check_model, nearest, parse, to_dict
+from vivit_jax.errors import ConfigError
+
+
+def message_of(call, *args):
+  """Returns the message of the ConfigError that a call must raise; one line, as a user sees it."""
+  with pytest.raises(ConfigError) as info:
+    call(*args)
+  message = str(info.value)
+  assert len(message.splitlines()) == 1
+  return message
+
+
+def test_every_default_is_valid_and_survives_parsing():
+  assert parse({}) == Config()
+  assert parse(to_dict(Config())) == Config()
+
+
+def test_json_round_trip_keeps_every_setting():
+  tree = {
+    'seed': 3,
+    'task': {'heads': ['verb', 'noun'], 'classes': [8, 10], 'joint': 'action'},
+    'model': {'attention': 'factorised_dot_product', 'pooling': 'mean', 'patch': [4, 16, 32]},
+    'data': {'root': '/videos', 'moving_digits': {'seed': 5}},
+    'train': {'steps': 7, 'learning_rate': 1},
+  }
+  config = parse(json.loads(json.dumps(tree)))
+  assert config.task.heads == ('verb', 'noun')
+  assert config.model.patch == (4, 16, 32)
+  assert config.data.moving_digits.seed == 5
+  assert config.data.moving_digits.test_videos == Config().data.moving_digits.test_videos
+  assert parse(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_whole_numbers_are_good_floats():
+  rate = parse({'train': {'learning_rate': 1}}).train.learning_rate
+  assert rate == 1.0
+  assert type(rate) is float
+
+
+@pytest.mark.parametrize(
+  'tree, message',
+  [
+    # Names.
+    ({'modle': {}}, "config.modle does not exist; did you mean 'model'?"),
+    ({'train': {'stesp': 1}}, "config.train.stesp does not exist; did you mean 'steps'?"),
+    (
+      {'data': {'moving_digits': {'train_video': 1}}},
+      "config.data.moving_digits.train_video does not exist; did you mean 'train_videos'?",
+    ),
+    (
+      {'mesh': {'pipeline': 1}},
+      'config.mesh.pipeline does not exist; choose from ' + repr('data'),
+    ),
+    ({'clip': 3}, 'config.clip=3 is not a section; set one of frames, stride, height, width in it'),
+    # Types.
+    (
+      {'train': {'batch_size': '64'}},
+      "config.train.batch_size='64' has the wrong type: str, need int",
+    ),
+    ({'seed': True}, 'config.seed=True has the wrong type: bool, need int'),
+    ({'clip': {'frames': 32.0}}, 'config.clip.frames=32.0 has the wrong type: float, need int'),
+    ({'model': {'scan': 1}}, 'config.model.scan=1 has the wrong type: int, need bool'),
+    ({'data': {'root': 3}}, 'config.data.root=3 has the wrong type: int, need str'),
+    ({'train': {'steps': 1.5}}, 'config.train.steps=1.5 has the wrong type: float, need int'),
+    ({'model': {'patch': 16}}, 'config.model.patch=16 has the wrong type: int, need a tuple'),
+    (
+      {'model': {'patch': (2, '16', 16)}},
+      "config.model.patch[1]='16' has the wrong type: str, need int",
+    ),
+    ({'task': {'heads': 'verb'}}, "config.task.heads='verb' has the wrong type: str, need a tuple"),
+    ({'seed': None}, 'config.seed=None has the wrong type: NoneType, need int'),
+    # Choices.
+    (
+      {'train': {'optimizer': 'sdg'}},
+      "config.train.optimizer='sdg' is not a choice; did you mean 'sgd'?",
+    ),
+    (
+      {'model': {'attention': 'factorized_encoder'}},
+      "config.model.attention='factorized_encoder' is not a choice; did you mean "
+      "'factorised_encoder'?",
+    ),
+    (
+      {'model': {'pooling': 'gap'}},
+      "config.model.pooling='gap' is not a choice; choose from 'cls', 'mean'",
+    ),
+    (
+      {'model': {'scan': False, 'remat': None}},
+      "config.model.remat=None is not a choice; did you mean 'none'?",
+    ),
+    # Lengths.
+    ({'model': {'patch': (2, 16)}}, 'config.model.patch=(2, 16) has 2 values, need 3'),
+    (
+      {'data': {'scale_jitter': (0.9, 1.0, 1.33)}},
+      'config.data.scale_jitter=(0.9, 1.0, 1.33) has 3 values, need 2',
+    ),
+    # Ranges.
+    (
+      {'train': {'batch_size': 0}},
+      'config.train.batch_size=0 is out of range: it must be at least 1',
+    ),
+    (
+      {'model': {'dropout': 1.5}},
+      'config.model.dropout=1.5 is out of range: it must be from 0.0 to 1.0',
+    ),
+    ({'seed': -1}, 'config.seed=-1 is out of range: it must be at least 0'),
+    ({'train': {'steps': 0}}, 'config.train.steps=0 is out of range: it must be at least 1'),
+    (
+      {'train': {'learning_rate': float('nan')}},
+      'config.train.learning_rate=nan is out of range: it must be at least 0.0',
+    ),
+    (
+      {'train': {'epochs': float('inf')}},
+      'config.train.epochs=inf is out of range: it must be at least 0.0',
+    ),
+    (
+      {'model': {'patch': (2, 0, 16)}},
+      'config.model.patch[1]=0 is out of range: it must be at least 1',
+    ),
+    (
+      {'task': {'classes': (0,)}},
+      'config.task.classes[0]=0 is out of range: it must be at least 1',
+    ),
+    # Combinations.
+    (
+      {'task': {'heads': ('verb', 'noun')}},
+      "config.task.heads=('verb', 'noun') and config.task.classes=(400,) differ in length: give "
+      'one class count per head',
+    ),
+    (
+      {'task': {'heads': (), 'classes': ()}},
+      'config.task.heads=() and config.task.classes=() differ in length: give one class count per '
+      'head',
+    ),
+    (
+      {'task': {'heads': ('verb', 'verb'), 'classes': (8, 8)}},
+      "config.task.heads=('verb', 'verb') has a name twice",
+    ),
+    (
+      {'task': {'kind': 'multi_label', 'heads': ('a', 'b'), 'classes': (8, 8)}},
+      "config.task.heads=('a', 'b'): a multi_label task has exactly one head",
+    ),
+    (
+      {'task': {'joint': 'action'}},
+      "config.task.joint='action' needs at least two heads, but heads=('label',)",
+    ),
+    (
+      {'data': {'scale_jitter': (1.3, 0.9)}},
+      'config.data.scale_jitter=(1.3, 0.9) must be (low, high), 0 < low',
+    ),
+    (
+      {'train': {'epochs': 0, 'warmup_epochs': 0}},
+      'config.train.epochs=0.0 trains nothing: give epochs > 0 or config.train.steps',
+    ),
+    (
+      {'train': {'epochs': 2}},
+      'config.train.warmup_epochs=2.5 is longer than config.train.epochs=2.0',
+    ),
+    ({'mesh': {'data': 0}}, 'config.mesh.data=0 leaves no device; use -1 for all of them'),
+  ],
+)
+def test_refused_settings(tree, message):
+  assert message_of(parse, tree) == message
+
+
+@pytest.mark.parametrize(
+  'model, clip, message',
+  [
+    (
+      {'attention': 'factorised_self_attention'},
+      {},
+      "config.model.pooling='cls' is not defined for config.model.attention="
+      "'factorised_self_attention', whose tokens stay on a grid; use 'mean'",
+    ),
+    (
+      {'attention': 'factorised_dot_product'},
+      {},
+      "config.model.pooling='cls' is not defined for config.model.attention="
+      "'factorised_dot_product', whose tokens stay on a grid; use 'mean'",
+    ),
+    ({'heads': 7}, {}, 'config.model.width=768 is not divisible by config.model.heads=7'),
+    (
+      {'attention': 'factorised_dot_product', 'pooling': 'mean', 'heads': 3},
+      {},
+      'config.model.heads=3 must be even for factorised_dot_product: half of the heads look along '
+      'time, half along space',
+    ),
+    (
+      {},
+      {'width': 230},
+      'config.clip.height x width=224x230 is not divisible by config.model.patch=(2, 16, 16) '
+      '(t, h, w)',
+    ),
+    (
+      {'patch': (2, 32, 16)},
+      {'height': 240},
+      'config.clip.height x width=240x224 is not divisible by config.model.patch=(2, 32, 16) '
+      '(t, h, w)',
+    ),
+    (
+      {},
+      {'frames': 31},
+      'config.clip.frames=31 is not divisible by the tubelet length t=2 of '
+      'config.model.patch=(2, 16, 16)',
+    ),
+    (
+      {'tokenizer': 'uniform_frame_sampling', 'sampled_frames': 8},
+      {},
+      'config.model.patch=(2, 16, 16): uniform_frame_sampling needs t = 1',
+    ),
+    (
+      {'tokenizer': 'uniform_frame_sampling', 'patch': (1, 16, 16)},
+      {},
+      'config.model.sampled_frames=None must be from 1 to config.clip.frames=32 for '
+      'uniform_frame_sampling',
+    ),
+    (
+      {'tokenizer': 'uniform_frame_sampling', 'patch': (1, 16, 16), 'sampled_frames': 33},
+      {},
+      'config.model.sampled_frames=33 must be from 1 to config.clip.frames=32 for '
+      'uniform_frame_sampling',
+    ),
+    (
+      {'sampled_frames': 8},
+      {},
+      "config.model.sampled_frames=8 is only for config.model.tokenizer='uniform_frame_sampling'",
+    ),
+  ],
+)
+def test_models_that_cannot_exist(model, clip, message):
+  assert message_of(parse, {'model': model, 'clip': clip}) == message
+  assert message_of(check_model, Model(**model), Clip(**clip)) == message
+
+
+@pytest.mark.parametrize('attention', typing.get_args(Attention))
+@pytest.mark.parametrize('size', SIZES)
+def test_every_size_with_every_attention_that_has_enough_heads(size, attention):
+  pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
+  model = {'attention': attention, 'pooling': pooling, **dataclasses.asdict(SIZES[size])}
+  if attention == 'factorised_dot_product' and size == 'Ti':
+    assert 'config.model.heads=3 must be even' in message_of(parse, {'model': model})
+  else:
+    assert parse({'model': model}).model.layers == SIZES[size].layers
+
+
+@pytest.mark.parametrize(
+  'tree, devices, data',
+  [({}, 8, 8), ({}, 1, 1), ({'mesh': {'data': 4}}, 4, 4)],
+)
+def test_data_axis(tree, devices, data):
+  assert check_devices(parse(tree), devices) == data
+
+
+@pytest.mark.parametrize(
+  'tree, message',
+  [
+    (
+      {'train': {'batch_size': 12}},
+      'config.train.batch_size=12 is not divisible by the data axis of 8 devices',
+    ),
+    (
+      {'evaluate': {'batch_size': 6}},
+      'config.evaluate.batch_size=6 is not divisible by the data axis of 8 devices',
+    ),
+    ({'mesh': {'data': 4}}, 'config.mesh.data=4 does not cover the 8 devices; use -1'),
+  ],
+)
+def test_batches_that_the_devices_do_not_divide(tree, message):
+  assert message_of(check_devices, parse(tree), 8) == message
+
+
+def test_nearest_names_one_or_lists_all():
+  assert nearest('cool', ['pool', 'cls']) == "; did you mean 'pool'?"
+  assert nearest('xyzzy', ['pool', 'cls']) == "; choose from 'pool', 'cls'"
+
+
+def test_config_is_frozen():
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    Config().seed = 1
