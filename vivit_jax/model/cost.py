@@ -28,7 +28,7 @@ class Cost:
   parameters: int
   gflops: float
   matmul_gflops: float
-  parts: dict[str, dict[str, float]]
+  parts: dict[str, dict[str, int | float]]
 
 
 def model_cost(model: ViViT, clip: Clip) -> Cost:

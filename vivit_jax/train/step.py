@@ -52,7 +52,7 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics = {
     'loss': loss,
-    'gradient_norm': optax.global_norm(gradients),
+    'gradient_norm': optax.tree.norm(gradients),
     **losses.accuracy(task, logits, targets),
   }
   return TrainState(state.step + 1, params, opt_state), metrics
