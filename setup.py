@@ -42,7 +42,7 @@ setup(
     'test': ['beartype>=0.20', 'chex>=0.1.90', 'mypy>=1.15', 'pytest>=8.3', 'pytest-xdist>=3.6',
              'ruff>=0.11'],
   },
-  entry_points={'console_scripts': ['vivit=vivit_jax.cli:main']},
+  entry_points={'console_scripts': ['vivit=vivit_jax.cli:entry']},
   classifiers=[
     'Programming Language :: Python :: 3.11',
     'Programming Language :: Python :: 3.12',

@@ -123,6 +123,8 @@ def check(config: Config) -> None:
     raise ConfigError(
       f'config.task.joint={task.joint!r} needs at least two heads, but heads={task.heads}'
     )
+  if task.joint in task.heads:
+    raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
   low, high = data.scale_jitter
   if not 0 < low <= high:
     raise ConfigError(f'config.data.scale_jitter={data.scale_jitter} must be (low, high), 0 < low')

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a model: one view while it trains, the full protocol and the report at the end."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.config import Config, Evaluate, Task
+from vivit_jax.config_parse import to_dict
+from vivit_jax.data.dataset import open_split
+from vivit_jax.data.failures import Failures
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pipeline import evaluation_batches, read_view
+from vivit_jax.errors import ConfigError
+from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
+from vivit_jax.evaluate.report import ShownMistake, write_report
+from vivit_jax.evaluate.views import Predictions, collect
+from vivit_jax.model.vivit import build
+from vivit_jax.sharding import make_mesh, replicated
+from vivit_jax.train.log import read_metrics
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import abstract_state
+from vivit_jax.train.step import compile_forward
+from vivit_jax.train.workdir import read_config
+
+Forward = Callable[[Any, np.ndarray], np.ndarray]
+SHOWN_MISTAKES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+  """Outcome of a scheduled evaluation; `score` decides which parameters are the best."""
+
+  metrics: dict[str, float]
+  score: float
+
+
+def validate(config: Config, data: Manifest, forward: Forward, params: Any) -> Validation:
+  """Evaluates one central view of each video."""
+  protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
+  results = compute(predict(config, data, forward, params, protocol), config.task, protocol)
+  names = [headline(config.task), *(['top5'] if config.task.kind == 'single_label' else [])]
+  metrics = {name: results[name] for name in names}
+  if len(config.task.heads) > 1:
+    metrics |= {f'top1_{head}': results['tasks'][head]['top1'] for head in config.task.heads}
+  return Validation(metrics, metrics[names[0]])
+
+
+def headline(task: Task) -> str:
+  """Returns the metric that says most about a task in one number."""
+  return 'mAP' if task.kind == 'multi_label' else 'top1'
+
+
+def predict(
+  config: Config,
+  data: Manifest,
+  forward: Forward,
+  params: Any,
+  protocol: Evaluate,
+  failures: Failures | None = None,
+  progress: bool = False,
+) -> Predictions:
+  """Returns the model's summed logits for every video of a manifest."""
+  batches = evaluation_batches(
+    data,
+    config,
+    temporal_views=protocol.temporal_views,
+    spatial_views=protocol.spatial_views,
+    batch_size=protocol.batch_size,
+  )
+  return collect(
+    lambda video: forward(params, video),
+    batches,
+    config.task,
+    videos=len(data.videos),
+    on_failure=None if failures is None else lambda *failure: failures.add([failure]),
+    progress=progress,
+  )
+
+
+def load_params(workdir: Path, step: str) -> tuple[Config, Any, int]:
+  """Returns configuration, parameters and step of a run.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last' or a number.
+
+  Raises:
+    ConfigError: where `step` is none of these.
+    CheckpointError: where there is no such checkpoint.
+  """
+  config = read_config(workdir)
+  if step not in ('best', 'last') and not step.isdigit():
+    raise ConfigError(f"--step={step} is not 'best', 'last' or a number")
+  # Only the optimiser's shapes matter here, which its schedule's length does not change.
+  optimizer = make_optimizer(config.train, config.train.steps or 1)
+  whole = replicated(make_mesh(config))
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+    abstract_state(config, build(config), optimizer),
+  )
+  with Checkpoints(workdir) as checkpoints:
+    if step == 'best':
+      number = None
+    else:
+      number = int(step) if step != 'last' else (checkpoints.steps or [None])[-1]
+    params, number = checkpoints.restore_params(number, abstract)
+  return config, params, number
+
+
+def parse_views(text: str) -> tuple[int, int]:
+  """Returns temporal and spatial views from `TxS`."""
+  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+  if match is None:
+    raise ConfigError(f'--views={text} is not TxS, temporal x spatial views, e.g. 4x3')
+  return int(match[1]), int(match[2])
+
+
+def evaluate_run(
+  workdir: Path, *, step: str = 'best', split: str = 'test', views: tuple[int, int] | None = None
+) -> dict[str, Any]:
+  """Evaluates a run with several views per video and writes the report into its workdir.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last' or the number of a kept step.
+    split: of the data.
+    views: temporal and spatial; those of the run's configuration if None.
+
+  Returns:
+    The results (see `evaluate.metrics.compute`).
+  """
+  config, params, number = load_params(workdir, step)
+  protocol = config.evaluate
+  if views is not None:
+    protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
+  mesh, data = make_mesh(config), open_split(config, split)
+  failures = Failures(data, config.data.max_bad_share, workdir)
+  forward = compile_forward(build(config), mesh)
+  predictions = predict(
+    config, data, forward, params, protocol, failures, progress=sys.stderr.isatty()
+  )
+  results = {
+    **compute(predictions, config.task, protocol),
+    'step': number,
+    'split': data.split,
+    'data': data.fingerprint,
+  }
+  mistakes = most_confident_mistakes(predictions, config.task, data.class_names, SHOWN_MISTAKES)
+  page = write_report(
+    workdir,
+    results,
+    title=workdir.resolve().name,
+    predictions=predictions,
+    task=config.task,
+    class_names=data.class_names,
+    curves=read_metrics(workdir),
+    mistakes=[
+      ShownMistake(m, data.videos[m.video].path, read_view(data.videos[m.video], config))
+      for m in mistakes
+    ],
+    config=to_dict(config),
+  )
+  name = headline(config.task)
+  print(
+    f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
+    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {number}; report: {page}'
+  )
+  return results

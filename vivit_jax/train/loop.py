@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train loop: the one place that knows data, model, step, checkpoints and evaluation."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.config import Config
+from vivit_jax.data.dataset import open_split
+from vivit_jax.data.failures import Failures
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pipeline import train_batches
+from vivit_jax.errors import ConfigError
+from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
+from vivit_jax.train.evaluation import evaluate_run, load_params, validate
+from vivit_jax.train.log import RunLog
+from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
+from vivit_jax.train.state import TrainState, abstract_state, init_state
+from vivit_jax.train.step import compile_forward, compile_step
+from vivit_jax.train.stop import Stopped, StopRequest
+from vivit_jax.train.workdir import claim
+
+
+def train(config: Config, workdir: Path) -> dict[str, Any]:
+  """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
+
+  Args:
+    config: the experiment; must be that of the run in `workdir`, if there is one.
+    workdir: receives config.json, checkpoints/, best/, metrics.jsonl, tensorboard/, skipped.csv,
+      report.json, report.html and pictures.
+
+  Returns:
+    The results of the final evaluation (see `evaluate.metrics.compute`).
+
+  Raises:
+    Stopped: after SIGINT or SIGTERM, once the state is on disk.
+    ConfigError, DataError, CheckpointError: for what the user can mend.
+  """
+  mesh = make_mesh(config)
+  data = open_split(config, 'train')
+  claim(workdir, config, data.fingerprint)
+  model = build(config)
+  steps = total_steps(config, len(data.videos))
+  optimizer = make_optimizer(config.train, steps)
+  with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+    state = _start(config, model, optimizer, mesh, checkpoints)
+    run = _Run(config, workdir, mesh, model, optimizer, checkpoints, stop, data, steps)
+    run.steps_from(state)
+  return evaluate_run(workdir)
+
+
+def _start(
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  checkpoints: Checkpoints,
+) -> TrainState:
+  """Returns the newest state in the workdir, else a fresh one, on its given weights if any."""
+  whole = replicated(mesh)
+  if checkpoints.steps:
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+      abstract_state(config, model, optimizer),
+    )
+    return checkpoints.restore(checkpoints.steps[-1], abstract)
+  state = init_state(config, model, optimizer)
+  if config.init.checkpoint is not None:
+    source = Path(config.init.checkpoint)
+    params = load_params(source, 'best')[1]
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, state.params):
+      raise ConfigError(f'config.init.checkpoint={source} holds the weights of another model')
+    state = dataclasses.replace(state, params=params)
+  return jax.device_put(state, whole)
+
+
+@dataclasses.dataclass
+class _Run:
+  """What stays the same over the steps of a run."""
+
+  config: Config
+  workdir: Path
+  mesh: Mesh
+  model: ViViT
+  optimizer: optax.GradientTransformation
+  checkpoints: Checkpoints
+  stop: StopRequest
+  data: Manifest
+  steps: int
+
+  def steps_from(self, state: TrainState) -> None:
+    """Runs the steps that are left, with evaluations and checkpoints as scheduled."""
+    train, start = self.config.train, int(state.step)
+    if start >= self.steps:
+      return
+    validation = open_split(self.config, 'validation')
+    step = compile_step(self.config, self.model, self.optimizer, self.mesh)
+    forward = compile_forward(self.model, self.mesh)
+    rate = learning_rate(train, self.steps)
+    pending: list[dict[str, jax.Array]] = []
+    with (
+      RunLog(
+        self.workdir, start=start, steps=self.steps, clips_per_step=train.batch_size
+      ) as log,
+      contextlib.closing(self._batches(start)) as batches,
+    ):
+      for done, batch in enumerate(batches, start + 1):
+        state, metrics = step(state, batch)
+        pending.append(metrics)
+        log.advance()
+        if done == start + 1:
+          jax.block_until_ready(state)
+          log.restart_clock(done)  # leaves compilation out of the speed
+        last = done == self.steps
+        if done % train.log_every == 0 or last:
+          log.train(done, {**_mean(pending), 'learning_rate': float(rate(done - 1))})
+          pending.clear()
+        if done % train.evaluate_every == 0 or last:
+          results = validate(self.config, validation, forward, state.params)
+          log.validation(done, results.metrics)
+          self.checkpoints.save_best(done, state.params, results.score)
+          log.restart_clock(done)
+        stopped = self.stop.received
+        if done % train.checkpoint_every == 0 or last or stopped:
+          self.checkpoints.save(done, state, {'data': self.data.fingerprint})
+        if stopped and not last:
+          raise Stopped(done, stopped)
+
+  def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
+    """Yields batches on the devices, from the one that follows step `start`."""
+    failures = Failures(self.data, self.config.data.max_bad_share, self.workdir)
+    rows = host_rows(self.mesh, self.config.train.batch_size)
+    for batch in train_batches(
+      self.data, self.config, start_step=start, stop_step=self.steps, rows=rows
+    ):
+      failures.add(batch['failures'])
+      yield put_batch(self.mesh, {name: batch[name] for name in ('video', 'label')})
+
+
+def _mean(rows: list[dict[str, jax.Array]]) -> dict[str, float]:
+  fetched = jax.device_get(rows)
+  return {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
