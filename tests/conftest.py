@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight virtual CPU devices for every test, and the arrays and trees that many tests start from."""
+"""Eight virtual CPU devices for every test, and random arrays and parameters to start from."""
 
 import os
 
@@ -15,6 +15,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 ).strip()
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,12 +27,14 @@ def rng():
 
 
 @pytest.fixture
-def perturbed(rng):
-  """A function that moves every leaf of a tree at random, so that zeros and ones show as well."""
+def random_params(rng):
+  """A function that fills a tree of shapes at random: no zeros and ones that would hide a part."""
 
-  def perturb(tree, scale=0.1):
-    leaves, structure = jax.tree.flatten(tree)
-    moved = [leaf + scale * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(structure, moved)
+  def fill(shapes, scale=0.2):
+    def leaf(path, shape):
+      centre = 1.0 if path[-1].key == 'scale' else 0.0
+      return jnp.asarray(centre + scale * rng.normal(size=shape.shape), shape.dtype)
 
-  return perturb
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+  return fill
