@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+from vivit_jax import errors
+
 SAFE_CONVERSION = (
   'Unpickling runs code from the file, so it is refused. Where you trust it, convert it once, '
   'elsewhere, with PyTorch: python -c "import torch, safetensors.torch as s; '
@@ -11,8 +13,8 @@ SAFE_CONVERSION = (
 )
 
 
-class CheckpointError(Exception):
-  """A checkpoint that cannot be used; its message is one line naming file and reason.
+class CheckpointError(errors.CheckpointError):
+  """A checkpoint file that cannot be used; its message is one line naming file and reason.
 
   Attributes:
     path: the file or folder.

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each program calls the parameters of a vision transformer, in our names: tables only."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """How an array's layout changes on the way in, and back where we write that format.
+
+  Attributes:
+    forward: (array, heads) -> as many arrays as the rule has names of ours.
+    backward: (array) -> their array; None where we never write it.
+  """
+
+  forward: Callable[[np.ndarray, int], Arrays]
+  backward: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+# Shapes: D width, O output width, h heads, d width of a head; PyTorch stores [out, in].
+TRANSFORMS: Mapping[str, Transform] = {
+  'same': Transform(lambda a, _: (a,), lambda a: a),
+  '[O,D] -> [D,O]': Transform(lambda a, _: (a.transpose(1, 0),), lambda a: a.transpose(1, 0)),
+  '[hd,D] -> [D,h,d]': Transform(
+    lambda a, h: (a.transpose(1, 0).reshape(a.shape[1], h, -1),),
+    lambda a: a.reshape(a.shape[0], -1).transpose(1, 0),
+  ),
+  '[hd] -> [h,d]': Transform(lambda a, h: (a.reshape(h, -1),), lambda a: a.reshape(-1)),
+  '[D,hd] -> [h,d,D]': Transform(
+    lambda a, h: (a.transpose(1, 0).reshape(h, -1, a.shape[0]),),
+    lambda a: a.reshape(-1, a.shape[-1]).transpose(1, 0),
+  ),
+  '[3hd,D] -> 3 [D,h,d]': Transform(
+    lambda a, h: tuple(p.transpose(1, 0).reshape(a.shape[1], h, -1) for p in np.split(a, 3))
+  ),
+  '[3hd] -> 3 [h,d]': Transform(lambda a, h: tuple(p.reshape(h, -1) for p in np.split(a, 3))),
+  '[D,c,t,h,w] -> [t,h,w,c,D]': Transform(
+    lambda a, _: (a.transpose(2, 3, 4, 1, 0),), lambda a: a.transpose(4, 3, 0, 1, 2)
+  ),
+  '[D,c,h,w] -> [1,h,w,c,D]': Transform(lambda a, _: (a.transpose(2, 3, 1, 0)[None],)),
+  # Scenic's 2D patches (images, uniform frame sampling) are tubelets of one frame.
+  '[h,w,c,D] -> [1,h,w,c,D]': Transform(lambda a, _: (a if a.ndim == 5 else a[None],)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """One parameter; `{i}` stands for the layer's number on both sides."""
+
+  theirs: str
+  ours: tuple[str, ...]
+  transform: str = 'same'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """All parameters of a format.
+
+  Attributes:
+    name: of the format, as messages say it.
+    rules: the first one for a name of ours is the one we write.
+    refused: shell-style pattern of their name -> why such a model is not one of ours.
+    headless: likewise, but refused only where the classifier is wanted.
+    unused: likewise, of what does not change the outputs and is left out.
+  """
+
+  name: str
+  rules: tuple[Rule, ...]
+  refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  headless: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _pair(theirs: str, ours: str, leaves: Mapping[str, str], transform: str = 'same') -> list[Rule]:
+  return [
+    Rule(f'{theirs}{a}', (f'{ours}/{b}',), transform if b == 'kernel' else 'same')
+    for a, b in leaves.items()
+  ]
+
+
+_FLAX_DENSE = {'/kernel': 'kernel', '/bias': 'bias'}
+_FLAX_NORM = {'/scale': 'scale', '/bias': 'bias'}
+_TORCH_DENSE = {'.weight': 'kernel', '.bias': 'bias'}
+_TORCH_NORM = {'.weight': 'scale', '.bias': 'bias'}
+
+
+def _flax_stage(theirs: str, ours: str, layers: Mapping[str, str]) -> Iterator[Rule]:
+  """Rules of one transformer; `layers` maps a layer's name in a block to ours."""
+  yield Rule(f'{theirs}/posembed_input/pos_embedding', (f'{ours}/position',))
+  yield from _pair(f'{theirs}/encoder_norm', f'{ours}/norm', _FLAX_NORM)
+  for name, our in layers.items():
+    block, our_block = f'{theirs}/encoderblock_{{i}}/{name}', f'{ours}/block_{{i}}/{our}'
+    if 'norm' in our:
+      yield from _pair(block, our_block, _FLAX_NORM)
+    elif our == 'mlp':
+      yield from _pair(f'{block}/Dense_0', f'{our_block}/hidden', _FLAX_DENSE)
+      yield from _pair(f'{block}/Dense_1', f'{our_block}/out', _FLAX_DENSE)
+    else:
+      for part in ('query', 'key', 'value', 'out'):
+        yield from _pair(f'{block}/{part}', f'{our_block}/{part}', _FLAX_DENSE)
+
+
+_SCENIC_BLOCK = {
+  'LayerNorm_0': 'attention_norm',
+  'MultiHeadDotProductAttention_0': 'attention',
+  'LayerNorm_1': 'mlp_norm',
+  'MlpBlock_0': 'mlp',
+}
+_SCENIC_FACTORISED_BLOCK = {
+  'LayerNorm_space': 'attention_norm_space',
+  'MultiHeadDotProductAttention_space': 'attention_space',
+  'LayerNorm_time': 'attention_norm_time',
+  'MultiHeadDotProductAttention_time': 'attention_time',
+  'LayerNorm_mlp': 'mlp_norm',
+  'MlpBlock': 'mlp',
+}
+_AUGREG_BLOCK = {  # submodules were numbered in one sequence when these files were written
+  'LayerNorm_0': 'attention_norm',
+  'MultiHeadDotProductAttention_1': 'attention',
+  'LayerNorm_2': 'mlp_norm',
+  'MlpBlock_3': 'mlp',
+}
+_PRE_LOGITS = 'a tanh layer between pooling and head (representation_size) that ours lack'
+_FLAX_EMBEDDING = (
+  Rule('embedding/kernel', ('tokenizer/kernel',), '[h,w,c,D] -> [1,h,w,c,D]'),
+  Rule('embedding/bias', ('tokenizer/bias',)),
+)
+
+SCENIC = Table(
+  'Scenic',
+  (
+    *_FLAX_EMBEDDING,
+    *_pair('output_projection', 'head', _FLAX_DENSE),
+    Rule('cls', ('spacetime/cls',)),
+    Rule('cls_SpatialTransformer', ('spatial/cls',)),
+    Rule('cls_TemporalTransformer', ('temporal/cls',)),
+    *_flax_stage('Transformer', 'spacetime', _SCENIC_BLOCK | _SCENIC_FACTORISED_BLOCK),
+    *_flax_stage('SpatialTransformer', 'spatial', _SCENIC_BLOCK),
+    *_flax_stage('TemporalTransformer', 'temporal', _SCENIC_BLOCK),
+  ),
+  headless={'pre_logits/*': _PRE_LOGITS},
+)
+
+AUGREG = Table(
+  'AugReg image ViT',
+  (
+    *_FLAX_EMBEDDING,
+    *_pair('head', 'head', _FLAX_DENSE),
+    Rule('cls', ('spacetime/cls',)),
+    *_flax_stage('Transformer', 'spacetime', _AUGREG_BLOCK),
+  ),
+  refused={'MAPHead_0/*': 'attention pooling that ours lack', 'ResNet*': 'a hybrid with a ResNet'},
+  headless={'pre_logits/*': _PRE_LOGITS},
+)
+
+_HUGGINGFACE_BLOCK = {
+  'query': 'attention.attention.query',
+  'key': 'attention.attention.key',
+  'value': 'attention.attention.value',
+  'out': 'attention.output.dense',
+  'attention_norm': 'layernorm_before',
+  'mlp/hidden': 'intermediate.dense',
+  'mlp/out': 'output.dense',
+  'mlp_norm': 'layernorm_after',
+}
+_HUGGINGFACE_5_BLOCK = _HUGGINGFACE_BLOCK | {  # module names since transformers 5, if saved as such
+  'query': 'attention.q_proj',
+  'key': 'attention.k_proj',
+  'value': 'attention.v_proj',
+  'out': 'attention.o_proj',
+  'mlp/hidden': 'mlp.fc1',
+  'mlp/out': 'mlp.fc2',
+}
+_TIMM_BLOCK = {
+  'qkv': 'attn.qkv',
+  'out': 'attn.proj',
+  'attention_norm': 'norm1',
+  'mlp/hidden': 'mlp.fc1',
+  'mlp/out': 'mlp.fc2',
+  'mlp_norm': 'norm2',
+}
+
+
+def _torch_block(theirs: str, names: Mapping[str, str]) -> Iterator[Rule]:
+  ours = 'spacetime/block_{i}'
+  for name, their in names.items():
+    weight, bias = f'{theirs}.{their}.weight', f'{theirs}.{their}.bias'
+    attention = f'{ours}/attention/{name}'
+    if name == 'qkv':
+      parts = [f'{ours}/attention/{part}' for part in ('query', 'key', 'value')]
+      yield Rule(weight, tuple(f'{part}/kernel' for part in parts), '[3hd,D] -> 3 [D,h,d]')
+      yield Rule(bias, tuple(f'{part}/bias' for part in parts), '[3hd] -> 3 [h,d]')
+    elif name in ('query', 'key', 'value'):
+      yield Rule(weight, (f'{attention}/kernel',), '[hd,D] -> [D,h,d]')
+      yield Rule(bias, (f'{attention}/bias',), '[hd] -> [h,d]')
+    elif name == 'out':
+      yield Rule(weight, (f'{attention}/kernel',), '[D,hd] -> [h,d,D]')
+      yield Rule(bias, (f'{attention}/bias',))
+    elif 'norm' in name:
+      yield from _pair(f'{theirs}.{their}', f'{ours}/{name}', _TORCH_NORM)
+    else:
+      yield from _pair(f'{theirs}.{their}', f'{ours}/{name}', _TORCH_DENSE, '[O,D] -> [D,O]')
+
+
+def _huggingface(name: str, prefix: str, kernel: str) -> Table:
+  embeddings = f'{prefix}.embeddings'
+  return Table(
+    name,
+    (
+      *_pair(f'{embeddings}.patch_embeddings.projection', 'tokenizer', _TORCH_DENSE, kernel),
+      Rule(f'{embeddings}.cls_token', ('spacetime/cls',)),
+      Rule(f'{embeddings}.position_embeddings', ('spacetime/position',)),
+      *_torch_block(f'{prefix}.encoder.layer.{{i}}', _HUGGINGFACE_BLOCK),
+      *_torch_block(f'{prefix}.layers.{{i}}', _HUGGINGFACE_5_BLOCK),
+      *_pair(f'{prefix}.layernorm', 'spacetime/norm', _TORCH_NORM),
+      *_pair('classifier', 'head', _TORCH_DENSE, '[O,D] -> [D,O]'),
+    ),
+    refused={
+      '*distillation*': 'a distillation token, a second token that ours lack',
+      '*mask_token': 'a masked image model',
+    },
+    unused={f'{prefix}.pooler.*': 'the classifier reads the token itself, not the pooler'},
+  )
+
+
+HUGGINGFACE_VIVIT = _huggingface('Hugging Face ViViT', 'vivit', '[D,c,t,h,w] -> [t,h,w,c,D]')
+HUGGINGFACE_VIT = _huggingface('Hugging Face ViT', 'vit', '[D,c,h,w] -> [1,h,w,c,D]')
+
+# Layer scale (x + gamma * f(x)) has a name of ours only until it is folded into f's last layer.
+LAYER_SCALE = 'layer_scale'
+_ATTENTION_SCALE = (f'spacetime/block_{{i}}/attention/out/{LAYER_SCALE}',)
+_MLP_SCALE = (f'spacetime/block_{{i}}/mlp/out/{LAYER_SCALE}',)
+TIMM = Table(
+  'timm image ViT',
+  (
+    *_pair('patch_embed.proj', 'tokenizer', _TORCH_DENSE, '[D,c,h,w] -> [1,h,w,c,D]'),
+    Rule('cls_token', ('spacetime/cls',)),
+    Rule('pos_embed', ('spacetime/position',)),
+    *_torch_block('blocks.{i}', _TIMM_BLOCK),
+    Rule('blocks.{i}.ls1.gamma', _ATTENTION_SCALE),
+    Rule('blocks.{i}.ls2.gamma', _MLP_SCALE),
+    Rule('blocks.{i}.gamma_1', _ATTENTION_SCALE),
+    Rule('blocks.{i}.gamma_2', _MLP_SCALE),
+    *_pair('norm', 'spacetime/norm', _TORCH_NORM),
+    *_pair('head', 'head', _TORCH_DENSE, '[O,D] -> [D,O]'),
+  ),
+  refused={
+    'dist_token': 'a distillation token, a second token that ours lack',
+    'head_dist.*': 'a distillation head, a second classifier that ours lack',
+    'reg_token': 'register tokens that ours lack',
+    'norm_pre.*': 'a norm before the blocks that ours lack',
+    'fc_norm.*': 'a norm after pooling (ours is before it)',
+    'attn_pool.*': 'attention pooling that ours lack',
+    'patch_embed.norm.*': 'a norm of the patches that ours lack',
+    'blocks.*.attn.[qk]_norm.*': 'norms of queries and keys that ours lack',
+    'blocks.*.attn.[qkv]_bias': "BEiT's attention, which has relative positions that ours lack",
+    'blocks.*.attn.rel*': 'relative positions that ours lack',
+    'blocks.*.mlp.w*': 'a gated MLP (SwiGLU) that ours lack',
+  },
+)

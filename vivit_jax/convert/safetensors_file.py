@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own export: one safetensors file with model, clip, task, preprocessing and labels inside."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from vivit_jax.config_parse import parse
+from vivit_jax.convert.entries import Checkpoint
+from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.convert.read_safetensors import parse_json
+from vivit_jax.convert.source import Hints, Preprocessing, Source, check_source
+from vivit_jax.errors import ConfigError
+
+KEY = 'vivit_jax'  # of the metadata; its value is JSON
+VERSION = 1
+
+
+def is_ours(checkpoint: Checkpoint) -> bool:
+  """Whether the file is such an export."""
+  return KEY in checkpoint.metadata
+
+
+def write(source: Source, path: str | Path) -> None:
+  """Writes a checked source, any model; readers never see half a file.
+
+  Args:
+    source: what `load` returns again, bitwise, but for `path` and `unused`.
+    path: of the file; replaced if it exists.
+
+  Raises:
+    CheckpointError: where the parameters do not fit the model.
+  """
+  path = Path(path)
+  check_source(source)
+  about = {
+    'version': VERSION,
+    'format': source.format,
+    'kind': source.kind,
+    'model': dataclasses.asdict(source.model),
+    'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
+    'task': dataclasses.asdict(source.task) if source.task else None,
+    'labels': source.labels,
+    'preprocessing': dataclasses.asdict(source.preprocessing),
+  }
+  tensors = {name: np.ascontiguousarray(array) for name, array in source.params.items()}
+  temporary = path.with_name(path.name + '.partial')
+  safetensors.numpy.save_file(tensors, temporary, {KEY: json.dumps(about)})
+  os.replace(temporary, path)
+
+
+def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+  """Returns an export of ours; the file tells everything, so hints may only agree.
+
+  Raises:
+    CheckpointError: where file, metadata and hints contradict each other.
+  """
+  path = checkpoint.path
+  about = parse_json(checkpoint.metadata[KEY].encode(), path)
+  if about.get('version') != VERSION:
+    raise CheckpointError(
+      path, f'has version {about.get("version")!r}, this program reads {VERSION}'
+    )
+  task = about.get('task')
+  try:
+    config = parse({'model': about['model'], 'clip': about['clip'], 'task': task or {}})
+    labels = _labels(about['labels'])
+    preprocessing = _preprocessing(about['preprocessing'])
+    kind, name = about['kind'], about['format']
+  except (ConfigError, KeyError, TypeError, ValueError) as error:
+    raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
+  if kind not in ('image', 'video') or not isinstance(name, str):
+    raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
+  names, unused = list(checkpoint.entries), {}
+  if not hints.head:
+    unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}
+    names, task, labels = [n for n in names if n not in unused], None, None
+  clip = config.clip
+  source = Source(
+    path, name, kind, checkpoint.load(names), config.model, clip.frames, clip.height, clip.width,
+    config.task if task else None, labels, preprocessing, unused,
+  )  # fmt: skip
+  _check_hints(source, hints)
+  return check_source(source)
+
+
+def _check_hints(source: Source, hints: Hints) -> None:
+  for name in ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer'):
+    said, held = getattr(hints, name), getattr(source.model, name)
+    if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
+      raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+  for name in ('frames', 'height', 'width'):
+    said, held = getattr(hints, name), getattr(source, name)
+    if said is not None and said != held:
+      raise CheckpointError(
+        source.path,
+        f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
+        'from it',
+      )
+
+
+def _labels(value: Any) -> tuple[str, ...] | None:
+  if value is None:
+    return None
+  if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+    raise ValueError('labels must be strings')
+  return tuple(value)
+
+
+def _preprocessing(value: Any) -> Preprocessing:
+  fields = dict(value)
+  for name in ('low', 'high'):
+    if fields[name] is not None:
+      low, middle, high = map(float, fields[name])
+      fields[name] = (low, middle, high)
+  for name in ('stride', 'short_side'):
+    if fields[name] is not None and type(fields[name]) is not int:
+      raise ValueError(f'{name} is {fields[name]!r}')
+  if fields['channels'] not in ('rgb', 'bgr'):
+    raise ValueError(f'channels is {fields["channels"]!r}')
+  return Preprocessing(**fields)
