@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video model's first weights from an image model or another video model (paper section 3.4)."""
+
+import dataclasses
+import math
+import re
+from typing import Literal
+
+import numpy as np
+
+from vivit_jax.config import Model
+from vivit_jax.convert.entries import Flat
+from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.convert.layout import Grid, check_shapes, shapes, tokens
+from vivit_jax.convert.load_table import Fate, Row
+from vivit_jax.convert.rename import nearest
+from vivit_jax.convert.resize import Method, resize_positions
+from vivit_jax.convert.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Where programs differ; the defaults are ours, SCENIC's are Scenic's.
+
+  Attributes:
+    positions: how they are resized, see resize.resize_positions.
+    temporal_attention: of factorised_self_attention from a model without one. `zero_projection` is
+      the paper's: it adds nothing at first (only its output projection is zero, since an attention
+      that is zero throughout never learns). `copied` repeats the spatial attention.
+    spatial_cls: of factorised_encoder from an image model: `taken`, or `fresh` as in Scenic, which
+      keeps it under another name and so never finds it.
+    head: `auto` takes the head of a video model with as many classes, and never that of an image
+      model, whose classes are others even where their number is the same.
+  """
+
+  positions: Method = 'linear'
+  temporal_attention: Literal['zero_projection', 'copied'] = 'zero_projection'
+  spatial_cls: Literal['taken', 'fresh'] = 'taken'
+  head: Literal['auto', 'taken', 'fresh'] = 'auto'
+
+
+SCENIC = Options('scenic', temporal_attention='copied', spatial_cls='fresh', head='fresh')
+
+
+def initialise(
+  fresh: Flat,
+  model: Model,
+  grid: Grid,
+  source: Source,
+  options: Options | None = None,
+) -> tuple[Flat, list[Row]]:
+  """Returns a model's parameters with all that a source can give, and what became of each.
+
+  Tubelet kernels come from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
+  t // 2), `inflation` (equation 8, divided by t); `random` keeps the fresh kernel.
+
+  Args:
+    fresh: the model's own initial parameters, complete.
+    model: the target's architecture.
+    grid: its tokens along time, height and width.
+    source: an image model, or a video model of the same attention (a spatio_temporal one may also
+      start the two other models whose tokens stay in one transformer).
+    options: where programs differ.
+
+  Raises:
+    CheckpointError: where width, depth, heads or patches differ, naming both sides.
+  """
+  options = options or Options()
+  classes = fresh['head/bias'].size if 'head/bias' in fresh else 0
+  check_shapes(source.path, fresh, shapes(model, grid, classes))
+  _check_models(source, model)
+  merge = _Merge(fresh, model, grid, source, options)
+  for name in fresh:
+    merge.parameter(name)
+  return merge.params, merge.rows + merge.left_over()
+
+
+def _check_models(source: Source, model: Model) -> None:
+  theirs = source.model
+  pairs = {
+    'width': (theirs.width, model.width),
+    'layers': (theirs.layers, model.layers),
+    'heads': (theirs.heads, model.heads),
+    'mlp_dim': (theirs.mlp_dim, model.mlp_dim),
+    'patch height and width': (theirs.patch[1:], model.patch[1:]),
+  }
+  if theirs.attention == 'factorised_encoder' and theirs.temporal_layers and model.temporal_layers:
+    pairs['temporal_layers'] = (theirs.temporal_layers, model.temporal_layers)
+  for what, (held, wanted) in pairs.items():
+    if held != wanted:
+      raise CheckpointError(source.path, f'has {what} {held}, the model to initialise {wanted}')
+  mixed = {theirs.attention, model.attention} > {'factorised_encoder'}
+  if source.kind == 'video' and mixed:
+    raise CheckpointError(
+      source.path,
+      f'is {theirs.attention}, which cannot start a {model.attention}: one of them has two '
+      'transformers; start from an image model',
+    )
+
+
+class _Merge:
+  """One initialisation under way: parameters so far, and the rows of the load table."""
+
+  def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Options):
+    self.model, self.source, self.options = model, source, options
+    self.params = dict(fresh)
+    self.rows: list[Row] = []
+    self.used: set[str] = set()
+    self.tokens = tokens(model, grid)
+    self.source_tokens = tokens(source.model, source.grid)
+    # The stage of the source that a stage of ours comes from.
+    main = 'spatial' if 'spatial' in self.source_tokens else 'spacetime'
+    self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal'}
+
+  def parameter(self, name: str) -> None:
+    """Finds one parameter's origin, and takes or changes it."""
+    stage, _, rest = name.partition('/')
+    if stage == 'tokenizer':
+      self.kernel(name) if rest == 'kernel' else self.take(name, name)
+    elif stage == 'head':
+      self.head(name)
+    elif rest == 'position':
+      self.position(stage)
+    elif rest == 'cls' and stage == 'spatial' and self._cls_dropped():
+      self.keep(name, "Scenic's option drops the image's cls")
+    else:
+      self.layer(name, f'{self.stage[stage]}/{rest}')
+
+  def layer(self, name: str, origin: str) -> None:
+    """Cls, norms and blocks; an attention along space or time may come from a plain one."""
+    params, copied = self.source.params, self.options.temporal_attention == 'copied'
+    if origin in params:
+      return self.take(name, origin)
+    plain = re.sub('_(space|time)/', '/', origin)
+    if plain == origin or plain not in params:
+      return self.keep(name, 'the source has none')
+    if '_space/' in name or (copied and '/attention_time/' in name):
+      return self.take(name, plain)
+    if '/attention_time/out/' in name and not copied:
+      return self.put('fresh', name, np.zeros_like(self.params[name]), None, 'zero projection')
+    return self.keep(name, 'the source has no temporal attention')
+
+  def kernel(self, name: str) -> None:
+    held, shape = self.source.params[name], self.params[name].shape
+    t, kind = shape[0], self.model.tubelet_init
+    if held.shape == shape:
+      return self.take(name, name)
+    if held.shape[0] != 1:
+      raise CheckpointError(
+        self.source.path,
+        f'{name} has shape {held.shape}, the model to initialise {shape}: only 2D patches can be '
+        'made longer',
+      )
+    if kind == 'random':
+      return self.keep(name, 'tubelet_init is random')
+    kernel = np.zeros(shape, np.float32)
+    if kind == 'inflation':
+      kernel[:] = held / t
+    else:
+      kernel[t // 2] = held[0]
+    return self.put('resized', name, kernel, name, kind)
+
+  def position(self, stage: str) -> None:
+    """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
+    name, from_stage = f'{stage}/position', self.stage[stage]
+    origin = f'{from_stage}/position'
+    if origin not in self.source.params:
+      return self.keep(name, 'the source has none')
+    held, shape = self.source.params[origin][0], self.params[name].shape
+    cls = held.shape[0] - math.prod(self.source_tokens[from_stage])
+    wanted_cls = shape[1] - math.prod(self.tokens[stage])
+    source, target = self.source_tokens[from_stage], self.tokens[stage]
+    if len(source) > len(target):  # an image's (1, H, W) for a stage over (H, W)
+      source = source[1:]
+    grid = resize_positions(held[cls:], source, target, self.options.positions)
+    first = held[:1] if cls else self.params[name][0, :1]
+    position = np.concatenate([first, grid])[None] if wanted_cls else grid[None]
+    if held.shape == position.shape[1:] and cls == wanted_cls and source == target:
+      return self.take(name, origin)
+    note = f'{"x".join(map(str, source))} -> {"x".join(map(str, target))} tokens'
+    if cls != wanted_cls:
+      note += ", cls's position " + ('fresh' if wanted_cls else 'dropped')
+    return self.put('resized', name, position, origin, note)
+
+  def head(self, name: str) -> None:
+    choice, held = self.options.head, self.source.params.get(name)
+    same = held is not None and held.shape == self.params[name].shape
+    if choice == 'taken' and not same:
+      shape = None if held is None else held.shape
+      raise CheckpointError(
+        self.source.path,
+        f'{name} has shape {shape}, the model to initialise {self.params[name].shape}',
+      )
+    if choice == 'fresh' or not same or (choice == 'auto' and self.source.kind == 'image'):
+      own = 'of images' if self.source.kind == 'image' else f'for {self.source.classes} classes'
+      return self.keep(
+        name, f"the source's is {own}" if held is not None else 'the source has none'
+      )
+    return self.take(name, name)
+
+  def take(self, name: str, origin: str) -> None:
+    held = self.source.params.get(origin)
+    if held is None:
+      return self.keep(name, 'the source has none')
+    if held.shape != self.params[name].shape:
+      raise CheckpointError(
+        self.source.path,
+        f'{origin} has shape {held.shape}, {name} of the model to initialise '
+        f'{self.params[name].shape}',
+      )
+    return self.put('taken', name, held, origin)
+
+  def keep(self, name: str, note: str) -> None:
+    self.rows.append(Row('fresh', name, None, self.params[name].shape, note=note))
+
+  def put(
+    self, fate: Fate, name: str, array: np.ndarray, origin: str | None, note: str = ''
+  ) -> None:
+    shape = None
+    if origin is not None:
+      self.used.add(origin)
+      shape = self.source.params[origin].shape
+    self.params[name] = array
+    self.rows.append(Row(fate, name, origin, array.shape, shape, note))
+
+  def left_over(self) -> list[Row]:
+    """Returns a row for each parameter of the source that nothing took."""
+    return [
+      Row('left over', name, nearest(name, self.params), array.shape, array.shape)
+      for name, array in self.source.params.items()
+      if name not in self.used
+    ]
+
+  def _cls_dropped(self) -> bool:
+    return self.options.spatial_cls == 'fresh' and self.source.kind == 'image'
