@@ -30,6 +30,7 @@ def get_config(variant: str = 'factorised_encoder'):
   config.model.update({'layers': 4, 'width': 96, 'mlp_dim': 192, 'heads': 4})
   config.model.temporal_layers = 2
   config.model.patch = (2, 8, 8)
+  config.model.tubelet_init = 'random'  # from scratch: sees motion from the first step
   config.model.pooling = 'mean' if grid else 'cls'
 
   config.clip.update({'frames': 8, 'stride': 2, 'height': 40, 'width': 40})

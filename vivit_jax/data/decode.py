@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Shaped, UInt8
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
@@ -56,6 +57,8 @@ class VideoReader:
     """
     self._path = path
     self._container: Any = None
+    # One for all frames: setting a conversion up costs more than converting a small frame.
+    self._reformatter = VideoReformatter()
     try:
       self._open()
       self._times, self._keys = self._demux()
@@ -174,7 +177,7 @@ class VideoReader:
         if index is not None:
           if frame.is_corrupt:
             raise DecodeError(self._path, f'frame {index} is damaged')
-          found[index] = transform(frame.to_ndarray(format='rgb24'))
+          found[index] = transform(self._reformatter.reformat(frame, format='rgb24').to_ndarray())
         if not pending or (frame.pts is not None and frame.pts > max(pending)):
           break
       if not pending:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from vivit_jax.config import MovingDigits
 
-VERSION = 1  # of what is drawn and written; part of the cache key
+VERSION = 2  # of what is drawn and written; part of the cache key
 VERBS = {  # name: (which phase moves, in which direction)
   'left': ('x', -1),
   'right': ('x', 1),
@@ -116,12 +116,16 @@ def draw(sample: Sample) -> UInt8[np.ndarray, 'f h w 3']:
 def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
   """Returns a digit [32, 32, 4]: RGB in [0, 255] times opacity, and opacity in [0, 1].
 
-  Its colour runs from yellow at the top to blue at the bottom, so that a 0 shows how it is turned.
+  The digit is white on a disc that runs from red at its top to blue at its bottom, so that a 0
+  shows how it is turned.
   """
   small = (_source()[0][image] / 16).astype(np.float32)
-  opacity = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
+  stroke = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
   ramp = np.linspace(0, 1, 32, dtype=np.float32)[:, None, None]
-  colour = (1 - ramp) * np.float32([255, 225, 60]) + ramp * np.float32([80, 130, 255])
+  disc_colour = (1 - ramp) * np.float32([225, 60, 40]) + ramp * np.float32([40, 90, 225])
+  colour = stroke * 255 + (1 - stroke) * disc_colour
+  radius = np.hypot(*np.mgrid[-15.5:16, -15.5:16]).astype(np.float32)[..., None]
+  opacity = np.maximum(stroke, (16 - radius).clip(0, 1))
   return np.concatenate([colour * opacity, opacity], axis=-1)
 
 
