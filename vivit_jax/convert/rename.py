@@ -41,7 +41,7 @@ def plan(
       hint = '; to initialise a video model from it, leave the head out (head=False)'
       raise CheckpointError(
         path,
-        f'{table.name}: {name!r} is {reason}'
+        f'{table.name}: {name!r} shows {reason}'
         + (hint if _first(table.headless, name) is not None else ''),
       )
     left_out = _first(table.unused, name) or _first(table.headless, name)

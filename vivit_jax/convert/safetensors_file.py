@@ -76,6 +76,8 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
     raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
     raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
+  if hints.head and task is None:
+    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:
     unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}

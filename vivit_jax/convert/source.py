@@ -152,6 +152,8 @@ def build(
   Raises:
     CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
   """
+  if hints.head and 'head/kernel' not in params:
+    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
   given = dataclasses.asdict(hints)
   given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in SAID}
   if given['tokenizer'] == 'image':
