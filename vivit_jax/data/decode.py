@@ -68,7 +68,7 @@ class VideoReader:
     except DecodeError:
       self.close()
       raise
-    unit = float(self._stream.time_base)
+    unit = float(self._stream.time_base or 0)  # a stream with timestamps has one
     seconds = [(t - self._times[0]) * unit for t in self._times]
     low = 0 if start is None else bisect_left(seconds, start)
     high = len(seconds) if end is None else bisect_left(seconds, end)

@@ -10,13 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
+from vivit_jax.errors import DataError
 
 SPLITS = ('train', 'validation', 'test')
 SEPARATOR = '|'  # between the class names of one multi_label cell
-
-
-class DataError(Exception):
-  """Data that cannot be used; one line naming file, line, value and remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +34,7 @@ class Manifest:
   videos: tuple[Video, ...]
   class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids
   fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
+  multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
 
 
 def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
@@ -66,7 +64,7 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
     raise DataError(f'{file} lists no videos: give one row per video below the header')
   parts = [content, *(f'{head}\n' + '\n'.join(names) for head, names in class_names.items())]
   digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
-  return Manifest(split, videos, class_names, digest[:16])
+  return Manifest(split, videos, class_names, digest[:16], task.kind == 'multi_label')
 
 
 def _read_text(file: Path) -> str:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos that could not be read: named, counted, listed in a file, and too many of them refused."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.errors import DataError
+
+FILE = 'skipped.csv'
+
+
+class Failures:
+  """Collects failures and writes each video's first to `folder/skipped.csv` as it comes.
+
+  A file that an earlier run left there is continued: it lists each path once.
+
+  Attributes:
+    count: failures seen, several of one video counted each time.
+    reasons: by path, what was wrong with it first; in the order seen.
+  """
+
+  def __init__(self, manifest: Manifest, max_bad_share: float, folder: Path):
+    """Takes the videos that the failures are a share of, and the largest share to accept."""
+    self._split = manifest.split
+    self._videos = len(manifest.videos)
+    self._max_bad_share = max_bad_share
+    self._file = folder / FILE
+    self._listed = self._read()
+    self.count = 0
+    self.reasons: dict[str, str] = {}
+
+  def add(self, failures: Iterable[tuple[str, str]]) -> None:
+    """Adds (path, reason) pairs.
+
+    Raises:
+      DataError: more than the accepted share of the videos cannot be read.
+    """
+    for path, reason in failures:
+      self.count += 1
+      if path not in self.reasons:
+        self.reasons[path] = reason
+        self._list(path, reason)
+    bad = len(self.reasons)
+    if bad > self._max_bad_share * self._videos:
+      path, reason = next(iter(self.reasons.items()))
+      raise DataError(
+        f'{bad} of the {self._videos} videos in {self._split}.csv cannot be read, more than '
+        f'config.data.max_bad_share={self._max_bad_share}; the first is {path}: {reason}; '
+        f'all are in {self._file}'
+      )
+
+  def _read(self) -> set[str]:
+    if not self._file.exists():
+      return set()
+    with self._file.open(newline='', encoding='utf-8') as handle:
+      return {row[0] for row in csv.reader(handle) if row}
+
+  def _list(self, path: str, reason: str) -> None:
+    if path in self._listed:
+      return
+    self._listed.add(path)
+    new = not self._file.exists()
+    with self._file.open('a', newline='', encoding='utf-8') as handle:
+      writer = csv.writer(handle, lineterminator='\n')
+      writer.writerows([*([('path', 'reason')] if new else []), (path, reason)])
