@@ -17,7 +17,8 @@ from vivit_jax.config_parse import to_dict
 from vivit_jax.data.dataset import open_split
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.pipeline import evaluation_batches, read_view
+from vivit_jax.data.pipeline import evaluation_batches
+from vivit_jax.data.records import read_view
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
 from vivit_jax.evaluate.report import ShownMistake, write_report
