@@ -127,6 +127,8 @@ class VideoReader:
       raise DecodeError(self._path, 'it has no video stream')
     self._stream = container.streams.video[0]
     context = self._stream.codec_context
+    if context is None:
+      raise DecodeError(self._path, 'its video codec is unknown')
     # As an option of open() the bound would be ignored. Videos are decoded side by side, so
     # threads within one only add latency and memory.
     context.options = {'max_pixels': str(MAX_PIXELS)}
@@ -173,17 +175,16 @@ class VideoReader:
     for target in [*targets, min(self._times[0], 0)]:
       self._container.seek(target, stream=self._stream)
       for frame in self._container.decode(self._stream):
-        index = pending.pop(frame.pts, None)
-        if index is not None:
-          if frame.is_corrupt:
-            raise DecodeError(self._path, f'frame {index} is damaged')
-          found[index] = transform(self._reformatter.reformat(frame, format='rgb24').to_ndarray())
+        # A frame damaged by a seek into the middle of a group gets its second chance.
+        if frame.pts in pending and not frame.is_corrupt:
+          found[pending.pop(frame.pts)] = transform(frame.to_ndarray(format='rgb24'))
         if not pending or (frame.pts is not None and frame.pts > max(pending)):
           break
       if not pending:
         return
-    missing = sorted(pending.values())
-    raise DecodeError(self._path, f'{len(missing)} frames cannot be decoded, first {missing[0]}')
+    raise DecodeError(
+      self._path, f'{len(pending)} frames missing or damaged, first {min(pending.values())}'
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests: what they say reaches the videos, and every mistake in them is one line."""
+
+import dataclasses
+
+import pytest
+
+from vivit_jax.config import Task
+from vivit_jax.data.manifest import Video, read_manifest
+from vivit_jax.errors import DataError
+
+VERB = Task(heads=('verb',), classes=(2,))
+
+
+@pytest.fixture
+def root(tmp_path):
+  (tmp_path / 'classes').mkdir()
+  (tmp_path / 'classes' / 'verb.txt').write_text('open\nclose\n')
+  (tmp_path / 'classes' / 'noun.txt').write_text('door\nbox\nlid\n')
+  return tmp_path
+
+
+def write(root, *lines):
+  (root / 'train.csv').write_text('\n'.join(lines) + '\n')
+
+
+def test_rows_become_videos_with_absolute_paths_times_and_class_ids(root):
+  write(root, 'noun,path,start,end,verb', 'box,a/x.mp4,1.5,3,close', 'door,"y, z.mp4",,,open')
+  manifest = read_manifest(root, 'train', Task(heads=('verb', 'noun'), classes=(2, 3)))
+  assert manifest.videos == (
+    Video(str(root / 'a/x.mp4'), 1.5, 3.0, (1, 1)),
+    Video(str(root / 'y, z.mp4'), None, None, (0, 0)),
+  )
+  assert manifest.class_names == {'verb': ('open', 'close'), 'noun': ('door', 'box', 'lid')}
+
+
+def test_tags_may_be_none_one_or_many(root):
+  write(root, 'path,noun', 'x.mp4,lid|door', 'y.mp4,', 'z.mp4, box ')
+  task = Task(kind='multi_label', heads=('noun',), classes=(3,))
+  manifest = read_manifest(root, 'train', task)
+  assert [v.labels for v in manifest.videos] == [(0, 2), (), (1,)]
+  assert manifest.multi_label
+
+
+def test_fingerprint_changes_with_rows_and_with_class_names_only(root):
+  write(root, 'path,verb', 'x.mp4,open')
+  first = read_manifest(root, 'train', VERB).fingerprint
+  assert read_manifest(str(root), 'train', VERB).fingerprint == first
+  write(root, 'path,verb', 'x.mp4,close')
+  second = read_manifest(root, 'train', VERB).fingerprint
+  (root / 'classes' / 'verb.txt').write_text('close\nopen\n')
+  assert len({first, second, read_manifest(root, 'train', VERB).fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+  'lines, said',
+  [
+    (['path,verb', '/etc/x.mp4,open'], ["'/etc/x.mp4'", 'relative']),
+    (['path,verb', 'a/../../x.mp4,open'], ["'a/../../x.mp4'", 'inside']),
+    (['path,verb', 'http://x/y.mp4,open'], ["'http://x/y.mp4'", 'URL']),
+    (['path,verb', ',open'], ['path']),
+    (['path,verb', 'x.mp4,opne'], ["verb='opne'", "did you mean 'open'"]),
+    (['path,verb', 'x.mp4'], ['1 cells']),
+    (['path,verb', 'x.mp4,open,1'], ['3 cells']),
+    (['path,start,verb', 'x.mp4,soon,open'], ["start='soon'", 'seconds']),
+    (['path,start,verb', 'x.mp4,nan,open'], ["start='nan'", 'seconds']),
+    (['path,start,end,verb', 'x.mp4,3,2,open'], ['end=2.0', 'start=3.0']),
+  ],
+)
+def test_a_bad_row_is_refused_by_file_line_and_value(root, lines, said):
+  write(root, *lines)
+  with pytest.raises(DataError) as error:
+    read_manifest(root, 'train', VERB)
+  message = str(error.value)
+  assert '\n' not in message
+  for part in [f'{root / "train.csv"}:2', *said]:
+    assert part in message
+
+
+@pytest.mark.parametrize(
+  'lines, said',
+  [
+    (['path,vreb', 'x.mp4,open'], ["column 'verb'", "did you mean 'vreb'"]),
+    (['path,verb,verb', 'x.mp4,open,open'], ['twice']),
+    (['path,verb'], ['no videos']),
+    ([''], ['path']),
+    (['path,verb', '"x.mp4,open'], ['CSV']),
+  ],
+)
+def test_a_bad_file_is_refused_by_name(root, lines, said):
+  write(root, *lines)
+  with pytest.raises(DataError) as error:
+    read_manifest(root, 'train', VERB)
+  for part in ['train.csv', *said]:
+    assert part in str(error.value)
+
+
+def test_class_count_must_be_the_expected_and_the_override_is_named(root):
+  write(root, 'path,verb', 'x.mp4,open')
+  task = dataclasses.replace(VERB, classes=(400,))
+  with pytest.raises(
+    DataError, match=r'has 2 classes .* expects 400.*--config.task.classes="\(2,\)"'
+  ):
+    read_manifest(root, 'train', task)
+
+
+@pytest.mark.parametrize('names, said', [('a\na\n', ':2 repeats'), ('a\n\nb\n', ':2 is empty')])
+def test_class_files_have_one_name_a_line(root, names, said):
+  (root / 'classes' / 'verb.txt').write_text(names)
+  with pytest.raises(DataError, match=said):
+    read_manifest(root, 'train', VERB)
+
+
+def test_missing_and_binary_files_are_named(root):
+  with pytest.raises(DataError, match=r'train.csv does not exist'):
+    read_manifest(root, 'train', VERB)
+  (root / 'train.csv').write_bytes(b'path,verb\n\xff\xfe\n')
+  with pytest.raises(DataError, match=r'train.csv is not UTF-8'):
+    read_manifest(root, 'train', VERB)
