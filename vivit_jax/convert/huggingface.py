@@ -172,9 +172,12 @@ def _preprocessing(folder: Path, which: str, hints: Hints) -> Preprocessing:
   scale, shift = config.get('rescale_factor', 1 / 255), 0.0
   if which == 'vivit':
     scale, shift = config.get('rescale_factor', 1 / 127.5), float(bool(config.get('offset', True)))
-  low, high = value_range(
-    beside, scale, shift, config.get('image_mean', [0.5] * 3), config.get('image_std', [0.5] * 3)
-  )
+  if not config.get('do_rescale', True):
+    scale, shift = 1.0, 0.0
+  mean, std = config.get('image_mean', [0.5] * 3), config.get('image_std', [0.5] * 3)
+  if not config.get('do_normalize', True):
+    mean, std = [0.0] * 3, [1.0] * 3
+  low, high = value_range(beside, scale, shift, mean, std)
   return Preprocessing(low, high, short_side=short)
 
 
