@@ -41,9 +41,9 @@ def get_config(variant: str = 'factorised_encoder'):
   config.train.update(
     {
       'batch_size': 32,
-      'steps': 600,
+      'steps': 800,
       'optimizer': 'adamw',
-      'learning_rate': 1e-3,
+      'learning_rate': 1.5e-3,
       'weight_decay': 0.05,
       'log_every': 20,
       'evaluate_every': 200,
