@@ -15,9 +15,7 @@ from absl import flags
 
 from vivit_jax.config import Config
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.records import EvaluationVideos, Record, TrainingExamples, label, read_view
-
-__all__ = ['Batch', 'evaluation_batches', 'read_view', 'train_batches']
+from vivit_jax.data.records import EvaluationVideos, Record, TrainingExamples, label
 
 Batch = dict[str, Any]  # as in TrainingExamples, a leading axis added; 'failures' is one list
 

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures: each video listed once, all counted, too many refused."""
+
+import pytest
+
+from vivit_jax.data.failures import Failures
+from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.errors import DataError
+
+
+def manifest(videos):
+  rows = tuple(Video(f'/v/{k}.mp4', None, None, (0,)) for k in range(videos))
+  return Manifest('train', rows, {'label': ('a',)}, '0' * 16, False)
+
+
+def test_each_path_is_listed_once_across_runs_and_every_failure_counted(tmp_path):
+  failures = Failures(manifest(10), 0.2, tmp_path)
+  failures.add([])
+  assert not (tmp_path / 'skipped.csv').exists()
+  failures.add([('/v/1.mp4', 'broken, twice'), ('/v/1.mp4', 'gone')])
+  assert (failures.count, failures.reasons) == (2, {'/v/1.mp4': 'broken, twice'})
+  resumed = Failures(manifest(10), 0.2, tmp_path)
+  resumed.add([('/v/1.mp4', 'broken, twice'), ('/v/2.mp4', 'gone')])
+  text = 'path,reason\n/v/1.mp4,"broken, twice"\n/v/2.mp4,gone\n'
+  assert (tmp_path / 'skipped.csv').read_text() == text
+
+
+def test_more_than_the_accepted_share_stops_with_the_first_reason(tmp_path):
+  failures = Failures(manifest(10), 0.2, tmp_path)
+  failures.add([('/v/1.mp4', 'broken'), ('/v/2.mp4', 'gone')])
+  with pytest.raises(
+    DataError, match=r'3 of the 10 .*max_bad_share=0.2; the first is /v/1.mp4: bro'
+  ):
+    failures.add([('/v/3.mp4', 'gone')])
+  assert (tmp_path / 'skipped.csv').read_text().endswith('/v/3.mp4,gone\n')
