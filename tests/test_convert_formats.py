@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.load import load_source
-from vivit_jax.convert.source import Hints, Preprocessing, to_unit_range
+from vivit_jax.convert.source import Hints, Preprocessing
+from vivit_jax.convert.value_range import to_unit_range
 from vivit_jax.model.vivit import ViViT
 
 REFERENCE = Path(__file__).parent / 'reference'
@@ -287,10 +288,7 @@ def test_other_float_types(dtype, tmp_path):
     (REFERENCE / 'scenic/factorised_encoder_cls.msgpack').read_bytes()
   )
   flat = flatten_dict(tree['optimizer']['target'], sep='/')
-  typed = {
-    name: np.asarray(array).astype(jnp.dtype(dtype))
-    for name, array in flat.items()
-  }
+  typed = {name: np.asarray(array).astype(jnp.dtype(dtype)) for name, array in flat.items()}
   path = tmp_path / 'x.msgpack'
   path.write_bytes(serialization.msgpack_serialize({'params': unflatten_dict(typed, sep='/')}))
   source = load_source(path)

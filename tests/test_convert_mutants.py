@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged files of every format: CheckpointError or a complete model, soon and in little memory."""
 
+import json
 import shutil
 import time
 import tracemalloc
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from vivit_jax.convert import safetensors_file
+from vivit_jax.convert import huggingface, safetensors_file
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import shapes
 from vivit_jax.convert.load import load_source
+from vivit_jax.convert.read import open_checkpoint
 from vivit_jax.convert.source import Hints
 
 REFERENCE = Path(__file__).parent / 'reference'
@@ -103,3 +106,73 @@ def test_mutants(kind, tmp_path):
   assert 0 < outcomes['loaded'] < MUTANTS
   assert slowest < SECONDS
   assert highest < MEGABYTES
+
+
+WRONG = (None, 'x', '', -1, 0, 3, 0.5, 1e300, 10**30, True, [], [1], [1, 2], {}, {'a': 1}, [[]])
+
+
+def damaged(tree):
+  """Yields the tree with one value after the other replaced by each wrong one, or gone."""
+  for key, value in tree.items():
+    yield {k: v for k, v in tree.items() if k != key}
+    for wrong in WRONG:
+      yield tree | {key: wrong}
+    if isinstance(value, dict):
+      for inner in damaged(value):
+        yield tree | {key: inner}
+
+
+def some(trees):
+  """A fixed choice of the damaged trees; all of them take a minute."""
+  trees = list(trees)
+  return [trees[i] for i in np.random.default_rng(0).permutation(len(trees))[:MUTANTS]]
+
+
+def loads(path, hints=None):
+  """Whether a path loads; anything but success and a CheckpointError fails the test."""
+  try:
+    load_source(path, hints)
+  except CheckpointError as error:
+    assert '\n' not in error.reason  # noqa: PT017
+    return False
+  return True
+
+
+def test_damaged_scenic_side_car(tmp_path):
+  path = shutil.copy(REFERENCE / 'scenic/factorised_self_attention_time_space.msgpack', tmp_path)
+  side_car = Path(path).with_suffix('.json')
+  config = json.loads((REFERENCE / f'scenic/{side_car.name}').read_text())
+  config['dataset_configs'] = {
+    'num_frames': 8, 'stride': 4, 'crop_size': 32, 'min_resize': 40, 'zero_centering': True,
+    'class_splits': [5, 2], 'split_names': ['noun', 'verb'],
+  }  # fmt: skip
+  outcomes = []
+  for tree in some(damaged(config)):
+    side_car.write_text(json.dumps(tree))
+    outcomes.append(loads(path))
+  assert 0 < sum(outcomes) < len(outcomes)
+
+
+def test_damaged_huggingface_config(tmp_path):
+  source = load_source(REFERENCE / 'huggingface/vivit')
+  huggingface.write(source, tmp_path)
+  outcomes = []
+  for name in ('config.json', 'preprocessor_config.json'):
+    intact = (tmp_path / name).read_text()
+    for tree in some(damaged(json.loads(intact))):
+      (tmp_path / name).write_text(json.dumps(tree))
+      outcomes.append(loads(tmp_path, Hints(value_range='processor')))
+    (tmp_path / name).write_text(intact)
+  assert 0 < sum(outcomes) < len(outcomes)
+
+
+def test_damaged_metadata_of_our_export(tmp_path):
+  source = load_source(REFERENCE / 'huggingface/vivit')
+  safetensors_file.write(source, tmp_path / 'x')
+  checkpoint = open_checkpoint(tmp_path / 'x')
+  tensors = checkpoint.load(checkpoint.entries)
+  outcomes = []
+  for tree in some(damaged(json.loads(checkpoint.metadata[safetensors_file.KEY]))):
+    save_file(tensors, tmp_path / 'x', {safetensors_file.KEY: json.dumps(tree)})
+    outcomes.append(loads(tmp_path / 'x'))
+  assert 0 < sum(outcomes) < len(outcomes)

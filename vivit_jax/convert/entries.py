@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -131,13 +130,15 @@ def _read(entry: Entry, name: str) -> np.ndarray:
     if entry.member:
       with zipfile.ZipFile(entry.file) as archive, archive.open(entry.member) as stream:
         _skip(stream.read, entry.pieces[0][0])
-        filled = _fill(raw, stream)
+        filled = _fill(raw, stream.read)
+        if stream.read(1):  # and only now has the checksum been compared
+          raise ValueError('the member is longer than its header says')
     else:
       filled = 0
       with entry.file.open('rb') as stream:
         for offset, count in entry.pieces:
           stream.seek(offset)
-          filled += _fill(raw[filled : filled + count], stream)
+          filled += _fill(raw[filled : filled + count], stream.read)
   except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
     raise CheckpointError(entry.file, f'{name!r} cannot be read: {error}') from None
   if filled != entry.nbytes:
@@ -145,16 +146,15 @@ def _read(entry: Entry, name: str) -> np.ndarray:
   return raw
 
 
-def _fill(target: np.ndarray, stream: BinaryIO | zipfile.ZipExtFile) -> int:
+def _fill(target: np.ndarray, read: Callable[[int], bytes]) -> int:
+  """Reads into `target` until it is full or the file ends; returns how many bytes came."""
   filled = 0
   while filled < len(target):
-    piece = stream.read(min(PIECE, len(target) - filled))
+    piece = read(min(PIECE, len(target) - filled))
     if not piece:
       break
     target[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
     filled += len(piece)
-  if isinstance(stream, zipfile.ZipExtFile) and stream.read(1):
-    raise ValueError('the member is longer than its header says')  # and its checksum unchecked
   return filled
 
 

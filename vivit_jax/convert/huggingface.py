@@ -10,11 +10,13 @@ from typing import Any, Literal
 import safetensors.numpy
 
 from vivit_jax.convert import rename
+from vivit_jax.convert.build import build
 from vivit_jax.convert.entries import Checkpoint
 from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.convert.huggingface_processor import processor_config, read_processor
 from vivit_jax.convert.read import read_json
 from vivit_jax.convert.rules import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
-from vivit_jax.convert.source import Hints, Preprocessing, Source, build, value_range
+from vivit_jax.convert.source import Hints, Source
 
 # transformers.activations: three names of the tanh approximation, and the exact GELU.
 _GELU = {'gelu': 'exact', 'gelu_fast': 'tanh', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
@@ -77,7 +79,7 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
     hints,
     image=which == 'vit',
     labels=_labels(config) if hints.head else None,
-    preprocessing=_preprocessing(path.parent, which, hints),
+    preprocessing=read_processor(path.parent, which, hints),
     unused=unused,
   )
 
@@ -114,7 +116,7 @@ def write(source: Source, folder: str | Path) -> None:
       )
   folder.mkdir(parents=True, exist_ok=True)
   _write_json(folder / 'config.json', _config(source))
-  if (processor := _processor(source)) is not None:
+  if (processor := processor_config(source)) is not None:
     _write_json(folder / 'preprocessor_config.json', processor)
   tensors = rename.invert(source.params, HUGGINGFACE_VIVIT)
   temporary = folder / 'model.safetensors.partial'
@@ -152,35 +154,6 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
   return tuple(name for name in names if name is not None)
 
 
-def _preprocessing(folder: Path, which: str, hints: Hints) -> Preprocessing:
-  """Returns the values that 0 and 255 become.
-
-  For ViViT they are [-1, 1] unless the caller wants what the processor feeds; for the image ViT
-  what the processor feeds, and unknown without its config.
-  """
-  beside = folder / 'preprocessor_config.json'
-  config = read_json(beside) if beside.is_file() else None
-  size = (config or {}).get('size')
-  short = size.get('shortest_edge') if isinstance(size, dict) else None
-  short = short if type(short) is int else None
-  if which == 'vivit' and hints.value_range == 'trained':
-    return Preprocessing(short_side=short)
-  if config is None:
-    if hints.value_range == 'processor':
-      raise CheckpointError(beside, "does not exist, so value_range='processor' is not known")
-    return Preprocessing(None, None)
-  scale, shift = config.get('rescale_factor', 1 / 255), 0.0
-  if which == 'vivit':
-    scale, shift = config.get('rescale_factor', 1 / 127.5), float(bool(config.get('offset', True)))
-  if not config.get('do_rescale', True):
-    scale, shift = 1.0, 0.0
-  mean, std = config.get('image_mean', [0.5] * 3), config.get('image_std', [0.5] * 3)
-  if not config.get('do_normalize', True):
-    mean, std = [0.0] * 3, [1.0] * 3
-  low, high = value_range(beside, scale, shift, mean, std)
-  return Preprocessing(low, high, short_side=short)
-
-
 def _config(source: Source) -> dict[str, Any]:
   model = source.model
   labels = source.labels or [f'LABEL_{i}' for i in range(source.classes)]
@@ -203,31 +176,6 @@ def _config(source: Source) -> dict[str, Any]:
     'id2label': {str(i): label for i, label in enumerate(labels)},
     'label2id': {label: i for i, label in enumerate(labels)},
     'dtype': 'float32',
-  }
-
-
-def _processor(source: Source) -> dict[str, Any] | None:
-  """Returns the config of a processor that feeds the range the weights expect, if it is known.
-
-  Pixels times factor, minus 1, is the range [-1, 1]; another range is its mean and deviation.
-  """
-  low, high = source.preprocessing.low, source.preprocessing.high
-  if low is None or high is None:
-    return None
-  spread = [(a - b) / 2 for a, b in zip(high, low, strict=True)]
-  plain = (low, high) == ((-1.0,) * 3, (1.0,) * 3)
-  return {
-    'image_processor_type': 'VivitImageProcessor',
-    'do_resize': True,
-    'size': {'shortest_edge': source.preprocessing.short_side or min(source.height, source.width)},
-    'do_center_crop': True,
-    'crop_size': {'height': source.height, 'width': source.width},
-    'do_rescale': True,
-    'rescale_factor': 1 / 127.5,
-    'offset': True,
-    'do_normalize': not plain,
-    'image_mean': [-(b / s) - 1 for b, s in zip(low, spread, strict=True)],
-    'image_std': [1 / s for s in spread],
   }
 
 

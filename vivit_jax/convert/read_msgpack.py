@@ -173,7 +173,7 @@ def _join_chunks(
     else:
       plain[name] = entry
   for name, chunks in joined.items():
-    shape = []
+    shape: list[int] = []
     while (size := numbers.get(f'{name}/shape/{len(shape)}')) is not None:
       shape.append(size)
     if sorted(chunks) != list(range(len(chunks))) or len({e.dtype for e in chunks.values()}) != 1:

@@ -53,7 +53,7 @@ def scan(path: Path, max_bytes: int) -> dict[str, Entry]:
     CheckpointError: where a member is no plain array, or a bound is passed.
   """
   try:
-    with path.open('rb') as file, zipfile.ZipFile(_Capped(file)) as archive:  # type: ignore[arg-type]
+    with path.open('rb') as file, zipfile.ZipFile(_Capped(file)) as archive:
       members = archive.infolist()
       _check_sizes(path, members, max_bytes)
       return {

@@ -11,8 +11,10 @@ import numpy as np
 import safetensors.numpy
 
 from vivit_jax.config_parse import parse
+from vivit_jax.convert.build import settle
 from vivit_jax.convert.entries import Checkpoint
 from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.convert.layout import facts
 from vivit_jax.convert.read_safetensors import parse_json
 from vivit_jax.convert.source import Hints, Preprocessing, Source, check_source
 from vivit_jax.errors import ConfigError
@@ -82,9 +84,14 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
   if not hints.head:
     unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}
     names, task, labels = [n for n in names if n not in unused], None, None
-  clip = config.clip
+  clip, params = config.clip, checkpoint.load(names)
+  # Before shapes are made from the metadata: it may claim a milliard layers.
+  settle(
+    path,
+    {'the tensors': facts(path, params), 'the metadata': dataclasses.asdict(config.model)},
+  )
   source = Source(
-    path, name, kind, checkpoint.load(names), config.model, clip.frames, clip.height, clip.width,
+    path, name, kind, params, config.model, clip.frames, clip.height, clip.width,
     config.task if task else None, labels, preprocessing, unused,
   )  # fmt: skip
   _check_hints(source, hints)

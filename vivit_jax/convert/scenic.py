@@ -7,11 +7,12 @@ from typing import Any
 
 from vivit_jax.config import Task
 from vivit_jax.convert import rename
+from vivit_jax.convert.build import CHOICES, build, checked_task
 from vivit_jax.convert.entries import Checkpoint, shown
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.read import side_car
 from vivit_jax.convert.rules import SCENIC
-from vivit_jax.convert.source import CHOICES, Hints, Preprocessing, Source, build
+from vivit_jax.convert.source import Hints, Preprocessing, Source
 
 # Where a train state keeps the parameters; the last is a bare tree.
 PREFIXES = ('optimizer/target/params/', 'optimizer/target/', 'params/params/', 'params/', '')
@@ -106,7 +107,7 @@ def _read_config(path: Path, config: Mapping[str, Any] | None) -> dict[str, Any]
   if 'classifier' in model:
     said['pooling'] = _choice(path, 'model.classifier', model, _POOLING)
   if 'kernel_init_method' in encoding:
-    said['tubelet_init'] = _TUBELET.get(encoding['kernel_init_method'])
+    said['tubelet_init'] = _TUBELET.get(str(encoding['kernel_init_method']))
   said['width'] = model.get('hidden_size')
   if said.get('attention') == 'factorised_encoder':
     model = _section(path, model, 'spatial_transformer') or model
@@ -133,10 +134,9 @@ def _task(path: Path, config: Mapping[str, Any] | None) -> Task | None:
   classes, heads = data.get('class_splits'), data.get('split_names')
   if classes is None:
     return None
-  lists = isinstance(classes, list) and isinstance(heads, list) and len(classes) == len(heads)
-  if not lists or not all(type(n) is int and n > 0 for n in classes):
+  if not isinstance(classes, list) or not isinstance(heads, list) or len(classes) != len(heads):
     raise CheckpointError(path, f'its side-car has class_splits={classes!r}, split_names={heads!r}')
-  return Task(heads=tuple(map(str, heads)), classes=tuple(classes))
+  return checked_task(path, {'heads': heads, 'classes': classes})
 
 
 def _section(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

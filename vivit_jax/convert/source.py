@@ -4,29 +4,12 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from vivit_jax.config import Attention, Model, Task
-from vivit_jax.config_parse import parse
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.grid import SIDES, solve
-from vivit_jax.convert.layout import Grid, check_shapes, facts, positions, shapes
-from vivit_jax.errors import ConfigError
-
-# The hints that settle a model or a clip; the others choose what to do with it.
-SAID = ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer', *SIDES)
-# What a message offers where a setting is missing.
-CHOICES = {
-  'attention': "'spatio_temporal' or 'factorised_dot_product' (their tensors are alike)",
-  'order': "'space_time' (the paper's) or 'time_space' (Scenic's default)",
-  'gelu': "'exact' (timm, DeiT, Hugging Face ViT) or 'tanh' (JAX programs)",
-  'norm_epsilon': '1e-6 (timm, DeiT, JAX programs) or 1e-12 (Hugging Face ViT)',
-  'heads': 'a divisor of the width; 3, 6, 12, 16 for widths 192, 384, 768, 1024',
-  'tokenizer': "'image' or 'uniform_frame_sampling' (their tensors are alike)",
-}
+from vivit_jax.convert.layout import Grid, check_shapes, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,69 +105,6 @@ def grid(model: Model, frames: int, height: int, width: int) -> Grid:
   return (model.sampled_frames or frames // t, height // h, width // w)
 
 
-def build(
-  path: Path,
-  format: str,  # noqa: A002 the word of the field
-  params: Flat,
-  said: Mapping[str, Any],
-  hints: Hints,
-  *,
-  image: bool = False,
-  task: Task | None = None,
-  labels: tuple[str, ...] | None = None,
-  preprocessing: Preprocessing | None = None,
-  unused: Mapping[str, str] | None = None,
-) -> Source:
-  """Returns a checked Source from what tensors, side-car and caller tell, refusing contradictions.
-
-  Args:
-    path: for messages.
-    format: likewise.
-    params: under our names.
-    said: what the side-car says, by the names of config.Model, and `clip.frames` and so on.
-    hints: what the caller says.
-    image: whether it is an image model.
-    task: of the head, where the side-car tells; else one softmax over the head's classes.
-    labels: one per class.
-    preprocessing: its stride is overruled by the hints'.
-    unused: what was left out of the file.
-
-  Raises:
-    CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
-  """
-  if hints.head and 'head/kernel' not in params:
-    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
-  given = dataclasses.asdict(hints)
-  given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in SAID}
-  if given['tokenizer'] == 'image':
-    given['tokenizer'] = 'tubelet'
-  witnesses = {'the tensors': facts(path, params), 'the side-car': said, 'the arguments': given}
-  settings = settle(path, witnesses)
-  needed = ['attention', 'gelu', 'norm_epsilon']
-  if settings.get('attention') == 'factorised_self_attention':
-    needed.append('order')
-  missing = [f'{name}: {CHOICES[name]}' for name in needed if name not in settings]
-  if image:
-    settings['clip.frames'] = 1
-  clip, time, unclear = solve(path, settings, positions(path, params))
-  if missing or unclear:
-    raise CheckpointError(
-      path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing + unclear)
-    )
-  if settings.get('tokenizer') == 'uniform_frame_sampling':
-    settings['sampled_frames'] = time
-  model = checked_model(path, settings, clip)
-  task = task or _task(params)
-  preprocessing = preprocessing or Preprocessing()
-  if hints.stride is not None:
-    preprocessing = dataclasses.replace(preprocessing, stride=hints.stride)
-  source = Source(
-    path, format, 'image' if image else 'video', params, model, *clip, task, labels, preprocessing,
-    dict(unused or {}),
-  )  # fmt: skip
-  return check_source(source)
-
-
 def check_source(source: Source) -> Source:
   """Returns `source` if every parameter its model needs is there in its shape, and no other.
 
@@ -198,87 +118,3 @@ def check_source(source: Source) -> Source:
       source.path, f'names {len(source.labels)} labels for a head of {source.classes} classes'
     )
   return source
-
-
-def checked_model(path: Path, settings: Mapping[str, Any], clip: tuple[int, int, int]) -> Model:
-  """Returns the model of these settings, or a CheckpointError naming the one that cannot be."""
-  fields = {field.name for field in dataclasses.fields(Model)}
-  tree = {
-    'model': {name: value for name, value in settings.items() if name in fields},
-    'clip': dict(zip(SIDES, clip, strict=True)),
-  }
-  try:
-    return parse(tree).model
-  except ConfigError as error:
-    raise CheckpointError(path, str(error)) from None
-
-
-def settle(path: Path, witnesses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns all settings, each told by one witness or more.
-
-  Raises:
-    CheckpointError: where two witnesses contradict each other, naming both.
-  """
-  settled: dict[str, Any] = {}
-  by: dict[str, str] = {}
-  for witness, settings in witnesses.items():
-    for name, value in settings.items():
-      if value is None:
-        continue
-      if name in settled and settled[name] != value:
-        raise CheckpointError(
-          path, f'{name} is {settled[name]!r} by {by[name]}, but {value!r} by {witness}'
-        )
-      settled[name] = value
-      by.setdefault(name, witness)
-  return settled
-
-
-def _task(params: Flat) -> Task | None:
-  if 'head/bias' not in params:
-    return None
-  return Task(classes=(params['head/bias'].size,))
-
-
-def value_range(
-  path: Path, scale: Any, shift: float, mean: Any, std: Any
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-  """Returns what 0 and 255 become under ((pixel * scale - shift) - mean) / std, per channel.
-
-  Raises:
-    CheckpointError: where these are no numbers, one per channel.
-  """
-  lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
-  numbers = [scale, *mean, *std] if lists else []
-  if len(numbers) != 7 or not all(isinstance(n, int | float) for n in numbers) or 0 in std:
-    raise CheckpointError(path, f'has no usable value range: {scale!r}, {mean!r}, {std!r}'[:200])
-  low = [(-shift - m) / s for m, s in zip(mean, std, strict=True)]
-  high = [(255 * scale - shift - m) / s for m, s in zip(mean, std, strict=True)]
-  return (low[0], low[1], low[2]), (high[0], high[1], high[2])
-
-
-def to_unit_range(source: Source) -> Source:
-  """Returns the same function of pixels, for pixels in [-1, 1] instead of its own value range.
-
-  (v + 1) / 2 * (high - low) + low is linear, and so is the patch projection: the range goes into
-  its kernel and bias. Lets a DeiT (mean and deviation of ImageNet) start a video model.
-
-  Raises:
-    CheckpointError: where the source does not tell its range.
-  """
-  low, high = source.preprocessing.low, source.preprocessing.high
-  if low is None or high is None:
-    raise CheckpointError(source.path, 'does not tell the value range that its weights expect')
-  if (low, high) == ((-1.0,) * 3, (1.0,) * 3):
-    return source
-  slope = (np.array(high) - np.array(low)) / 2
-  middle = (np.array(high) + np.array(low)) / 2
-  kernel = source.params['tokenizer/kernel'].astype(np.float64)
-  bias = source.params['tokenizer/bias'] + np.einsum('thwcd,c->d', kernel, middle)
-  kernel *= slope[:, None]
-  changed = {'tokenizer/kernel': kernel, 'tokenizer/bias': bias}
-  params = source.params | {name: a.astype(np.float32) for name, a in changed.items()}
-  preprocessing = dataclasses.replace(
-    source.preprocessing, low=(-1.0, -1.0, -1.0), high=(1.0, 1.0, 1.0)
-  )
-  return dataclasses.replace(source, params=params, preprocessing=preprocessing)
