@@ -5,7 +5,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -22,7 +22,7 @@ Batch = dict[str, Any]  # as in TrainingExamples, a leading axis added; 'failure
 
 def train_batches(
   manifest: Manifest, config: Config, *, start_step: int, stop_step: int, rows: tuple[int, int]
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Yields this host's rows of the global batches of steps [start_step, stop_step).
 
   Row r of step k is example k * batch_size + r, so that batches depend on neither the number of
@@ -61,7 +61,7 @@ def evaluation_batches(
   batch_size: int,
   host: int = 0,
   hosts: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Yields the views of the videos host, host + hosts, ... in batches of one size.
 
   Every host yields the same number of batches, which programs that run on all of them need.
