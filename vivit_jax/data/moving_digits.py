@@ -122,7 +122,9 @@ def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
   small = (_source()[0][image] / 16).astype(np.float32)
   stroke = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
   ramp = np.linspace(0, 1, 32, dtype=np.float32)[:, None, None]
-  disc_colour = (1 - ramp) * np.float32([225, 60, 40]) + ramp * np.float32([40, 90, 225])
+  disc_colour = (1 - ramp) * np.array([225, 60, 40], np.float32) + ramp * np.array(
+    [40, 90, 225], np.float32
+  )
   colour = stroke * 255 + (1 - stroke) * disc_colour
   radius = np.hypot(*np.mgrid[-15.5:16, -15.5:16]).astype(np.float32)[..., None]
   opacity = np.maximum(stroke, (16 - radius).clip(0, 1))
