@@ -92,6 +92,29 @@ def test_huggingface_vivit_logits():
   assert (source.frames, source.height, source.width, source.classes) == (8, 32, 32, 7)
 
 
+def test_module_names_of_transformers_5(tmp_path):
+  """from_pretrained renames the published files to these; a bare state dict has them."""
+  renamed = {}
+  for name, array in safetensors.numpy.load_file(
+    REFERENCE / 'huggingface/vivit/model.safetensors'
+  ).items():
+    for old, new in (
+      ('encoder.layer', 'layers'),
+      ('attention.attention.query', 'attention.q_proj'),
+      ('attention.attention.key', 'attention.k_proj'),
+      ('attention.attention.value', 'attention.v_proj'),
+      ('attention.output.dense', 'attention.o_proj'),
+      ('intermediate.dense', 'mlp.fc1'),
+      ('output.dense', 'mlp.fc2'),
+    ):
+      name = name.replace(old, new)
+    renamed[name] = array
+  shutil.copy(REFERENCE / 'huggingface/vivit/config.json', tmp_path)
+  save(tmp_path / 'model.safetensors', renamed)
+  found, expected = load_source(tmp_path), load_source(REFERENCE / 'huggingface/vivit')
+  assert all(np.array_equal(found.params[n], expected.params[n]) for n in expected.params)
+
+
 @pytest.mark.parametrize(
   'path, images',
   [('huggingface/vit', 'huggingface/vit/io.npz'), ('augreg/vit.npz', 'augreg/vit_io.npz')],

@@ -71,7 +71,7 @@ class Checkpoint:
   metadata: Mapping[str, str]
 
   def load(self, names: Iterable[str]) -> Flat:
-    """Returns the named arrays as float32, at most 3 times their bytes in the file at any moment.
+    """Returns the named arrays as float32; beside them, 5 times the largest one's bytes at most.
 
     Raises:
       CheckpointError: for a type that is no floating point number, an empty array, a value that is

@@ -21,8 +21,9 @@ def open_checkpoint(
   """Returns what a checkpoint holds; `Checkpoint.load` then reads arrays.
 
   Time and memory are bounded before anything is allocated: opening takes seconds and some 200 MB
-  at most; loading at most 3 times the arrays' bytes, which are part of the file (of an npz: at most
-  20 times the file and `max_bytes`).
+  at most, loading the arrays as float32 and 5 times the largest one's bytes. Those bytes are part
+  of the file; of an npz they are at most 20 times the file, and at most `max_bytes`. A flipped bit
+  inside an array is still a number: only `sha256` finds it.
 
   Args:
     path: an npz, safetensors or msgpack file, an index of safetensors shards, or a folder with

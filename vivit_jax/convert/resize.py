@@ -18,8 +18,8 @@ def resize_positions(
   centres: the middle of a token of the new grid is looked up where that part of the picture was in
   the old one, averaging where the new grid is coarser (as jax.image.resize does). It is the default
   because 'scenic', scipy.ndimage.zoom of order 1, lines up the centres of the corner tokens
-  instead, which moves every other token by up to half a patch, and skips tokens when shrinking;
-  the two differ by up to 0.05 where positions have the usual size of 0.02 to 0.1.
+  instead, which moves every other token by up to half a patch, and skips tokens when shrinking.
+  From 4x4 to 8x8 they differ by up to 0.053 for positions of standard deviation 0.057.
 
   Args:
     positions: in row-major order of the grid, without cls.
