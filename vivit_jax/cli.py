@@ -162,5 +162,3 @@ def _quieten_libraries() -> None:
 def entry() -> NoReturn:
   """Entry point of the installed command."""
   sys.exit(main())
-
-

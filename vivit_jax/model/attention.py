@@ -55,18 +55,12 @@ class Attention(nn.Module):
       for name in ('query', 'key', 'value')
     )
     drop = nn.Dropout(config.attention_dropout, deterministic=not train)
-    groups = [
-      jnp.moveaxis(
-        dot_product_attention(*(jnp.moveaxis(part, axis - 1, -3) for part in parts), drop=drop),
-        -3,
-        axis - 1,
-      )
-      for axis, *parts in zip(
-        self.axes,
-        *(jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value)),
-        strict=True,
-      )
-    ]
+    groups = []
+    parts = (jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value))
+    for axis, q, k, v in zip(self.axes, *parts, strict=True):
+      # Behind the split into heads every axis stands one further from the end.
+      q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
+      groups.append(jnp.moveaxis(dot_product_attention(q, k, v, drop), -3, axis - 1))
     heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
     return nn.DenseGeneral(
       config.width, axis=(-2, -1), kernel_init=self.out_init, dtype=dtype, name='out'

@@ -2,15 +2,16 @@
 """What a model costs, read off its abstract program: parameters, multiply-adds, memory."""
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from vivit_jax.config import Clip
-from vivit_jax.model.vivit import ViViT, abstract_params, video_shape
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,7 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
   model = model.clone(config=config)
   params, video = abstract_params(model, clip), video_shape(clip)
 
-  def forward(params: Any, video: jax.Array) -> jax.Array:
-    return model.apply({'params': params}, video)
-
+  forward = functools.partial(apply, model)
   lowered = jax.jit(forward).lower(params, video)
   sizes: Counter[str] = Counter()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -50,7 +49,7 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
     products[_part(scope.split('/')[1:])] += multiply_adds
   return Cost(
     parameters=sizes.total(),
-    gflops=lowered.cost_analysis()['flops'] / 2e9,
+    gflops=cast(Any, lowered.cost_analysis())['flops'] / 2e9,
     matmul_gflops=products.total() / 1e9,
     parts={
       part: {'parameters': size, 'matmul_gflops': products[part] / 1e9}

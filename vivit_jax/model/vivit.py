@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import einops
 import jax
@@ -119,6 +119,19 @@ class ViViT(nn.Module):
 def build(config: Config) -> ViViT:
   """Returns the model of an experiment."""
   return ViViT(config.model, sum(config.task.classes))
+
+
+def apply(
+  model: ViViT,
+  params: Any,
+  video: Float[Array, 'b f h w c'],
+  dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, 'b classes']:
+  """Returns float32 logits; the regularisers act where a key is given."""
+  if dropout_key is None:
+    return cast(jax.Array, model.apply({'params': params}, video))
+  rngs = {'dropout': dropout_key}
+  return cast(jax.Array, model.apply({'params': params}, video, train=True, rngs=rngs))
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:

@@ -43,10 +43,13 @@ class Validation:
   score: float
 
 
-def validate(config: Config, data: Manifest, forward: Forward, params: Any) -> Validation:
+def validate(
+  config: Config, data: Manifest, forward: Forward, params: Any, failures: Failures
+) -> Validation:
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
-  results = compute(predict(config, data, forward, params, protocol), config.task, protocol)
+  predictions = predict(config, data, forward, params, protocol, failures)
+  results = compute(predictions, config.task, protocol)
   names = [headline(config.task), *(['top5'] if config.task.kind == 'single_label' else [])]
   metrics = {name: results[name] for name in names}
   if len(config.task.heads) > 1:
@@ -65,7 +68,7 @@ def predict(
   forward: Forward,
   params: Any,
   protocol: Evaluate,
-  failures: Failures | None = None,
+  failures: Failures,
   progress: bool = False,
 ) -> Predictions:
   """Returns the model's summed logits for every video of a manifest."""
@@ -81,7 +84,7 @@ def predict(
     batches,
     config.task,
     videos=len(data.videos),
-    on_failure=None if failures is None else lambda *failure: failures.add([failure]),
+    on_failure=lambda *failure: failures.add([failure]),
     progress=progress,
   )
 
@@ -108,11 +111,10 @@ def load_params(workdir: Path, step: str) -> tuple[Config, Any, int]:
     abstract_state(config, build(config), optimizer),
   )
   with Checkpoints(workdir) as checkpoints:
-    if step == 'best':
-      number = None
-    else:
-      number = int(step) if step != 'last' else (checkpoints.steps or [None])[-1]
-    params, number = checkpoints.restore_params(number, abstract)
+    wanted = int(step) if step.isdigit() else None
+    if step == 'last' and checkpoints.steps:
+      wanted = checkpoints.steps[-1]
+    params, number = checkpoints.restore_params(wanted, abstract)
   return config, params, number
 
 

@@ -3,7 +3,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,13 @@ class _Run:
     if start >= self.steps:
       return
     validation = open_split(self.config, 'validation')
+    unreadable = self._failures(validation)
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
     forward = compile_forward(self.model, self.mesh)
     rate = learning_rate(train, self.steps)
     pending: list[dict[str, jax.Array]] = []
     with (
-      RunLog(
-        self.workdir, start=start, steps=self.steps, clips_per_step=train.batch_size
-      ) as log,
+      RunLog(self.workdir, start=start, steps=self.steps, clips_per_step=train.batch_size) as log,
       contextlib.closing(self._batches(start)) as batches,
     ):
       for done, batch in enumerate(batches, start + 1):
@@ -125,7 +124,7 @@ class _Run:
           log.train(done, {**_mean(pending), 'learning_rate': float(rate(done - 1))})
           pending.clear()
         if done % train.evaluate_every == 0 or last:
-          results = validate(self.config, validation, forward, state.params)
+          results = validate(self.config, validation, forward, state.params, unreadable)
           log.validation(done, results.metrics)
           self.checkpoints.save_best(done, state.params, results.score)
           log.restart_clock(done)
@@ -135,9 +134,12 @@ class _Run:
         if stopped and not last:
           raise Stopped(done, stopped)
 
-  def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
+  def _failures(self, data: Manifest) -> Failures:
+    return Failures(data, self.config.data.max_bad_share, self.workdir)
+
+  def _batches(self, start: int) -> Generator[dict[str, jax.Array], None, None]:
     """Yields batches on the devices, from the one that follows step `start`."""
-    failures = Failures(self.data, self.config.data.max_bad_share, self.workdir)
+    failures = self._failures(self.data)
     rows = host_rows(self.mesh, self.config.train.batch_size)
     for batch in train_batches(
       self.data, self.config, start_step=start, stop_step=self.steps, rows=rows

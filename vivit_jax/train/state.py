@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training carries from step to step, and all that a checkpoint has to hold."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,5 +32,5 @@ def abstract_state(
 ) -> TrainState:
   """Returns shapes and types of the state; allocates nothing."""
   params = abstract_params(model, config.clip)
-  step = jax.ShapeDtypeStruct((), jnp.int32)
-  return TrainState(step, params, jax.eval_shape(optimizer.init, params))
+  step = jax.eval_shape(lambda: jnp.zeros((), jnp.int32))
+  return TrainState(cast(jax.Array, step), params, jax.eval_shape(optimizer.init, params))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vivit_jax.config import Config
-from vivit_jax.model.vivit import ViViT
+from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
@@ -44,7 +44,7 @@ def train_step(
   targets = task_targets(task, batch['label'])
 
   def objective(params: Any) -> tuple[Array, Array]:
-    logits = model.apply({'params': params}, video, train=True, rngs={'dropout': key})
+    logits = apply(model, params, video, key)
     return losses.loss(task, logits, targets, config.train.label_smoothing), logits
 
   (loss, logits), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -81,6 +81,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
     out_shardings=batch_sharding(mesh),
   )
   def forward(params: Any, video: Array) -> Array:
-    return model.apply({'params': params}, losses.as_pixels(video))
+    return apply(model, params, losses.as_pixels(video))
 
   return lambda params, video: local_rows(forward(params, put_batch(mesh, video)))
