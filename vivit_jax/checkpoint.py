@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training states on disk: asynchronous, atomic, the newest always kept, the best beside them."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ class Checkpoints:
   state, and let a NaN push out the true best.
   """
 
-  def __init__(self, workdir: Path, keep: int = 1):
-    self._states = _manager(workdir / CHECKPOINTS, keep)
-    self._best = _manager(workdir / BEST, 1)
+  def __init__(self, workdir: Path, keep: int = 1, *, read_only: bool = False):
+    """Opens the checkpoints; where another process may be writing them, open `read_only`."""
+    self._states = _manager(workdir / CHECKPOINTS, keep, read_only)
+    self._best = _manager(workdir / BEST, 1, read_only)
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -112,10 +115,15 @@ class Checkpoints:
     return self.restore(self.steps[-1], abstract_state).params, self.steps[-1]
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(
-    max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-  )
+def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+  if read_only:  # a cleaning reader would delete what the writer has not finished
+    options = ocp.CheckpointManagerOptions(
+      read_only=True, create=False, max_to_keep=None, save_interval_steps=0
+    )
+  else:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
   return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
@@ -125,7 +133,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any
     steps = ', '.join(map(str, sorted(manager.all_steps()))) or 'none'
     raise CheckpointError(f'{folder} does not exist: the steps there are {steps}')
   # Orbax would restore float32 as int32, or another width, without a word.
-  with ocp.StandardCheckpointer() as reader:
+  with _naming_damage(folder), ocp.StandardCheckpointer() as reader:
     tree = reader.metadata(f'{folder}/{item}').item_metadata.tree
   found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
   for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
@@ -137,10 +145,24 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any
       raise CheckpointError(f'{folder}: {name} holds {has}, but this model needs {want}')
   if found:
     raise CheckpointError(f'{folder}: {next(iter(found))} has no place in this model')
-  restored = manager.restore(
-    step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
-  )
+  with _naming_damage(folder):
+    restored = manager.restore(
+      step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+    )
   return restored[item]
+
+
+@contextlib.contextmanager
+def _naming_damage(folder: str) -> Iterator[None]:
+  """Names the folder where files are missing or cut: Orbax then fails in all kinds of ways."""
+  try:
+    yield
+  except Exception as error:
+    first = next(iter(str(error).splitlines()), '')[:200]
+    raise CheckpointError(
+      f'{folder} is damaged: delete it to continue from what is left '
+      f'({type(error).__name__}: {first})'
+    ) from None
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -9,16 +9,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vivit_jax.config import Config
 from vivit_jax.config_parse import check_devices
+from vivit_jax.errors import ConfigError
 
 
-def make_mesh(config: Config, devices: list[jax.Device] | None = None) -> Mesh:
-  """Returns the mesh of an experiment over `devices` (all of them by default).
+def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) -> Mesh:
+  """Returns a mesh over `devices` (all of them by default), on which a given experiment must fit.
 
   Raises:
     ConfigError: where the mesh does not fit the devices or a batch does not divide.
   """
-  devices = devices or jax.devices()
-  check_devices(config, len(devices))
+  try:
+    devices = devices or jax.devices()
+  except RuntimeError as error:  # JAX_PLATFORMS asks for what is not there
+    raise ConfigError(f'JAX finds no device: {" ".join(str(error).split())}') from None
+  if config is not None:
+    check_devices(config, len(devices))
   return Mesh(np.array(devices), ('data',))
 
 

@@ -37,7 +37,9 @@ class RunLog:
     workdir.mkdir(parents=True, exist_ok=True)
     # What a killed run logged after its last checkpoint will be logged again.
     rows = [row for row in read_metrics(workdir) if row['step'] <= start]
-    (workdir / METRICS).write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    kept = workdir / f'.{METRICS}.partial'
+    kept.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    kept.replace(workdir / METRICS)
     self._file = (workdir / METRICS).open('a')
     self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
     # On a file or a pipe the lines below say the same without control characters.
@@ -63,14 +65,13 @@ class RunLog:
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the mean metrics since the last call, with speed and time left."""
-    seconds = time.monotonic() - self._began
-    rate = (step - self._last) * self._clips / seconds
-    left = (self._steps - step) * self._clips / rate
-    self._write(step, {**metrics, 'clips_per_second': rate})
-    self.say(
-      f'step {step}/{self._steps}  {_show(metrics)}  {rate:.1f} clips/s  '
-      f'ETA {tqdm.format_interval(left)}'
-    )
+    speed = ''
+    if step > self._last:  # else it is the first step, whose time is compilation
+      rate = (step - self._last) * self._clips / (time.monotonic() - self._began)
+      left = (self._steps - step) * self._clips / rate
+      speed = f'  {rate:.1f} clips/s  ETA {tqdm.format_interval(left)}'
+    self._write(step, {**metrics, **({'clips_per_second': rate} if speed else {})})
+    self.say(f'step {step}/{self._steps}  {_show(metrics)}{speed}')
     self.restart_clock(step)
 
   def restart_clock(self, step: int) -> None:
