@@ -16,7 +16,6 @@ def dot_product_attention(
   query: Float[Array, '*b q h d'],
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
-  *,
   drop: nn.Module | None = None,
 ) -> Float[Array, '*b q h d']:
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
