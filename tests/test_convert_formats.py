@@ -13,9 +13,10 @@ import safetensors.numpy
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vivit_jax.config import Hints
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.load import load_source
-from vivit_jax.convert.source import Hints, Preprocessing
+from vivit_jax.convert.source import Preprocessing
 from vivit_jax.convert.value_range import to_unit_range
 from vivit_jax.model.vivit import ViViT
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from vivit_jax.config import Attention, Model, Task
+from vivit_jax.config import Attention, Init, Model, Task
 from vivit_jax.convert import rename
 from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.initialise import SCENIC, Options, initialise
+from vivit_jax.convert.initialise import SCENIC, initialise
 from vivit_jax.convert.layout import shapes
 from vivit_jax.convert.load import load_source
 from vivit_jax.convert.load_table import format_table
@@ -203,7 +203,7 @@ def test_refusals_name_both_sides(image):
     'tokenizer/kernel has shape (2, 8, 8, 3, 48), the model to initialise (4, 8, 8, 3, 48): only '
     '2D patches can be made longer'
   )
-  assert reason(of(), video, options=Options(head='taken')) == (
+  assert reason(of(), video, options=Init(head='taken')) == (
     'head/kernel has shape (48, 7), the model to initialise (48, 5)'
   )
   assert reason(of(attention='factorised_encoder'), video) == (

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from vivit_jax.config import Hints
 from vivit_jax.convert import huggingface, safetensors_file
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import shapes
 from vivit_jax.convert.load import load_source
 from vivit_jax.convert.read import open_checkpoint
-from vivit_jax.convert.source import Hints
 
 REFERENCE = Path(__file__).parent / 'reference'
 MUTANTS = 100

@@ -12,12 +12,12 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from vivit_jax.config import Attention, Clip, Model, Task
+from vivit_jax.config import Attention, Clip, Hints, Model, Task
 from vivit_jax.convert import huggingface, safetensors_file
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import shapes
 from vivit_jax.convert.load import load_source
-from vivit_jax.convert.source import Hints, Preprocessing, grid
+from vivit_jax.convert.source import Preprocessing, grid
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 REFERENCE = Path(__file__).parent / 'reference'

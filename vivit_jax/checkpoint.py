@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vivit_jax.errors import CheckpointError
@@ -100,19 +101,24 @@ class Checkpoints:
     """
     return _restore(self._states, step, 'state', abstract)
 
-  def restore_params(self, step: int | None, abstract_state: Any) -> tuple[Any, int]:
-    """Returns parameters and their step: the best (None), or those of a whole state.
+  def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int]:
+    """Returns parameters as a nested dict of NumPy arrays, and their step.
+
+    Args:
+      wanted: `best` (the newest state where none was scored yet), `last`, or a step.
 
     Raises:
       CheckpointError: where there is no such step.
     """
-    if step is not None:
-      return self.restore(step, abstract_state).params, step
-    if self.best_step is not None:
-      return _restore(self._best, self.best_step, 'params', abstract_state.params), self.best_step
-    if not self.steps:
-      raise CheckpointError(f'{self._states.directory.parent} holds no checkpoint: train it first')
-    return self.restore(self.steps[-1], abstract_state).params, self.steps[-1]
+    if wanted == 'best' and self.best_step is not None:
+      return _read(self._best, self.best_step, 'params'), self.best_step
+    if not isinstance(wanted, int):
+      if not self.steps:
+        raise CheckpointError(
+          f'{self._states.directory.parent} holds no checkpoint: train it first'
+        )
+      wanted = self.steps[-1]
+    return _read(self._states, wanted, 'state')['params'], wanted
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
@@ -128,14 +134,11 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
-  folder = f'{manager.directory}/{step}'
-  if step not in manager.all_steps():
-    steps = ', '.join(map(str, sorted(manager.all_steps()))) or 'none'
-    raise CheckpointError(f'{folder} does not exist: the steps there are {steps}')
+  """Returns an item as the abstract tree says, which must be what is on disk."""
   # Orbax would restore float32 as int32, or another width, without a word.
-  with _naming_damage(folder), ocp.StandardCheckpointer() as reader:
-    tree = reader.metadata(f'{folder}/{item}').item_metadata.tree
+  tree = _metadata(manager, step, item)
   found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  folder = f'{manager.directory}/{step}'
   for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
     name = _name(path)
     there = found.pop(name, None)
@@ -145,11 +148,33 @@ def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any
       raise CheckpointError(f'{folder}: {name} holds {has}, but this model needs {want}')
   if found:
     raise CheckpointError(f'{folder}: {next(iter(found))} has no place in this model')
-  with _naming_damage(folder):
-    restored = manager.restore(
-      step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
-    )
-  return restored[item]
+  return _load(manager, step, item, abstract)
+
+
+def _read(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
+  """Returns an item as it is on disk, as NumPy arrays."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    _metadata(manager, step, item),
+  )
+  return jax.tree.map(np.asarray, _load(manager, step, item, abstract))
+
+
+def _load(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
+  arguments = {item: ocp.args.StandardRestore(abstract)}
+  with _naming_damage(f'{manager.directory}/{step}'):
+    return manager.restore(step, args=ocp.args.Composite(**arguments))[item]
+
+
+def _metadata(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
+  """Returns the tree of shapes and types on disk."""
+  folder = f'{manager.directory}/{step}'
+  if step not in manager.all_steps():
+    steps = ', '.join(map(str, sorted(manager.all_steps()))) or 'none'
+    raise CheckpointError(f'{folder} does not exist: the steps there are {steps}')
+  with _naming_damage(folder), ocp.StandardCheckpointer() as reader:
+    return reader.metadata(f'{folder}/{item}').item_metadata.tree
 
 
 @contextlib.contextmanager

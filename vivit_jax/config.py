@@ -142,10 +142,44 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
-class Init:
-  """Weights to start from; never brings a step or an optimiser along."""
+class Hints:
+  """What the caller says of a checkpoint; None = the file or its side-car must tell.
 
-  checkpoint: str | None = None  # a workdir or checkpoint folder
+  Where tensors, side-car and caller contradict each other, the checkpoint is refused.
+  """
+
+  attention: Attention | None = None
+  order: Literal['space_time', 'time_space'] | None = None
+  heads: Count | None = None
+  gelu: Literal['tanh', 'exact'] | None = None
+  norm_epsilon: NonNegative | None = None
+  tokenizer: Literal['tubelet', 'uniform_frame_sampling', 'image'] | None = None
+  frames: Count | None = None  # of the clip that the positions belong to
+  height: Count | None = None  # pixels
+  width: Count | None = None
+  stride: Count | None = None  # in frames of the source
+  # Hugging Face's ViViT processor feeds [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5
+  # and divides by 0.5 once more, though the weights were trained on [-1, 1].
+  value_range: Literal['trained', 'processor'] = 'trained'
+  head: bool = True  # False leaves the classifier out, to initialise another model
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """Weights to start from (paper section 3.4); never brings a step or an optimiser along."""
+
+  checkpoint: str | None = None  # anything that load_pretrained reads
+  positions: Literal['linear', 'scenic'] = 'linear'  # how they are resized, see convert/resize.py
+  # Of factorised_self_attention from a model without it: the paper's adds nothing at first;
+  # `copied` repeats the spatial attention, as Scenic does.
+  temporal_attention: Literal['zero_projection', 'copied'] = 'zero_projection'
+  # Of factorised_encoder from an image model; Scenic keeps it under another name and so never
+  # finds it.
+  spatial_cls: Literal['taken', 'fresh'] = 'taken'
+  # auto: that of a video model with as many classes; never that of an image model, whose classes
+  # are others even where their number is the same.
+  head: Literal['auto', 'taken', 'fresh'] = 'auto'
+  hints: Hints = Hints()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,14 @@ def _section(section: Any) -> config_dict.ConfigDict:
   return tree
 
 
+def _plain_type(hint: Any) -> type:
+  """Returns the type of an optional setting's values: int for Count | None."""
+  kind = next(a for a in typing.get_args(hint) if a is not type(None))
+  if typing.get_origin(kind) is typing.Literal:
+    return type(typing.get_args(kind)[0])
+  return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
 def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.ConfigDict:
   """Sets size, patch and attention from a name such as `B/16x2,factorised_encoder`.
 

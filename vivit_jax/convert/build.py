@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.config import Model, Task
+from vivit_jax.config import Hints, Model, Task
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.grid import SIDES, solve
 from vivit_jax.convert.layout import facts, positions
-from vivit_jax.convert.source import Hints, Preprocessing, Source, check_source
+from vivit_jax.convert.source import Preprocessing, Source, check_source
 from vivit_jax.errors import ConfigError
 
 # The hints that settle a model or a clip; the others choose what to do with it.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import safetensors.numpy
 
+from vivit_jax.config import Hints
 from vivit_jax.convert import rename
 from vivit_jax.convert.build import build
 from vivit_jax.convert.entries import Checkpoint
@@ -16,7 +17,7 @@ from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.huggingface_processor import processor_config, read_processor
 from vivit_jax.convert.read import read_json
 from vivit_jax.convert.rules import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
-from vivit_jax.convert.source import Hints, Source
+from vivit_jax.convert.source import Source
 
 # transformers.activations: three names of the tanh approximation, and the exact GELU.
 _GELU = {'gelu': 'exact', 'gelu_fast': 'tanh', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}

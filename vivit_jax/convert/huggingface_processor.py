@@ -4,9 +4,10 @@
 from pathlib import Path
 from typing import Any
 
+from vivit_jax.config import Hints
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.read import read_json
-from vivit_jax.convert.source import Hints, Preprocessing, Source
+from vivit_jax.convert.source import Preprocessing, Source
 from vivit_jax.convert.value_range import value_range
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from vivit_jax.config import Hints
 from vivit_jax.convert import rename
 from vivit_jax.convert.build import CHOICES, build
 from vivit_jax.convert.entries import Checkpoint, Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.read import read_json
 from vivit_jax.convert.rules import AUGREG, LAYER_SCALE, TIMM
-from vivit_jax.convert.source import Hints, Preprocessing, Source
+from vivit_jax.convert.source import Preprocessing, Source
 from vivit_jax.convert.value_range import value_range
 
 

@@ -1,45 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A video model's first weights from an image model or another video model (paper section 3.4)."""
 
-import dataclasses
 import math
 import re
-from typing import Literal
 
 import numpy as np
 
-from vivit_jax.config import Model
+from vivit_jax.config import Init, Model
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes, tokens
 from vivit_jax.convert.load_table import Fate, Row
 from vivit_jax.convert.rename import nearest
-from vivit_jax.convert.resize import Method, resize_positions
+from vivit_jax.convert.resize import resize_positions
 from vivit_jax.convert.source import Source
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Where programs differ; the defaults are ours, SCENIC's are Scenic's.
-
-  Attributes:
-    positions: how they are resized, see resize.resize_positions.
-    temporal_attention: of factorised_self_attention from a model without one. `zero_projection` is
-      the paper's: it adds nothing at first (only its output projection is zero, since an attention
-      that is zero throughout never learns). `copied` repeats the spatial attention.
-    spatial_cls: of factorised_encoder from an image model: `taken`, or `fresh` as in Scenic, which
-      keeps it under another name and so never finds it.
-    head: `auto` takes the head of a video model with as many classes, and never that of an image
-      model, whose classes are others even where their number is the same.
-  """
-
-  positions: Method = 'linear'
-  temporal_attention: Literal['zero_projection', 'copied'] = 'zero_projection'
-  spatial_cls: Literal['taken', 'fresh'] = 'taken'
-  head: Literal['auto', 'taken', 'fresh'] = 'auto'
-
-
-SCENIC = Options('scenic', temporal_attention='copied', spatial_cls='fresh', head='fresh')
+SCENIC = Init(positions='scenic', temporal_attention='copied', spatial_cls='fresh', head='fresh')
 
 
 def initialise(
@@ -47,7 +23,7 @@ def initialise(
   model: Model,
   grid: Grid,
   source: Source,
-  options: Options | None = None,
+  options: Init | None = None,
 ) -> tuple[Flat, list[Row]]:
   """Returns a model's parameters with all that a source can give, and what became of each.
 
@@ -65,7 +41,7 @@ def initialise(
   Raises:
     CheckpointError: where width, depth, heads or patches differ, naming both sides.
   """
-  options = options or Options()
+  options = options or Init()
   classes = fresh['head/bias'].size if 'head/bias' in fresh else 0
   check_shapes(source.path, fresh, shapes(model, grid, classes))
   _check_models(source, model)
@@ -101,7 +77,7 @@ def _check_models(source: Source, model: Model) -> None:
 class _Merge:
   """One initialisation under way: parameters so far, and the rows of the load table."""
 
-  def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Options):
+  def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Init):
     self.model, self.source, self.options = model, source, options
     self.params = dict(fresh)
     self.rows: list[Row] = []

@@ -3,11 +3,12 @@
 
 from pathlib import Path
 
+from vivit_jax.config import Hints
 from vivit_jax.convert import huggingface, image_vit, safetensors_file, scenic
 from vivit_jax.convert.entries import MAX_BYTES, shown
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.read import open_checkpoint
-from vivit_jax.convert.source import Hints, Source
+from vivit_jax.convert.source import Source
 
 
 def load_source(

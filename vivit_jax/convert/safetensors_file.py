@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from vivit_jax.config import Hints
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.build import settle
 from vivit_jax.convert.entries import Checkpoint
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import facts
 from vivit_jax.convert.read_safetensors import parse_json
-from vivit_jax.convert.source import Hints, Preprocessing, Source, check_source
+from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source
 from vivit_jax.errors import ConfigError
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
@@ -94,23 +95,8 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
     path, name, kind, params, config.model, clip.frames, clip.height, clip.width,
     config.task if task else None, labels, preprocessing, unused,
   )  # fmt: skip
-  _check_hints(source, hints)
+  check_hints(source, hints)
   return check_source(source)
-
-
-def _check_hints(source: Source, hints: Hints) -> None:
-  for name in ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer'):
-    said, held = getattr(hints, name), getattr(source.model, name)
-    if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
-      raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
-  for name in ('frames', 'height', 'width'):
-    said, held = getattr(hints, name), getattr(source, name)
-    if said is not None and said != held:
-      raise CheckpointError(
-        source.path,
-        f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
-        'from it',
-      )
 
 
 def _labels(value: Any) -> tuple[str, ...] | None:

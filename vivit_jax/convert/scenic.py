@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.config import Task
+from vivit_jax.config import Hints, Task
 from vivit_jax.convert import rename
 from vivit_jax.convert.build import CHOICES, build, checked_task
 from vivit_jax.convert.entries import Checkpoint, shown
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.read import side_car
 from vivit_jax.convert.rules import SCENIC
-from vivit_jax.convert.source import Hints, Preprocessing, Source
+from vivit_jax.convert.source import Preprocessing, Source
 
 # Where a train state keeps the parameters; the last is a bare tree.
 PREFIXES = ('optimizer/target/params/', 'optimizer/target/', 'params/params/', 'params/', '')

@@ -6,38 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from vivit_jax.config import Attention, Model, Task
+from vivit_jax.config import Hints, Model, Task
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes
-
-
-@dataclasses.dataclass(frozen=True)
-class Hints:
-  """What the caller says of a checkpoint; None = it must come from the file or its side-car.
-
-  Attributes:
-    attention, order, heads, gelu, norm_epsilon: as in config.Model.
-    tokenizer: as in config.Model, or 'image' for an image model.
-    frames, height, width: of a clip, in frames and pixels; `stride` between frames.
-    value_range: `trained` is [-1, 1]; `processor` what the processor beside a Hugging Face model
-      feeds it, which for ViViT is [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5 and
-      divides by 0.5 once more, though the weights were trained on [-1, 1].
-    head: False leaves the classifier out, to initialise another model.
-  """
-
-  attention: Attention | None = None
-  order: Literal['space_time', 'time_space'] | None = None
-  heads: int | None = None
-  gelu: Literal['tanh', 'exact'] | None = None
-  norm_epsilon: float | None = None
-  tokenizer: Literal['tubelet', 'uniform_frame_sampling', 'image'] | None = None
-  frames: int | None = None
-  height: int | None = None
-  width: int | None = None
-  stride: int | None = None
-  value_range: Literal['trained', 'processor'] = 'trained'
-  head: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +90,23 @@ def check_source(source: Source) -> Source:
       source.path, f'names {len(source.labels)} labels for a head of {source.classes} classes'
     )
   return source
+
+
+def check_hints(source: Source, hints: Hints) -> None:
+  """Refuses hints that contradict a source that tells everything itself.
+
+  Raises:
+    CheckpointError: naming both sides.
+  """
+  for name in ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer'):
+    said, held = getattr(hints, name), getattr(source.model, name)
+    if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
+      raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+  for name in ('frames', 'height', 'width'):
+    said, held = getattr(hints, name), getattr(source, name)
+    if said is not None and said != held:
+      raise CheckpointError(
+        source.path,
+        f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
+        'from it',
+      )

@@ -2,7 +2,7 @@
 """Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
@@ -10,8 +10,13 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Shaped, UInt8
 
+from vivit_jax.data.display import square_size, upright
+
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
-OPEN_OPTIONS = {'format_whitelist': 'mov,matroska,avi,mpegts', 'protocol_whitelist': 'file'}
+OPEN_OPTIONS = {
+  'format_whitelist': 'mov,matroska,avi,mpegts,mpeg,mpegvideo',
+  'protocol_whitelist': 'file',
+}
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
 
@@ -41,7 +46,13 @@ class VideoReader:
   """Random access to the frames of one file, or of a span of seconds in it.
 
   Use it as a context manager. Frames are counted by their true timestamps, so that index i is the
-  same frame whatever was read before, with variable frame rates and B-frames too.
+  same frame whatever was read before, with variable frame rates and B-frames too. Files without
+  timestamps (AVI with B-frames, bare MPEG streams) are counted in the order in which the decoder
+  gives frames out, always from the first.
+
+  Attributes:
+    frames: between start and end, at least 1.
+    seconds: from the first to the last of them.
   """
 
   def __init__(self, path: str, start: float | None = None, end: float | None = None):
@@ -57,18 +68,22 @@ class VideoReader:
     """
     self._path = path
     self._container: Any = None
+    self._counted = False  # frames by their place in the decoder's output, not by timestamps
     # One for all frames: setting a conversion up costs more than converting a small frame.
     self._reformatter = VideoReformatter()
     try:
       self._open()
       self._times, self._keys = self._demux()
+      if not self._times:
+        self._times = list(range(self._count()))
+      rate = self._stream.guessed_rate or self._stream.average_rate or 25
+      unit = 1 / float(rate) if self._counted else float(self._stream.time_base or 0)
     except ERRORS as error:
       self.close()
       raise DecodeError(path, _reason(error)) from error
     except DecodeError:
       self.close()
       raise
-    unit = float(self._stream.time_base or 0)  # a stream with timestamps has one
     seconds = [(t - self._times[0]) * unit for t in self._times]
     low = 0 if start is None else bisect_left(seconds, start)
     high = len(seconds) if end is None else bisect_left(seconds, end)
@@ -78,7 +93,8 @@ class VideoReader:
         path, f'no frame from {start or 0.0} s to {end} s: it lasts {seconds[-1]:.3f} s'
       )
     self._offset = low
-    self.frames = high - low  # between start and end, at least 1
+    self.frames = high - low
+    self.seconds = seconds[high - 1] - seconds[low]
 
   def __enter__(self) -> 'VideoReader':
     return self
@@ -101,7 +117,8 @@ class VideoReader:
     Args:
       indices: from 0 to `frames` - 1, in any order, duplicates allowed.
       transform: applied once to each distinct frame, RGB uint8 [H, W, 3], as soon as it is
-        decoded, so that large frames are never held together.
+        decoded, so that large frames are never held together. It sees frames as a player shows
+        them (see display.py): turned upright, with square pixels; not always contiguous.
 
     Returns:
       transform's results, uint8 [n, H, W, 3] by default.
@@ -135,23 +152,53 @@ class VideoReader:
     context.thread_count = 1
 
   def _demux(self) -> tuple[list[int], list[tuple[int, int]]]:
-    """Returns the times of all shown frames, and (time, seek target) of key frames, ascending."""
-    packets = [p for p in self._container.demux(self._stream) if p.size]
+    """Returns the times of all shown frames, and (time, seek target) of key frames, ascending.
+
+    No times where packets carry none that could be trusted; then frames have to be counted.
+    """
+    packets = [
+      (p.pts, p.dts, p.is_keyframe, p.is_discard)
+      for p in self._container.demux(self._stream)
+      if p.size
+    ]
+    name = self._container.format.name
     # The counts of other containers are estimates; that of mp4 is its table of samples.
-    if 'mp4' in self._container.format.name and len(packets) < self._stream.frames:
+    if 'mp4' in name and len(packets) < self._stream.frames:
       raise DecodeError(
         self._path, f'truncated: {len(packets)} of {self._stream.frames} frames are there'
       )
-    shown = [p for p in packets if not p.is_discard]
-    if not shown or any(p.pts is None for p in shown):
-      raise DecodeError(self._path, 'its frames have no timestamps' if shown else 'no frames')
+    times = [pts for pts, _, _, hidden in packets if not hidden]
+    if not times:
+      raise DecodeError(self._path, 'no frames')
+    # AVI numbers packets, not frames; with B-frames that is another order, and nothing says so.
+    renumbered = name == 'avi' and self._stream.codec_context.has_b_frames
+    if None in times or name == 'mpegvideo' or renumbered:
+      self._counted = True
+      return [], []
     # Key frames that an edit list hides are still where decoding must start.
     keys = sorted(
-      (p.pts, p.pts if p.dts is None else p.dts)
-      for p in packets
-      if p.is_keyframe and p.pts is not None
+      (pts, pts if dts is None else dts)
+      for pts, dts, is_key, _ in packets
+      if is_key and pts is not None
     )
-    return sorted({p.pts for p in shown}), keys
+    return sorted(set(times)), keys
+
+  def _count(self) -> int:
+    """Returns how many frames the decoder gives out: packets may hold two, or none."""
+    count = sum(1 for _ in self._frames(0))
+    if not count:
+      raise DecodeError(self._path, 'no frames')
+    return count
+
+  def _frames(self, target: int) -> Iterator[tuple[int | None, Any]]:
+    """Yields (time, frame) from the seek target on; counted frames always from the first one."""
+    if self._counted:
+      self.close()  # seeking needs timestamps too
+      self._open()
+      yield from enumerate(self._container.decode(self._stream))
+    else:
+      self._container.seek(target, stream=self._stream)
+      yield from ((frame.pts, frame) for frame in self._container.decode(self._stream))
 
   def _key(self, index: int) -> int:
     """Returns which key frame precedes frame `index`; -1 if none does."""
@@ -173,18 +220,24 @@ class VideoReader:
     targets = [self._keys[key][1]] if key >= 0 else []
     pending = {self._times[i]: i for i in run}
     for target in [*targets, min(self._times[0], 0)]:
-      self._container.seek(target, stream=self._stream)
-      for frame in self._container.decode(self._stream):
+      for time, frame in self._frames(target):
         # A frame damaged by a seek into the middle of a group gets its second chance.
-        if frame.pts in pending and not frame.is_corrupt:
-          found[pending.pop(frame.pts)] = transform(frame.to_ndarray(format='rgb24'))
-        if not pending or (frame.pts is not None and frame.pts > max(pending)):
+        if time in pending and not frame.is_corrupt:
+          found[pending.pop(time)] = transform(self._picture(frame))
+        if not pending or (time is not None and time > max(pending)):
           break
       if not pending:
         return
     raise DecodeError(
       self._path, f'{len(pending)} frames missing or damaged, first {min(pending.values())}'
     )
+
+  def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns a frame as a player shows it."""
+    width, height = square_size(frame.width, frame.height, self._stream.sample_aspect_ratio)
+    # Starting threads takes longer than converting a frame, and the default is one per processor.
+    rgb = self._reformatter.reformat(frame, width, height, 'rgb24', threads=1)
+    return upright(rgb.to_ndarray(), frame.side_data)
 
 
 def _reason(error: BaseException) -> str:

@@ -6,15 +6,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-import jax
 import numpy as np
 
-from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.config import Config, Evaluate, Task
 from vivit_jax.config_parse import to_dict
 from vivit_jax.data.dataset import open_split
+from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import evaluation_batches
@@ -24,12 +23,11 @@ from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
 from vivit_jax.evaluate.report import ShownMistake, write_report
 from vivit_jax.evaluate.views import Predictions, collect
 from vivit_jax.model.vivit import build
-from vivit_jax.sharding import make_mesh, replicated
+from vivit_jax.pretrained import load_run
+from vivit_jax.sharding import make_mesh
 from vivit_jax.train.log import read_metrics
-from vivit_jax.train.optimizer import make_optimizer
-from vivit_jax.train.state import abstract_state
 from vivit_jax.train.step import compile_forward
-from vivit_jax.train.workdir import read_config
+from vivit_jax.workdir import read_config
 
 Forward = Callable[[Any, np.ndarray], np.ndarray]
 SHOWN_MISTAKES = 8
@@ -89,41 +87,21 @@ def predict(
   )
 
 
-def load_params(workdir: Path, step: str) -> tuple[Config, Any, int]:
-  """Returns configuration, parameters and step of a run.
-
-  Args:
-    workdir: of the run.
-    step: 'best', 'last' or a number.
-
-  Raises:
-    ConfigError: where `step` is none of these.
-    CheckpointError: where there is no such checkpoint.
-  """
-  config = read_config(workdir)
-  if step not in ('best', 'last') and not step.isdigit():
-    raise ConfigError(f"--step={step} is not 'best', 'last' or a number")
-  # Only the optimiser's shapes matter here, which its schedule's length does not change.
-  optimizer = make_optimizer(config.train, config.train.steps or 1)
-  whole = replicated(make_mesh(config))
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-    abstract_state(config, build(config), optimizer),
-  )
-  with Checkpoints(workdir) as checkpoints:
-    wanted = int(step) if step.isdigit() else None
-    if step == 'last' and checkpoints.steps:
-      wanted = checkpoints.steps[-1]
-    params, number = checkpoints.restore_params(wanted, abstract)
-  return config, params, number
-
-
 def parse_views(text: str) -> tuple[int, int]:
   """Returns temporal and spatial views from `TxS`."""
   match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
   if match is None:
     raise ConfigError(f'--views={text} is not TxS, temporal x spatial views, e.g. 4x3')
   return int(match[1]), int(match[2])
+
+
+def parse_step(text: str) -> int | Literal['best', 'last']:
+  """Returns which checkpoint is meant: 'best', 'last' or a number."""
+  if text in ('best', 'last'):
+    return cast(Literal['best', 'last'], text)
+  if not text.isdigit():
+    raise ConfigError(f"--step={text} is not 'best', 'last' or a number")
+  return int(text)
 
 
 def evaluate_run(
@@ -140,19 +118,23 @@ def evaluate_run(
   Returns:
     The results (see `evaluate.metrics.compute`).
   """
-  config, params, number = load_params(workdir, step)
-  protocol = config.evaluate
+  mesh = make_mesh(None)
+  config = read_config(workdir)
+  pretrained = load_run(workdir, parse_step(step))
+  # The run's batch need not fit these devices; results don't depend on it.
+  batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
+  protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
   if views is not None:
     protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
-  mesh, data = make_mesh(config), open_split(config, split)
+  data = open_split(config, split)
   failures = Failures(data, config.data.max_bad_share, workdir)
   forward = compile_forward(build(config), mesh)
   predictions = predict(
-    config, data, forward, params, protocol, failures, progress=sys.stderr.isatty()
+    config, data, forward, pretrained.params, protocol, failures, progress=sys.stderr.isatty()
   )
   results = {
     **compute(predictions, config.task, protocol),
-    'step': number,
+    'step': pretrained.step,
     'split': data.split,
     'data': data.fingerprint,
   }
@@ -174,6 +156,8 @@ def evaluate_run(
   name = headline(config.task)
   print(
     f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
-    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {number}; report: {page}'
+    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {pretrained.step}; '
+    f'report: {page}'
+    + (f'; {results["skipped"]} unreadable, see {SKIPPED}' if results['skipped'] else '')
   )
   return results

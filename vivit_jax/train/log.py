@@ -14,7 +14,7 @@ from tqdm import tqdm
 METRICS = 'metrics.jsonl'
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
+def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
   """Returns the rows of a run's metrics file, oldest first; a row cut off by a kill is left out."""
   file = workdir / METRICS
   rows = []

@@ -18,16 +18,16 @@ from vivit_jax.data.dataset import open_split
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
-from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.pretrained import initialise_params
 from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
-from vivit_jax.train.evaluation import evaluate_run, load_params, validate
+from vivit_jax.train.evaluation import evaluate_run, validate
 from vivit_jax.train.log import RunLog
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.state import TrainState, abstract_state, init_state
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import Stopped, StopRequest
-from vivit_jax.train.workdir import claim
+from vivit_jax.workdir import claim, occupied
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any]:
@@ -46,16 +46,17 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     ConfigError, DataError, CheckpointError: for what the user can mend.
   """
   mesh = make_mesh(config)
-  data = open_split(config, 'train')
-  claim(workdir, config, data.fingerprint)
-  model = build(config)
-  steps = total_steps(config, len(data.videos))
-  optimizer = make_optimizer(config.train, steps)
-  with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
-    state = _start(config, model, optimizer, mesh, checkpoints)
-    run = _Run(config, workdir, mesh, model, optimizer, checkpoints, stop, data, steps)
-    run.steps_from(state)
-  return evaluate_run(workdir)
+  with occupied(workdir):
+    data = open_split(config, 'train')
+    claim(workdir, config, data.fingerprint, data.class_names)
+    model = build(config)
+    steps = total_steps(config, len(data.videos))
+    optimizer = make_optimizer(config.train, steps)
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+      state = _start(config, model, optimizer, mesh, checkpoints)
+      run = _Run(config, workdir, mesh, model, optimizer, checkpoints, stop, data, steps)
+      run.steps_from(state)
+    return evaluate_run(workdir)
 
 
 def _start(
@@ -75,10 +76,8 @@ def _start(
     return checkpoints.restore(checkpoints.steps[-1], abstract)
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
-    source = Path(config.init.checkpoint)
-    params = load_params(source, 'best')[1]
-    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, state.params):
-      raise ConfigError(f'config.init.checkpoint={source} holds the weights of another model')
+    params, table = initialise_params(config, state.params)
+    print(table, flush=True)
     state = dataclasses.replace(state, params=params)
   return jax.device_put(state, whole)
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of any format as a model that runs, and as the start of another model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from vivit_jax.checkpoint import CHECKPOINTS, Checkpoints
+from vivit_jax.config import Config, Hints
+from vivit_jax.config_parse import parse
+from vivit_jax.convert.initialise import initialise
+from vivit_jax.convert.load import load_source
+from vivit_jax.convert.load_table import format_table
+from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source, grid
+from vivit_jax.convert.value_range import to_unit_range
+from vivit_jax.model.vivit import ViViT
+from vivit_jax.workdir import SNAPSHOT, read_class_names, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """A checkpoint as a model that runs.
+
+  Attributes:
+    model: `model.apply({'params': params}, video)` gives float32 logits.
+    params: nested dict of float32 arrays.
+    source: where they came from, labels, clip and the preprocessing that they expect.
+    step: of the training run, where one of ours tells.
+  """
+
+  model: ViViT
+  params: Any
+  source: Source
+  step: int | None = None
+
+  @property
+  def labels(self) -> tuple[str, ...] | None:
+    """One name per class along the logits' last axis; None where the source has none."""
+    return self.source.labels
+
+  @property
+  def preprocessing(self) -> Preprocessing:
+    """What the weights expect of a video."""
+    return self.source.preprocessing
+
+
+def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Pretrained:
+  """Loads a checkpoint of any format, which is found out from its content.
+
+  Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
+  the original ViT's .npz, timm ViT and DeiT (safetensors), our own exports, and our own workdirs
+  (`best` parameters; `WORKDIR/checkpoints/STEP` for a certain step).
+
+  Args:
+    path: a file or folder, `hf://owner/name`, or `gs://bucket/path`.
+    sha256: digest that the file must have.
+    **hints: what the tensors cannot tell, e.g. attention='factorised_dot_product'; see
+      config.Hints. An error lists what is missing.
+
+  Raises:
+    CheckpointError: one line naming file, reason and remedy.
+    ConfigError: a hint that does not exist or has a wrong value.
+  """
+  said = parse({'init': {'hints': hints}}).init.hints
+  return _load(str(path), said, sha256)
+
+
+def load_run(
+  workdir: Path, step: int | Literal['best', 'last'] = 'best', hints: Hints | None = None
+) -> Pretrained:
+  """Loads the parameters of one of our own training runs.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last', or the number of a kept step.
+    hints: what they say must agree with the run.
+
+  Raises:
+    CheckpointError: where there is no run, no such step, or the parameters are of another model.
+  """
+  config, names = read_config(workdir), read_class_names(workdir)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    params, number = checkpoints.read_params(step)
+  clip = config.clip
+  source = Source(
+    path=workdir,
+    format='vivit_jax run',
+    kind='video',
+    params=traverse_util.flatten_dict(params, sep='/'),
+    model=config.model,
+    frames=clip.frames,
+    height=clip.height,
+    width=clip.width,
+    task=config.task,
+    labels=tuple(name for head in config.task.heads for name in names[head]),
+    preprocessing=Preprocessing(stride=clip.stride),
+    unused={},
+  )
+  check_source(source)
+  check_hints(source, hints or Hints())
+  return _as_model(source, number)
+
+
+def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
+  """Starts a model from the checkpoint that its configuration names (paper section 3.4).
+
+  Args:
+    config: its `init` section says from what and how.
+    fresh: the model's own initial parameters, nested.
+
+  Returns:
+    The parameters, nested, and a table of what was taken, resized, fresh and left over.
+
+  Raises:
+    CheckpointError: where the checkpoint cannot be read or cannot start this model.
+  """
+  init, clip = config.init, config.clip
+  assert init.checkpoint is not None
+  hints = dataclasses.replace(init.hints, head=init.hints.head and init.head != 'fresh')
+  source = to_unit_range(_load(init.checkpoint, hints).source)
+  flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
+  tokens = grid(config.model, clip.frames, clip.height, clip.width)
+  params, rows = initialise(flat, config.model, tokens, source, init)
+  title = f'{init.checkpoint}: {source.format}, {source.kind} model'
+  return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
+
+
+def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
+  place = Path(path)
+  is_step = place.name.isdigit() and place.parent.name == CHECKPOINTS
+  workdir = place.parent.parent if is_step else place
+  # A Hugging Face folder has a config.json too.
+  if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
+    return load_run(workdir, int(place.name) if is_step else 'best', hints)
+  return _as_model(load_source(place, hints, sha256))
+
+
+def _as_model(source: Source, step: int | None = None) -> Pretrained:
+  params = traverse_util.unflatten_dict(source.params, sep='/')
+  return Pretrained(ViViT(source.model, source.classes), params, source, step)
