@@ -34,17 +34,15 @@ def _section(section: Any) -> config_dict.ConfigDict:
     if dataclasses.is_dataclass(value):
       value = _section(value)
     elif value is None:
-      value = config_dict.placeholder(required(hints[field.name]))
+      value = config_dict.placeholder(_plain_type(hints[field.name]))
     tree[field.name] = value
   return tree
 
 
 def _plain_type(hint: Any) -> type:
-  """Returns the type of an optional setting's values: int for Count | None."""
-  kind = next(a for a in typing.get_args(hint) if a is not type(None))
-  if typing.get_origin(kind) is typing.Literal:
-    return type(typing.get_args(kind)[0])
-  return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+  """Returns the type of an optional setting's values: int for int | None."""
+  kind = required(hint)
+  return type(typing.get_args(kind)[0]) if typing.get_origin(kind) is typing.Literal else kind
 
 
 def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.ConfigDict:
