@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training carries from step to step, and all that a checkpoint has to hold."""
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from vivit_jax.model.vivit import ViViT, abstract_params, init_params
 class TrainState:
   """Step, parameters and optimiser state; random numbers follow from the seed and the step."""
 
-  step: jax.Array
+  step: Any  # int32 scalar; a shape, a sharding or a type where the tree describes a state
   params: Any
   opt_state: Any
 
@@ -33,4 +33,4 @@ def abstract_state(
   """Returns shapes and types of the state; allocates nothing."""
   params = abstract_params(model, config.clip)
   step = jax.eval_shape(lambda: jnp.zeros((), jnp.int32))
-  return TrainState(cast(jax.Array, step), params, jax.eval_shape(optimizer.init, params))
+  return TrainState(step, params, jax.eval_shape(optimizer.init, params))
