@@ -47,8 +47,8 @@ class VideoReader:
 
   Use it as a context manager. Frames are counted by their true timestamps, so that index i is the
   same frame whatever was read before, with variable frame rates and B-frames too. Files without
-  timestamps (AVI with B-frames, bare MPEG streams) are counted in the order in which the decoder
-  gives frames out, always from the first.
+  timestamps to trust (AVI with B-frames, MPEG program and bare video streams) are counted in the
+  order in which the decoder gives frames out, from the first, which takes longer.
 
   Attributes:
     frames: between start and end, at least 1.
@@ -171,8 +171,9 @@ class VideoReader:
     if not times:
       raise DecodeError(self._path, 'no frames')
     # AVI numbers packets, not frames; with B-frames that is another order, and nothing says so.
+    # MPEG program streams stamp only some frames: after a seek the others get wrong times.
     renumbered = name == 'avi' and self._stream.codec_context.has_b_frames
-    if None in times or name == 'mpegvideo' or renumbered:
+    if None in times or name in ('mpeg', 'mpegvideo') or renumbered:
       self._counted = True
       return [], []
     # Key frames that an edit list hides are still where decoding must start.
