@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vivit` command: train, evaluate, inspect."""
+"""The `vivit` command: what can be said on its command line."""
 
 import argparse
 import logging
 import os
 import sys
+import typing
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vivit_jax import __version__
+from vivit_jax import __version__, commands
+from vivit_jax.config import Hints
+from vivit_jax.config_parse import required
 from vivit_jax.errors import UserError
 
 TRAIN_HELP = """
@@ -24,8 +26,20 @@ example:
 """
 
 INSPECT_HELP = """
-example:
+examples:
   vivit inspect --config=configs/kinetics400.py:B/16x2,factorised_encoder --json
+  vivit inspect runs/digits
+"""
+
+CONVERT_HELP = """
+example:
+  vivit convert vivit_base.msgpack vivit_base.safetensors --to=safetensors --frames=32
+"""
+
+PREDICT_HELP = """
+examples:
+  vivit predict --checkpoint=runs/digits clip.mp4 folder/of/videos
+  vivit predict --checkpoint=hf://google/vivit-b-16x2-kinetics400 --views=1x1 --json clip.mp4
 """
 
 CONFIG_HELP = """\
@@ -35,6 +49,12 @@ settings:
   --config.SECTION.NAME=VALUE     overrides one setting, e.g. --config.train.steps=100
                                   (`vivit inspect --config=FILE` lists all of them)
 """
+
+
+CHECKPOINT = (
+  'workdir, workdir/checkpoints/STEP, Hugging Face folder, .safetensors, .msgpack, .npz, '
+  'hf://owner/name or gs://bucket/path'
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,52 +68,70 @@ def make_parser() -> Parser:
   """Returns the parser of all subcommands."""
   parser = Parser(prog='vivit', description='Video Vision Transformers in JAX.')
   parser.add_argument('--version', action='version', version=f'vivit_jax {__version__}')
-  commands = parser.add_subparsers(metavar='COMMAND', required=True)
+  subcommands = parser.add_subparsers(metavar='COMMAND', required=True)
+  for add_command in (_add_train, _add_evaluate, _add_inspect, _add_convert, _add_predict):
+    add_command(subcommands)
+  return parser
 
-  def add(name: str, function, summary: str, description: str, epilog: str, usage: str) -> Parser:
-    command = commands.add_parser(
-      name,
-      help=summary,
-      description=description,
-      epilog=epilog,
-      usage=f'vivit {name} {usage}',
-      allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    takes_config = usage.startswith('--config')
-    command.set_defaults(function=function, takes_config=takes_config, command=command)
-    return command
 
-  train = add(
+def _add(
+  subcommands: 'argparse._SubParsersAction[Parser]',
+  name: str,
+  function: Callable[[argparse.Namespace], int],
+  summary: str,
+  description: str,
+  epilog: str,
+  usage: str,
+) -> Parser:
+  command = subcommands.add_parser(
+    name,
+    help=summary,
+    description=description,
+    epilog=epilog,
+    usage=f'vivit {name} {usage}',
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  takes_config = '--config' in usage
+  command.set_defaults(function=function, takes_config=takes_config, command=command)
+  return command
+
+
+def _add_train(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+  command = _add(
+    subcommands,
     'train',
-    train_command,
+    commands.train,
     'train a model, evaluate it and write a report',
     'Trains a model, evaluates it with several views and writes a report.\n'
     'Run the same command again to continue a run that was stopped.',
     CONFIG_HELP + TRAIN_HELP,
     '--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
   )
-  train.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
+  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
 
-  evaluate = add(
+
+def _add_evaluate(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+  command = _add(
+    subcommands,
     'evaluate',
-    evaluate_command,
+    commands.evaluate,
     'evaluate a trained model with several views',
     'Evaluates a run on its test videos and writes report.json, pictures and report.html.',
     EVALUATE_HELP,
     '--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT]',
   )
-  evaluate.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
-  evaluate.add_argument(
+  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
+  command.add_argument(
     '--step',
     default='best',
     metavar='STEP',
     help="'best' (default), 'last' or the number of a kept step",
   )
-  evaluate.add_argument(
+  command.add_argument(
     '--views', metavar='TxS', help='temporal x spatial views (default: those of the run, e.g. 4x3)'
   )
-  evaluate.add_argument(
+  command.add_argument(
     '--split',
     default='test',
     choices=('train', 'validation', 'test'),
@@ -101,52 +139,81 @@ def make_parser() -> Parser:
     help='train, validation or test (default: %(default)s)',
   )
 
-  inspect = add(
+
+def _add_inspect(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+  command = _add(
+    subcommands,
     'inspect',
-    inspect_command,
-    'show a configuration: tokens, parameters, cost, memory',
-    'Shows what a configuration means, without data, parameters, compilation or accelerator.',
+    commands.inspect,
+    'show a configuration or a checkpoint: tokens, parameters, cost, memory',
+    'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
+    'or what a checkpoint of any format holds.',
     CONFIG_HELP + INSPECT_HELP,
-    '--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--json]',
+    '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] | CHECKPOINT) [--json]',
   )
-  inspect.add_argument('--json', action='store_true', help='print the same as JSON')
-  return parser
+  command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help=CHECKPOINT)
+  command.add_argument('--json', action='store_true', help='print the same as JSON')
+  _add_hints(command)
 
 
-def train_command(options: argparse.Namespace) -> int:
-  """Runs `vivit train`."""
-  from vivit_jax.config_file import load
-  from vivit_jax.train.loop import train
-  from vivit_jax.train.stop import Stopped
+def _add_convert(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+  command = _add(
+    subcommands,
+    'convert',
+    commands.convert,
+    'write a checkpoint in another format',
+    'Writes a checkpoint of any format as another program or a training run reads it.',
+    CONVERT_HELP,
+    'SOURCE TARGET --to=FORMAT',
+  )
+  command.add_argument('source', metavar='SOURCE', help=CHECKPOINT)
+  command.add_argument('target', metavar='TARGET', help='file or folder to write; must not exist')
+  command.add_argument(
+    '--to',
+    required=True,
+    choices=('huggingface', 'safetensors', 'orbax'),
+    metavar='FORMAT',
+    help='huggingface (a folder for VivitForVideoClassification), safetensors (one file, all '
+    'models) or orbax (a workdir as `vivit train` leaves it)',
+  )
+  _add_hints(command)
 
-  try:
-    train(load(options.settings), Path(options.workdir))
-  except Stopped as stopped:
-    print(f'vivit: {stopped}')
-    return 130 if stopped.by.name == 'SIGINT' else 0
-  return 0
+
+def _add_predict(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+  command = _add(
+    subcommands,
+    'predict',
+    commands.predict,
+    'name what videos show',
+    'Prints the most probable classes of videos, averaged over several views.',
+    PREDICT_HELP,
+    '--checkpoint=CHECKPOINT VIDEO... [--views=TxS] [--top=N] [--json]',
+  )
+  command.add_argument('videos', nargs='+', metavar='VIDEO', help='video, folder, or CSV with path')
+  command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help=CHECKPOINT)
+  command.add_argument('--views', default='4x3', metavar='TxS', help='temporal x spatial (4x3)')
+  command.add_argument('--top', type=int, default=5, metavar='N', help='classes per video (5)')
+  command.add_argument('--json', action='store_true', help='print JSON instead of a table')
+  _add_hints(command)
 
 
-def evaluate_command(options: argparse.Namespace) -> int:
-  """Runs `vivit evaluate`."""
-  from vivit_jax.train.evaluation import evaluate_run, parse_views
-
-  views = parse_views(options.views) if options.views else None
-  evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
-  return 0
-
-
-def inspect_command(options: argparse.Namespace) -> int:
-  """Runs `vivit inspect`."""
-  import jax
-
-  jax.config.update('jax_platforms', 'cpu')  # a training run may hold the accelerators
-  from vivit_jax.config_file import load
-  from vivit_jax.summary import as_json, as_text, summarise
-
-  summary = summarise(load(options.settings))
-  print(as_json(summary) if options.json else as_text(summary))
-  return 0
+def _add_hints(command: Parser) -> None:
+  """Adds what a checkpoint's tensors cannot tell, one option per field of `Hints`."""
+  group = command.add_argument_group(
+    'what the checkpoint does not tell (errors list what is missing)'
+  )
+  for name, hint in typing.get_type_hints(Hints).items():
+    kind = required(hint)
+    if kind is bool:
+      continue
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
+    group.add_argument(
+      f'--{name.replace("_", "-")}',
+      dest=f'hint_{name}',
+      type=str if choices else kind,
+      choices=choices,
+      metavar='|'.join(choices) if choices else name.upper(),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,6 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   options, rest = parser.parse_known_args(arguments)
   options.settings = _take_settings(rest, options.takes_config, options.command)
+  options.hints = {
+    name.removeprefix('hint_'): value
+    for name, value in vars(options).items()
+    if name.startswith('hint_') and value is not None
+  }
   # Not argparse's `required`, which would name --workdir where it is only misspelt.
   if not getattr(options, 'workdir', 'none needed'):
     options.command.error('give the folder of the run as --workdir=FOLDER')

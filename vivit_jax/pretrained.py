@@ -2,6 +2,7 @@
 """Weights of any format as a model that runs, and as the start of another model."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +11,17 @@ import numpy as np
 from flax import traverse_util
 
 from vivit_jax.checkpoint import CHECKPOINTS, Checkpoints
-from vivit_jax.config import Config, Hints
+from vivit_jax.config import Clip, Config, Hints
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.initialise import initialise
 from vivit_jax.convert.load import load_source
 from vivit_jax.convert.load_table import format_table
 from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source, grid
 from vivit_jax.convert.value_range import to_unit_range
+from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT
-from vivit_jax.workdir import SNAPSHOT, read_class_names, read_config
+from vivit_jax.task import head_slices
+from vivit_jax.workdir import SNAPSHOT, claim, read_class_names, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def load_run(
     height=clip.height,
     width=clip.width,
     task=config.task,
-    labels=tuple(name for head in config.task.heads for name in names[head]),
+    labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
     preprocessing=Preprocessing(stride=clip.stride),
     unused={},
   )
@@ -142,3 +145,32 @@ def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
 def _as_model(source: Source, step: int | None = None) -> Pretrained:
   params = traverse_util.unflatten_dict(source.params, sep='/')
   return Pretrained(ViViT(source.model, source.classes), params, source, step)
+
+
+def write_run(source: Source, workdir: Path) -> None:
+  """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
+
+  Args:
+    source: a video model; where its weights expect another value range than [-1, 1], that range
+      goes into the tokenizer, which computes the same.
+    workdir: a new folder.
+
+  Raises:
+    CheckpointError: for image models and models without a head, which no run of ours has.
+  """
+  if source.kind == 'image' or source.task is None:
+    raise CheckpointError(
+      f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
+      'start a model from it with --config.init.checkpoint'
+    )
+  source = to_unit_range(source)
+  stride = source.preprocessing.stride or Clip().stride
+  clip = Clip(source.frames, stride, source.height, source.width)
+  config = Config(task=source.task, model=source.model, clip=clip)
+  names = {}
+  if source.labels is not None:
+    names = {head: source.labels[part] for head, part in head_slices(source.task).items()}
+  with Checkpoints(workdir) as checkpoints:
+    params = traverse_util.unflatten_dict(source.params, sep='/')
+    checkpoints.save_best(0, params, math.nan)
+  claim(workdir, config, f'weights of {source.path.name}', names)

@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 
-from vivit_jax.config import SIZES, Config, Size
+from vivit_jax.config import SIZES, Clip, Config, Size, Task
 from vivit_jax.config_parse import to_dict
+from vivit_jax.convert.source import Source
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
+
+SHOWN_LABELS = 5
 
 
 def summarise(config: Config) -> dict[str, Any]:
@@ -38,6 +41,29 @@ def summarise(config: Config) -> dict[str, Any]:
   }
 
 
+def summarise_checkpoint(source: Source) -> dict[str, Any]:
+  """Returns the same of the model in a checkpoint, and what its weights expect and name."""
+  clip = Clip(frames=source.frames, height=source.height, width=source.width)
+  if source.preprocessing.stride is not None:
+    clip = dataclasses.replace(clip, stride=source.preprocessing.stride)
+  task = source.task or Task(classes=(1,))
+  summary = summarise(Config(task=task, model=source.model, clip=clip))
+  config = {name: summary.pop('config')[name] for name in ('model',)}
+  return summary | {
+    'checkpoint': {
+      'path': str(source.path),
+      'format': source.format,
+      'kind': source.kind,
+      'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
+      'classes': source.classes,
+      'labels': list(source.labels) if source.labels else None,
+      'preprocessing': dataclasses.asdict(source.preprocessing),
+      'unused': dict(source.unused),
+    },
+    'config': config,
+  }
+
+
 def as_json(summary: dict[str, Any]) -> str:
   """Returns the summary as JSON."""
   return json.dumps(summary, indent=1)
@@ -48,6 +74,10 @@ def as_text(summary: dict[str, Any]) -> str:
   grid, sizes = summary['token_grid'], summary['bytes']
   tokens = grid['time'] * grid['height'] * grid['width']
   lines = [f'config.{name} = {value!r}' for name, value in _flatten(summary['config'])]
+  for name, value in _flatten(summary.get('checkpoint', {})):
+    if name == 'labels' and value and len(value) > SHOWN_LABELS:
+      value = f'{", ".join(value[:SHOWN_LABELS])}, ... ({len(value)} names)'
+    lines.append(f'{name}: {value}')
   lines += [
     '',
     f'{summary["model"]}: {grid["time"]} x {grid["height"]} x {grid["width"]} = {tokens} tokens',

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each subcommand of `vivit` does; libraries are imported late, so that --help is quick."""
+
+import argparse
+from pathlib import Path
+
+from vivit_jax.errors import ConfigError
+
+
+def train(options: argparse.Namespace) -> int:
+  """Runs `vivit train`."""
+  from vivit_jax.config_file import load
+  from vivit_jax.train.loop import train
+  from vivit_jax.train.stop import Stopped
+
+  try:
+    train(load(options.settings), Path(options.workdir))
+  except Stopped as stopped:
+    print(f'vivit: {stopped}')
+    return 130 if stopped.by.name == 'SIGINT' else 0
+  return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+  """Runs `vivit evaluate`."""
+  from vivit_jax.train.evaluation import evaluate_run, parse_views
+
+  views = parse_views(options.views) if options.views else None
+  evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
+  return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+  """Runs `vivit inspect`, of a configuration or of a checkpoint."""
+  _use_cpu()
+  from vivit_jax.config_file import load
+  from vivit_jax.summary import as_json, as_text, summarise, summarise_checkpoint
+
+  if bool(options.checkpoint) == bool(options.settings):
+    raise ConfigError('give either --config=FILE or a CHECKPOINT to inspect')
+  if options.checkpoint:
+    from vivit_jax.pretrained import load_pretrained
+
+    summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
+  else:
+    summary = summarise(load(options.settings))
+  print(as_json(summary) if options.json else as_text(summary))
+  return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+  """Runs `vivit convert`."""
+  _use_cpu()
+  from vivit_jax.convert import huggingface, safetensors_file
+  from vivit_jax.pretrained import load_pretrained, write_run
+
+  target = Path(options.target)
+  if target.exists():
+    raise ConfigError(f'{target} exists: give another TARGET, or delete it first')
+  writers = {
+    'huggingface': huggingface.write,
+    'safetensors': safetensors_file.write,
+    'orbax': write_run,
+  }
+  source = load_pretrained(options.source, **options.hints).source
+  writers[options.to](source, target)
+  print(f'{options.source} ({source.format}, {source.model.attention}) -> {target} ({options.to})')
+  return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+  """Runs `vivit predict`; 1 where a video could not be read."""
+  from vivit_jax.predict import run
+  from vivit_jax.pretrained import load_pretrained
+  from vivit_jax.train.evaluation import parse_views
+
+  views = parse_views(options.views)
+  pretrained = load_pretrained(options.checkpoint, **options.hints)
+  return run(pretrained, options.videos, views=views, top=options.top, as_json=options.json)
+
+
+def _use_cpu() -> None:
+  """Leaves the accelerators to a training run that may hold them."""
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
