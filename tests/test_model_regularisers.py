@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stochastic depth acts per example in all four models; dropout is a function of its key."""
+
+import dataclasses
+import functools
+import typing
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vivit_jax.config import Attention, Clip, Model
+from vivit_jax.model.transformer import Block, drop_path, drop_path_rates
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, stages
+
+SMALL = Model(layers=1, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal_layers=1)
+CLIP = Clip(frames=4, height=8, width=12)
+ATTENTIONS = typing.get_args(Attention)
+STAGES = [(a, stage.name) for a in ATTENTIONS for stage in stages(Model(attention=a))]
+KEY = jax.random.key(0)
+
+
+def model_of(attention, **changes):
+  pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
+  return ViViT(dataclasses.replace(SMALL, attention=attention, pooling=pooling, **changes), 5)
+
+
+def stage_of(attention, name):
+  return next(s for s in stages(Model(attention=attention)) if s.name == name)
+
+
+def run_block(stage, config, x, random_params, rate, train=True):
+  block = Block(config, stage.series)
+  params = random_params(jax.eval_shape(block.init, KEY, x))
+  apply_block = jax.jit(functools.partial(block.apply, train=train))
+  return apply_block(params, x, jnp.asarray(rate), rngs={'dropout': KEY})
+
+
+def tokens(stage, rng, batch=4):
+  grid = rng.normal(size=(batch, 3, 4, 16)).astype(np.float32)
+  grid = grid[:, :, 0] if stage.name == 'temporal' else grid
+  return jnp.asarray(einops.rearrange(grid, stage.layout))
+
+
+@pytest.mark.parametrize('attention, name', STAGES)
+def test_a_block_that_is_always_dropped_is_the_identity(attention, name, rng, random_params):
+  stage = stage_of(attention, name)
+  config = dataclasses.replace(SMALL, attention=attention, drop_path=1.0)
+  x = tokens(stage, rng)
+  dropped = run_block(stage, config, x, random_params, 1.0)
+  np.testing.assert_array_equal(dropped, x)
+  others = tuple(range(1, x.ndim))
+  for rate, train in ((0.0, True), (1.0, False)):
+    kept = run_block(stage, config, x, random_params, rate, train)
+    assert (np.abs(kept - x).max(axis=others) > 0.01).all()
+
+
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_a_model_whose_layers_are_always_dropped_ignores_their_weights(
+  attention, rng, random_params
+):
+  model = model_of(attention, drop_path=1.0, drop_path_schedule='paper')  # 1 layer: its rate is 1
+  shapes = abstract_params(model, CLIP)
+  params, others = random_params(shapes), random_params(shapes)
+  for stage, leaves in params.items():  # all but the blocks is the same
+    for name, leaf in leaves.items():
+      if not name.startswith('block_'):
+        others[stage][name] = leaf
+  video = jnp.asarray(rng.uniform(-1, 1, size=(2, 4, 8, 12, 3)), jnp.float32)
+  run = jax.jit(functools.partial(apply, model))
+  np.testing.assert_array_equal(run(params, video, KEY), run(others, video, KEY))
+  assert np.abs(run(params, video) - run(others, video)).max() > 0.01
+
+
+@pytest.mark.parametrize('attention', ['spatio_temporal', 'factorised_self_attention'])
+def test_each_example_and_each_branch_is_dropped_on_its_own(attention, rng, random_params):
+  stage = stage_of(attention, 'spacetime')
+  config = dataclasses.replace(SMALL, attention=attention, drop_path=0.5)
+  x = einops.repeat(tokens(stage, rng, batch=1), '1 ... -> b ...', b=64)
+  found = np.asarray(run_block(stage, config, x, random_params, 0.5)).reshape(64, -1)
+  patterns = len(np.unique(found.round(4), axis=0))
+  branches = len(stage.series) + 1
+  assert patterns == 2**branches
+
+
+def test_dropped_examples_are_zero_and_kept_ones_whole():
+  update = jnp.ones((2000, 2, 3))
+  found = drop_path(update, 0.3, KEY, rescale=False)
+  assert set(np.unique(found)) == {0.0, 1.0}
+  assert (found == found[:, :1, :1]).all()
+  assert float(found.mean()) == pytest.approx(0.7, abs=0.04)
+
+
+def test_rescaling_keeps_the_expectation():
+  found = drop_path(jnp.ones((2000, 2, 3)), 0.3, KEY, rescale=True)
+  kept = np.unique(found)
+  np.testing.assert_allclose(kept, [0.0, 1 / 0.7], rtol=1e-6)
+  assert float(found.mean()) == pytest.approx(1.0, abs=0.06)
+
+
+@pytest.mark.parametrize('rescale', [False, True])
+def test_the_rates_of_the_ends(rescale):
+  update = jnp.full((16, 2), 3.0)
+  np.testing.assert_array_equal(drop_path(update, 0.0, KEY, rescale), update)
+  np.testing.assert_array_equal(drop_path(update, 1.0, KEY, rescale), jnp.zeros((16, 2)))
+
+
+def test_bfloat16_stays_bfloat16():
+  update = jnp.ones((4, 2), jnp.bfloat16)
+  assert drop_path(update, jnp.asarray(0.5), KEY, rescale=True).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+  'schedule, layers, rates',
+  [
+    ('from_zero', 4, [0.0, 0.1, 0.2, 0.3]),
+    ('paper', 4, [0.075, 0.15, 0.225, 0.3]),
+    ('from_zero', 1, [0.0]),
+    ('paper', 1, [0.3]),
+  ],
+)
+def test_rates_are_linear_over_depth(schedule, layers, rates):
+  config = Model(drop_path=0.3, drop_path_schedule=schedule)
+  assert drop_path_rates(config, layers) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize('name', ['dropout', 'attention_dropout', 'drop_path'])
+def test_regularisers_are_functions_of_the_key_and_off_in_testing(name, rng, random_params):
+  model = model_of('factorised_encoder', **{name: 0.5}, drop_path_schedule='paper')
+  params = random_params(abstract_params(model, CLIP))
+  video = jnp.asarray(rng.uniform(-1, 1, size=(8, 4, 8, 12, 3)), jnp.float32)
+  run = jax.jit(functools.partial(apply, model))
+  plain = jax.jit(functools.partial(apply, model_of('factorised_encoder')))(params, video)
+  np.testing.assert_array_equal(run(params, video), plain)
+  np.testing.assert_array_equal(run(params, video, KEY), run(params, video, KEY))
+  assert np.abs(run(params, video, KEY) - plain).max() > 1e-3
+  assert np.abs(run(params, video, KEY) - run(params, video, jax.random.key(1))).max() > 1e-3
