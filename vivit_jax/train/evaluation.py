@@ -99,8 +99,8 @@ def parse_step(text: str) -> int | Literal['best', 'last']:
   """Returns which checkpoint is meant: 'best', 'last' or a number."""
   if text in ('best', 'last'):
     return cast(Literal['best', 'last'], text)
-  if not text.isdigit():
-    raise ConfigError(f"--step={text} is not 'best', 'last' or a number")
+  if not text.isdecimal():
+    raise ConfigError(f"--step={text} is no step: give 'best', 'last' or a number")
   return int(text)
 
 

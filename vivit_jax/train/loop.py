@@ -18,6 +18,7 @@ from vivit_jax.data.dataset import open_split
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
+from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
 from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
@@ -76,7 +77,12 @@ def _start(
     return checkpoints.restore(checkpoints.steps[-1], abstract)
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
-    params, table = initialise_params(config, state.params)
+    try:
+      params, table = initialise_params(config, state.params)
+    except UserError as error:
+      source = config.init.checkpoint
+      reason = str(error).removeprefix(f'{source}: ')
+      raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
     print(table, flush=True)
     state = dataclasses.replace(state, params=params)
   return jax.device_put(state, whole)

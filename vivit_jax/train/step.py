@@ -72,6 +72,7 @@ def compile_step(
   )
 
 
+@functools.cache  # validation and the test that follows share a compilation
 def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
   """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
 
