@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: what is kept, what is on disk when, and what is refused."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vivit_jax.checkpoint import Checkpoints, write_json
+from vivit_jax.errors import CheckpointError
+from vivit_jax.train.state import TrainState
+
+
+def state(step: int, width: int = 4, dtype=jnp.float32) -> TrainState:
+  """Returns a small state that says which step it is of."""
+  params = {'layer': {'kernel': jnp.full((width, 3), step, dtype), 'bias': jnp.zeros(3)}}
+  return TrainState(jnp.asarray(step, jnp.int32), params, (jnp.full((), step, jnp.float32),))
+
+
+def abstract(tree):
+  """Returns the shapes of a state, all on one device."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+def test_the_newest_are_kept(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (1, 2, 3, 4):
+      checkpoints.save(step, state(step), {'data': 'x'})
+    checkpoints.save(4, state(99), {})  # there already
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert checkpoints.steps == [3, 4]
+    for step in (3, 4):
+      restored = checkpoints.restore(step, abstract(state(0)))
+      for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(state(step)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_best_is_kept_and_nan_is_the_worst(tmp_path):
+  nan = float('nan')
+  scores = {1: nan, 2: 0.5, 3: 0.7, 4: nan, 5: 0.7, 6: 0.1}
+  written = []
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    for step, score in scores.items():
+      checkpoints.save(step, state(step), {})
+      if checkpoints.save_best(step, state(step).params, score):
+        written.append(step)
+  assert written == [1, 2, 3]  # the first of two that are as good
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert (checkpoints.steps, checkpoints.best_step, checkpoints.best_score()) == ([6], 3, 0.7)
+    params, step = checkpoints.read_params('best')
+    assert step == params['layer']['kernel'][0, 0] == 3
+    params, step = checkpoints.read_params('last')
+    assert step == params['layer']['kernel'][0, 0] == 6
+
+
+def test_without_a_score_the_newest_is_the_best(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(CheckpointError, match='holds no checkpoint: train it first'):
+      checkpoints.read_params('best')
+    checkpoints.save(8, state(8), {})
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.read_params('best')[1] == 8
+
+
+def test_leaving_the_block_at_once_leaves_the_save_on_disk(tmp_path):
+  # Without closing, Orbax loses it with exit code 0; an error on the way out changes nothing.
+  with contextlib.suppress(ZeroDivisionError), Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1, width=400_000), {})
+    checkpoints.save_best(1, state(1, width=400_000).params, 0.5)
+    raise ZeroDivisionError
+  with Checkpoints(tmp_path) as checkpoints:
+    assert (checkpoints.steps, checkpoints.best_step) == ([1], 1)
+    assert checkpoints.restore(1, abstract(state(1, width=400_000))).step == 1
+
+
+@pytest.mark.parametrize(
+  ('wanted', 'message'),
+  [
+    (state(0, width=5), 'params/layer/kernel holds float32[4, 3], but this model needs '
+                        'float32[5, 3]'),
+    (state(0, dtype=jnp.int32), 'params/layer/kernel holds float32[4, 3], but this model needs '
+                                'int32[4, 3]'),
+    (state(0, dtype=jnp.bfloat16), 'params/layer/kernel holds float32[4, 3], but this model needs '
+                                   'bfloat16[4, 3]'),
+    (state(0).replace(params={**state(0).params, 'head': jnp.zeros(2)}),
+     'params/head holds nothing, but this model needs float32[2]'),
+    (state(0).replace(params={}), 'has no place in this model'),
+  ],
+)  # fmt: skip
+def test_another_model_is_refused_by_the_name_of_the_array(tmp_path, wanted, message):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), {})
+  with Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(CheckpointError) as error:
+      checkpoints.restore(1, abstract(wanted))
+    assert message in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_missing_step_lists_those_that_are_there(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (10, 20):
+      checkpoints.save(step, state(step), {})
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    for read in (lambda: checkpoints.restore(7, abstract(state(0))),
+                 lambda: checkpoints.read_params(7)):  # fmt: skip
+      with pytest.raises(CheckpointError, match='7 does not exist: the steps there are 10, 20'):
+        read()
+
+
+SAVES = """
+import sys, jax.numpy as jnp
+from pathlib import Path
+from vivit_jax.checkpoint import Checkpoints
+with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
+  for step in range(1, 1000):
+    checkpoints.save(step, {'array': jnp.full((1_000_000,), step, jnp.int32)}, {})
+    print(step, flush=True)
+"""
+
+
+def test_a_killed_save_leaves_whole_steps_and_its_leftovers_are_removed(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, '-c', SAVES, str(tmp_path)],
+    cwd=Path(__file__).parent.parent,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+  )
+  folder = tmp_path / 'checkpoints'
+  deadline = time.monotonic() + 60
+  with process:
+    try:
+      while not (leftovers(folder) and (folder / '3').exists()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    finally:
+      process.send_signal(signal.SIGKILL)
+  expected = {'array': jnp.zeros(1_000_000, jnp.int32)}
+  before = leftovers(folder)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:  # as one who only looks
+    newest = checkpoints.steps[-1]
+  assert leftovers(folder) == before
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert checkpoints.steps[-1] == newest
+    assert leftovers(folder) == []
+    array = checkpoints.restore(newest, abstract(expected))['array']
+    assert (np.asarray(array) == newest).all()
+
+
+def leftovers(folder: Path) -> list[str]:
+  """Returns the names that are no steps."""
+  if not folder.exists():
+    return []
+  return sorted(path.name for path in folder.iterdir() if 'tmp' in path.name)
+
+
+# Tensorstore's threads report to an event loop that Orbax has closed by then.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_damage_is_one_line_that_names_the_step(tmp_path):
+  with Checkpoints(tmp_path / 'whole') as checkpoints:
+    checkpoints.save(1, state(1), {})
+  item = Path('checkpoints', '1', 'state')
+  refused = []
+  for file in sorted((tmp_path / 'whole' / item).iterdir()):
+    copy = tmp_path / file.name
+    shutil.copytree(tmp_path / 'whole', copy)
+    if file.is_dir():
+      shutil.rmtree(copy / item / file.name)
+    else:
+      (copy / item / file.name).unlink()
+    message = refusal(copy)
+    if message is not None:
+      assert f'{copy}/checkpoints/1 is damaged: delete it' in message
+      assert '\n' not in message
+      refused.append(file.name)
+  assert {'_METADATA', 'd', 'manifest.ocdbt', 'ocdbt.process_0'} & set(refused)
+
+
+def refusal(workdir: Path) -> str | None:
+  """Returns why step 1 cannot be restored; where it can, it must be right."""
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    try:
+      restored = checkpoints.restore(1, abstract(state(1)))
+    except CheckpointError as error:
+      return str(error)
+  for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(state(1)), strict=True):
+    np.testing.assert_array_equal(one, other)
+  return None
+
+
+def test_looking_at_a_run_without_checkpoints_makes_no_folders(tmp_path):
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert (checkpoints.steps, checkpoints.best_step) == ([], None)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_json_files_are_whole_or_not_there(tmp_path):
+  file = tmp_path / 'folder' / 'a.json'
+  write_json(file, {'b': 1})
+  assert file.read_text() == '{\n "b": 1\n}\n'
+  with pytest.raises(TypeError):
+    write_json(file, {'b': object()})
+  assert [path.name for path in file.parent.iterdir()] == ['a.json']
+  assert file.read_text() == '{\n "b": 1\n}\n'

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a workdir lets a command continue: the same experiment, whatever its free settings."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vivit_jax.checkpoint import CHECKPOINTS
+from vivit_jax.config_parse import parse
+from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.workdir import FREE, claim, occupied, read_config
+
+NAMES = {'label': ('a', 'b')}
+
+
+def config(**sections):
+  """Returns the defaults with some sections changed."""
+  return parse(sections)
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A workdir with a snapshot and something trained."""
+  claim(tmp_path, config(), 'fingerprint', NAMES)
+  (tmp_path / CHECKPOINTS / '5').mkdir(parents=True)
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'seed': 3}, 'config.seed was 0 and is 3'),
+    ({'train': {'batch_size': 32}}, 'config.train.batch_size was 64 and is 32'),
+    ({'train': {'learning_rate': 0.2}}, 'config.train.learning_rate was 0.1 and is 0.2'),
+    ({'train': {'steps': 9}}, 'config.train.steps was None and is 9'),
+    ({'model': {'layers': 3}}, 'config.model.layers was 12 and is 3'),
+    ({'model': {'patch': (2, 8, 8)}}, 'config.model.patch was [2, 16, 16] and is [2, 8, 8]'),
+    ({'clip': {'stride': 1}}, 'config.clip.stride was 2 and is 1'),
+    ({'data': {'flip': 'off'}}, "config.data.flip was 'paper' and is 'off'"),
+    ({'data': {'moving_digits': {'seed': 1}}}, 'config.data.moving_digits.seed was 0 and is 1'),
+    ({'init': {'checkpoint': 'x'}}, "config.init.checkpoint was None and is 'x'"),
+  ],
+)
+def test_another_experiment_is_refused_by_the_name_of_the_setting(run, change, message):
+  with pytest.raises(ConfigError) as error:
+    claim(run, config(**change), 'fingerprint', NAMES)
+  assert str(error.value) == f'{run} holds another run: {message}; give another --workdir'
+  assert read_config(run) == config()
+
+
+def test_all_differences_are_named_at_once(run):
+  with pytest.raises(ConfigError) as error:
+    claim(run, config(seed=1, model={'layers': 2}), 'other', NAMES)
+  for part in ('config.seed', 'config.model.layers', 'training data was fingerprint and is other'):
+    assert part in str(error.value)
+
+
+FREE_CHANGES = [
+  {'checkpoint': {'keep': 7}},
+  {'evaluate': {'temporal_views': 1, 'batch_size': 8}},
+  {'mesh': {'data': 2}},
+  {'data': {'workers': 3}},
+  {'data': {'root': '/moved'}},
+  {'data': {'max_bad_share': 0.5}},
+  {'train': {'log_every': 1}},
+  {'train': {'evaluate_every': 1}},
+  {'train': {'checkpoint_every': 1}},
+  {'model': {'scan': True}},
+  {'model': {'remat': 'block'}},
+]
+
+
+@pytest.mark.parametrize('change', FREE_CHANGES)
+def test_free_settings_change_and_are_kept(run, change):
+  claim(run, config(**change), 'fingerprint', NAMES)
+  assert read_config(run) == config(**change)
+
+
+def test_every_free_setting_was_tried():
+  tried = {
+    name if name in FREE else f'{name}.{setting}'
+    for change in FREE_CHANGES
+    for name, section in change.items()
+    for setting in section
+  }
+  assert tried == set(FREE)
+
+
+def test_a_run_that_never_saved_binds_nobody(tmp_path):
+  # A first command with a mistake in it must not spoil the workdir for the corrected one.
+  claim(tmp_path, config(), 'fingerprint', NAMES)
+  claim(tmp_path, config(seed=1), 'other', NAMES)
+  assert read_config(tmp_path).seed == 1
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'', 'is damaged'),
+    (b'{"config": {', 'is damaged'),
+    (b'\xff\xfe\x00', 'is damaged'),
+    (b'[]', 'is damaged'),
+    (b'null', 'is damaged'),
+    (b'{"data": "x", "class_names": {}}', "is damaged (it has no 'config')"),
+    (b'{"config": {}}', "is damaged (it has no 'data')"),
+    (b'{"config": [], "data": "x", "class_names": {}}', 'is damaged'),
+    (b'{"config": {"modle": 1}, "data": "x", "class_names": {}}', 'config.modle does not exist'),
+    (b'{"config": {"seed": -1}, "data": "x", "class_names": {}}', 'config.seed=-1 is out of range'),
+  ],
+)
+def test_damaged_snapshot_is_one_line_that_names_the_file(run, content, message):
+  (run / 'config.json').write_bytes(content)
+  with pytest.raises(CheckpointError) as error:
+    read_config(run)
+  assert str(run / 'config.json') in str(error.value)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_a_damaged_snapshot_is_not_overwritten_by_another_command(run):
+  (run / 'config.json').write_text('{"config"')
+  with pytest.raises(CheckpointError, match='is damaged'):
+    claim(run, config(seed=9), 'fingerprint', NAMES)
+  assert (run / 'config.json').read_text() == '{"config"'
+
+
+def test_a_folder_without_a_run(tmp_path):
+  with pytest.raises(CheckpointError, match=r'holds no run \(no config\.json\): give'):
+    read_config(tmp_path)
+
+
+def test_the_snapshot_is_json_and_never_run(run):
+  content = json.loads((run / 'config.json').read_text())
+  assert set(content) == {'config', 'data', 'class_names', 'version'}
+  assert parse(content['config']) == config()
+
+
+def test_two_trainers_do_not_share_a_workdir(tmp_path):
+  program = (
+    'import sys, pathlib\n'
+    'from vivit_jax.workdir import occupied\n'
+    'with occupied(pathlib.Path(sys.argv[1])):\n'
+    '  print("in", flush=True); sys.stdin.read()\n'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+  ) as other:
+    assert other.stdout is not None
+    assert other.stdout.readline() == b'in\n'
+    with pytest.raises(ConfigError, match='in use by another `vivit train`'), occupied(tmp_path):
+      pass
+    other.kill()
+    other.wait(10)
+  with occupied(tmp_path):  # the lock went with its owner
+    pass
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('mine')
+  for workdir in (file, file / 'below'):
+    with pytest.raises(ConfigError) as error, occupied(workdir):
+      pass
+    assert str(error.value).startswith(f'--workdir={workdir} cannot be written: ')
+    assert str(error.value).endswith('; give another folder')
+  assert file.read_text() == 'mine'
