@@ -53,20 +53,28 @@ def draw_crop(clip: Clip, data: Data, rng: np.random.Generator) -> RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class SpatialCrops:
-  """The spatial views of evaluation: the frame just covers each, crops along its longer side."""
+  """The spatial views of evaluation: crops along the longer side, in the middle of the shorter."""
 
   height: int  # of each result, pixels
   width: int
   count: int  # 1 = centre; 3 = left, centre, right | top, middle, bottom
+  # Pixels that the frame's shorter side is scaled to before the crop; None, or too few for it: the
+  # frame just covers the crop, which then shows the whole of one side.
+  short_side: int | None = None
 
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's h2 w2 3']:
     """Returns the crops, uint8 [count, height, width, 3], of an RGB frame [H, W, 3]."""
-    box_h, box_w = _box(frame, self.height, self.width, 1.0)
-    room_h, room_w = frame.shape[0] - box_h, frame.shape[1] - box_w
+    h, w = frame.shape[:2]
+    cover = max(self.height / h, self.width / w)
+    scale = max(1.0, (self.short_side or 0) / min(h, w) / cover)
+    box_h, box_w = _box(frame, self.height, self.width, scale)
+    room_h, room_w = h - box_h, w - box_w
+    tall = room_h * box_w > room_w * box_h  # compared with the box, which need not be square
     crops = []
     for k in range(self.count):
       share = k / (self.count - 1) if self.count > 1 else 0.5
-      top, left = round(share * room_h), round(share * room_w)
+      top = round((share if tall else 0.5) * room_h)
+      left = round((0.5 if tall else share) * room_w)
       box = frame[top : top + box_h, left : left + box_w]
       crops.append(_resize(box, self.height, self.width))
     return np.stack(crops)
