@@ -20,7 +20,7 @@ setup(
   packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
   install_requires=[
     'absl-py>=2.1',
-    'av>=16.0',
+    'av>=18.0',
     'einops>=0.8',
     'flax>=0.12.1',
     'grain>=0.2.18',

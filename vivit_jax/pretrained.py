@@ -20,6 +20,7 @@ from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_s
 from vivit_jax.convert.value_range import to_unit_range
 from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT
+from vivit_jax.remote import localise
 from vivit_jax.task import head_slices
 from vivit_jax.workdir import SNAPSHOT, claim, read_class_names, read_config
 
@@ -133,7 +134,7 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
 
 
 def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
-  place = Path(path)
+  place = localise(path, sha256)
   is_step = place.name.isdigit() and place.parent.name == CHECKPOINTS
   workdir = place.parent.parent if is_step else place
   # A Hugging Face folder has a config.json too.

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs of the command: what a workdir holds, unreadable videos, tasks, weights to start from.
+
+Other tests import the tiny run from here.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.config import Config
+from vivit_jax.config_file import load
+from vivit_jax.data.dataset import open_split
+from vivit_jax.errors import ConfigError, DataError
+from vivit_jax.model.vivit import build
+from vivit_jax.pretrained import load_run
+from vivit_jax.sharding import make_mesh
+from vivit_jax.train import evaluation
+from vivit_jax.train.log import RunLog, read_metrics
+from vivit_jax.train.loop import train
+from vivit_jax.train.optimizer import make_optimizer, total_steps
+from vivit_jax.train.state import TrainState, abstract_state
+
+ROOT = Path(__file__).parent.parent
+CONFIG = 'configs/moving_digits.py'
+TINY = {
+  'data.moving_digits.train_videos': 64,
+  'data.moving_digits.validation_videos': 12,
+  'data.moving_digits.test_videos': 21,  # no batch divides it
+  'model.layers': 1,
+  'model.temporal_layers': 1,
+  'model.width': 16,
+  'model.mlp_dim': 32,
+  'model.heads': 2,
+  'model.dropout': 0.1,  # so that a generator that goes on differently shows
+  'model.drop_path': 0.2,
+  'clip.frames': 4,
+  'train.batch_size': 8,
+  'train.steps': 24,
+  'train.log_every': 3,
+  'train.evaluate_every': 12,
+  'train.checkpoint_every': 4,
+  'evaluate.batch_size': 8,
+}
+
+
+def settings(config: str = CONFIG, **overrides: Any) -> list[str]:
+  """Returns the arguments of a tiny run; `data__workers=2` overrides data.workers."""
+  values = {**TINY, **{name.replace('__', '.'): value for name, value in overrides.items()}}
+  return [f'--config={config}', *(f'--config.{name}={value}' for name, value in values.items())]
+
+
+def tiny(config: str = CONFIG, **overrides: Any) -> Config:
+  """Returns the configuration of the same."""
+  return load(settings(str(ROOT / config), **overrides))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+  """One tiny data set for all tests, whatever the user has."""
+  folder = tmp_path_factory.getbasetemp() / 'cache'
+  os.environ['VIVIT_CACHE'] = str(folder / 'vivit')
+  return folder
+
+
+def environment(**variables: str) -> dict[str, str]:
+  """Returns that of a user with one CPU device, except that programs are compiled once."""
+  cache = Path(os.environ['VIVIT_CACHE']).parent
+  return {
+    **os.environ,
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0',
+    'JAX_COMPILATION_CACHE_DIR': str(cache / 'jax'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **variables,
+  }
+
+
+def start(*arguments: str, **variables: str) -> subprocess.Popen:
+  """Starts `python -m vivit_jax` in a process group of its own."""
+  return subprocess.Popen(
+    [sys.executable, '-m', 'vivit_jax', *arguments],
+    cwd=ROOT,
+    env=environment(**variables),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+  """Runs `python -m vivit_jax` to its end."""
+  process = start(*arguments, **variables)
+  out, err = process.communicate(timeout=120)
+  return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def saved_state(config: Config, workdir: Path, step: int | None = None) -> TrainState:
+  """Returns a whole state from disk, by default the newest."""
+  mesh = make_mesh(None, jax.devices()[:1])
+  optimizer = make_optimizer(config.train, total_steps(config, 64))
+  place = jax.sharding.SingleDeviceSharding(mesh.devices.item())
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    abstract_state(config, build(config), optimizer),
+  )
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    return checkpoints.restore(step or checkpoints.steps[-1], abstract)
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+  """Compares two trees of arrays exactly."""
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+  ):
+    assert np.array_equal(np.asarray(a), np.asarray(b)), jax.tree_util.keystr(path)
+
+
+def test_first_steps_can_be_logged_and_a_single_step_is_a_run(tmp_path):
+  # The first step's time is compilation, so that there is no speed to divide by.
+  with RunLog(tmp_path, start=19, steps=20, clips_per_step=8) as log:
+    log.restart_clock(20)
+    log.train(20, {'loss': 1.0})
+  assert read_metrics(tmp_path) == [{'step': 20, 'loss': 1.0}]
+
+
+def test_a_cut_row_is_left_out_and_rows_after_the_checkpoint_come_again(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3}]
+  with RunLog(tmp_path, start=2, steps=9, clips_per_step=8) as log:
+    log.validation(3, {'top1': 0.5})
+  assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3, 'validation_top1': 0.5}]
+
+
+@pytest.fixture(scope='module')
+def corrupt(tmp_path_factory):
+  """The tiny videos as a user's data, with three unreadable ones in train and two in test."""
+  root = tmp_path_factory.mktemp('corrupt') / 'data'
+  shutil.copytree(Path(open_split(tiny(), 'train').videos[0].path).parents[1], root)
+  bad = [root / name for name in ('train/00003.mp4', 'train/00040.mp4', 'train/00041.mp4',
+                                  'test/00002.mp4', 'test/00020.mp4')]  # fmt: skip
+  bad[0].write_bytes(b'')
+  bad[1].unlink()
+  bad[2].write_bytes(bad[2].read_bytes()[:300])
+  bad[3].write_text('no video')
+  bad[4].write_bytes(bytes(2000))
+  return root, bad
+
+
+def test_unreadable_videos_are_left_out_counted_and_listed(corrupt, tmp_path, capsys):
+  root, bad = corrupt
+  config = tiny(data__source='manifests', data__root=root)
+  results = train(config, tmp_path)  # 24 batches of 8 are three epochs: each file is tried
+  listed = (tmp_path / 'skipped.csv').read_text().splitlines()
+  assert listed[0] == 'path,reason'
+  assert {line.split(',')[0] for line in listed[1:]} == set(map(str, bad))
+  assert len(listed) == 1 + len(bad)
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert results['videos'] == report['videos'] == 19
+  assert results['skipped'] == report['skipped'] == 2
+  assert [failure['path'] for failure in report['failures']] == [str(path) for path in bad[3:]]
+  assert '2 unreadable, see skipped.csv' in capsys.readouterr().out
+
+
+def test_too_many_unreadable_videos_are_an_error_that_names_one(corrupt, tmp_path):
+  root, bad = corrupt
+  config = tiny(data__source='manifests', data__root=root, data__max_bad_share=0.02)
+  with pytest.raises(DataError) as error:
+    train(config, tmp_path)
+  message = str(error.value)
+  assert message.startswith('2 of the 64 videos in train.csv cannot be read')
+  assert '\n' not in message
+  assert 'config.data.max_bad_share=0.02' in message
+  assert any(str(path) in message for path in bad)
+
+
+def test_verb_noun_and_their_action(tmp_path):
+  config = tiny(CONFIG + ':factorised_dot_product,verb_noun', train__steps=6)
+  results = train(config, tmp_path)
+  assert set(results['tasks']) == {'verb', 'noun', 'action'}
+  tasks = results['tasks']
+  assert (
+    results['top1'] == tasks['action']['top1'] <= min(tasks['verb']['top1'], tasks['noun']['top1'])
+  )
+  assert tasks['action']['classes'] == 80
+  rows = read_metrics(tmp_path)
+  assert {'top1', 'top1_verb', 'top1_noun', 'loss'} <= set(rows[0])
+  assert {'validation_top1', 'validation_top1_verb'} <= set(rows[-1])
+  for head in ('verb', 'noun'):
+    assert (tmp_path / f'confusion_{head}.png').stat().st_size
+
+
+def test_multi_label_precision_is_that_of_scikit_learn(tmp_path, monkeypatch):
+  kept = []
+  predict = evaluation.predict
+  monkeypatch.setattr(
+    evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+  )
+  config = tiny(CONFIG + ':spatio_temporal,tags', train__steps=6)
+  results = train(config, tmp_path)
+  final = kept[-1]
+  logits, labels = final.logit_sums / 12, final.labels
+  assert labels.shape == (21, 18)
+  assert (labels.sum(axis=1) == 2).all()  # one motion and one digit
+  present = labels.any(axis=0)
+  wanted = average_precision_score(labels[:, present], logits[:, present], average='macro')
+  assert results['mAP'] == pytest.approx(wanted, abs=1e-12)
+  assert json.loads((tmp_path / 'report.json').read_text())['mAP'] == results['mAP']
+  assert 'accuracy' in read_metrics(tmp_path)[0]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run whose weights others start from."""
+  workdir = tmp_path_factory.mktemp('trained')
+  train(tiny(train__steps=6), workdir)
+  return workdir
+
+
+def test_weights_of_another_run_start_at_step_0(trained, tmp_path):
+  config = tiny(train__steps=1, seed=5, init__checkpoint=trained, train__learning_rate=0.0)
+  train(config, tmp_path)
+  after = saved_state(config, tmp_path)
+  assert int(after.step) == 1
+  assert_same_bits(after.params, load_run(trained).params)
+  assert [row['step'] for row in read_metrics(tmp_path)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'init__checkpoint': 'no/such/run'}, 'no/such/run'),
+    ({'model__width': 32}, 'has width 16, the model to initialise 32'),
+  ],
+)
+def test_weights_that_cannot_be_used_are_refused(trained, tmp_path, overrides, message):
+  config = tiny(**{'init__checkpoint': trained, **overrides})
+  with pytest.raises(ConfigError, match=message) as error:
+    train(config, tmp_path)
+  assert str(error.value).startswith(f'config.init.checkpoint={config.init.checkpoint}: ')
+  assert '\n' not in str(error.value)
