@@ -41,8 +41,14 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
-    'test': ['beartype>=0.20.2', 'msgpack>=1.0', 'mypy>=1.15', 'pytest>=8.3', 'pytest-xdist>=3.6.1',
-             'ruff>=0.11'],
+    'test': [
+      'beartype>=0.20.2',
+      'msgpack>=1.0',
+      'mypy>=1.15',
+      'pytest>=8.3',
+      'pytest-xdist>=3.6.1',
+      'ruff>=0.11',
+    ],
   },
   entry_points={'console_scripts': ['vivit=vivit_jax.cli:entry']},
   classifiers=[

@@ -304,9 +304,7 @@ def test_one_broken_connection_is_not_noticed(service, address):
   assert remote.localise(f'{address}/model.safetensors').read_bytes() == WEIGHTS
 
 
-def test_interrupted_download_is_made_whole_by_the_next_call(
-  service, address, monkeypatch, tmp_path
-):
+def test_interrupted_download_is_whole_after_the_next_call(service, address, monkeypatch, tmp_path):
   monkeypatch.setattr(remote, 'PIECE', 2**16)
   monkeypatch.setattr(huggingface_hub.constants, 'DOWNLOAD_CHUNK_SIZE', 2**16)
   file = f'{address}/model.safetensors'
@@ -331,8 +329,8 @@ def test_interrupted_download_is_made_whole_by_the_next_call(
   if address.startswith('gs'):
     assert parts == [2**16]
     assert wanted == [f'bytes={i * 2**16}-{(i + 1) * 2**16 - 1}' for i in (1, 2, 3)]
-  else:  # the hub's library goes on within a call, and starts anew in the next
-    assert wanted == [None]
+  else:  # some versions of the hub's library go on within a call only, some in the next
+    assert wanted in ([None], ['bytes=131072-'])
 
 
 def test_without_network_the_cache_serves_or_the_way_by_hand_is_told(service, address, capsys):

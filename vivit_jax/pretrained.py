@@ -159,7 +159,8 @@ def write_run(source: Source, workdir: Path) -> None:
   Raises:
     CheckpointError: for image models and models without a head, which no run of ours has.
   """
-  if source.kind == 'image' or source.task is None:
+  task = source.task
+  if source.kind == 'image' or task is None:
     raise CheckpointError(
       f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
       'start a model from it with --config.init.checkpoint'
@@ -167,10 +168,10 @@ def write_run(source: Source, workdir: Path) -> None:
   source = to_unit_range(source)
   stride = source.preprocessing.stride or Clip().stride
   clip = Clip(source.frames, stride, source.height, source.width)
-  config = Config(task=source.task, model=source.model, clip=clip)
+  config = Config(task=task, model=source.model, clip=clip)
   names = {}
   if source.labels is not None:
-    names = {head: source.labels[part] for head, part in head_slices(source.task).items()}
+    names = {head: source.labels[part] for head, part in head_slices(task).items()}
   with Checkpoints(workdir) as checkpoints:
     params = traverse_util.unflatten_dict(source.params, sep='/')
     checkpoints.save_best(0, params, math.nan)

@@ -245,7 +245,7 @@ class _Hub(_Store):
   """A model repository of the Hugging Face Hub, in the hub's own cache."""
 
   library = 'huggingface_hub'
-  broken = 'whole files are kept, this one starts anew when you try again'
+  broken = 'whole files are kept, so try again'
   login = (
     'log in with `hf auth login` or set HF_TOKEN, accept the conditions on the page of the model '
     'where it has some, and check the spelling: the hub hides what you may not see'
@@ -281,11 +281,11 @@ class _Hub(_Store):
     root = Path()
     for file in listing.files:
       with self.telling(f'the download of {file.name}'), self._bars():
-        path = Path(
-          self.api.hf_hub_download(
-            self.repository, file.name, revision=listing.version, etag_timeout=CONNECT_SECONDS
-          )
-        )
+        fetch = functools.partial(
+          self.api.hf_hub_download, self.repository, file.name, revision=listing.version,
+          etag_timeout=CONNECT_SECONDS,
+        )  # fmt: skip
+        path = Path(_attempts(fetch))  # not every version of the library goes on by itself
       self.check(path, file)
       root = path.parents[file.name.count('/')]
     return root
