@@ -322,7 +322,7 @@ def test_interrupted_download_is_whole_after_the_next_call(service, address, mon
   assert 'try again' in message
   assert not [path for path in tmp_path.rglob('model.safetensors') if path.is_file()]
   parts = [path.stat().st_size for path in tmp_path.rglob('*.part')]
-  service.RequestHandlerClass = Handler
+  service.RequestHandlerClass, service.cuts = Handler, 0
   service.content.clear()
   assert remote.localise(file).read_bytes() == WEIGHTS
   wanted = [wanted for name, wanted in service.content if name == 'model.safetensors']
