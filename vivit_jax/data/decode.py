@@ -242,5 +242,6 @@ class VideoReader:
 
 
 def _reason(error: BaseException) -> str:
-  text = ' '.join(str(error).split())
+  # What str() adds, an FFmpeg number and the path once more, helps nobody.
+  text = ' '.join(str(getattr(error, 'strerror', None) or error).split())
   return f'{type(error).__name__}: {text}' if text else type(error).__name__
