@@ -219,7 +219,7 @@ def _add_hints(command: Parser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command; a user's mistake ends in one line and exit code 2."""
   parser = make_parser()
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  arguments = _join_settings(sys.argv[1:] if arguments is None else arguments)
   options, rest = parser.parse_known_args(arguments)
   options.settings = _take_settings(rest, options.takes_config, options.command)
   options.hints = {
@@ -244,17 +244,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return 2
 
 
+def _join_settings(arguments: Sequence[str]) -> list[str]:
+  """Writes `--config.name value` as `--config.name=value`, before argparse takes the value away."""
+  joined: list[str] = []
+  for argument in arguments:
+    if joined and _is_setting(joined[-1]) and '=' not in joined[-1] and argument[:2] != '--':
+      joined[-1] += f'={argument}'
+    else:
+      joined.append(argument)
+  return joined
+
+
+def _is_setting(argument: str) -> bool:
+  name = argument.partition('=')[0]
+  return name == '--config' or name.startswith('--config.')
+
+
 def _take_settings(rest: list[str], takes_config: bool, parser: Parser) -> list[str]:
-  """Returns the --config arguments, each as one `--name=value`; refuses everything else."""
-  settings: list[str] = []
-  queue = iter(rest)
-  for argument in queue:
-    name = argument.partition('=')[0]
-    if not takes_config or not (name == '--config' or name.startswith('--config.')):
+  """Returns the arguments that argparse left if all are settings; refuses everything else."""
+  for argument in rest:
+    if not (takes_config and _is_setting(argument)):
       parser.error(f'unknown argument {argument!r}')
-    value = None if '=' in argument else next(queue, None)
-    settings.append(argument if value is None else f'{argument}={value}')
-  return settings
+  return rest
 
 
 def _quieten_libraries() -> None:

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test of a run: the same on any devices, of the step, views and split that are asked for."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train_loop import cache, tiny  # noqa: F401
+
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.data.dataset import open_split
+from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.model.vivit import build
+from vivit_jax.train import evaluation
+from vivit_jax.train.evaluation import evaluate_run, parse_step, parse_views
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import init_state
+from vivit_jax.workdir import claim
+
+BEST, LAST = 4, 8
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run as `train` leaves it, on one device, with weights that tell videos apart."""
+  workdir = tmp_path_factory.mktemp('run')
+  config = tiny(evaluate__batch_size=5, train__batch_size=4)
+  data = open_split(config, 'train')
+  claim(workdir, config, data.fingerprint, data.class_names)
+  state = init_state(config, build(config), make_optimizer(config.train, 24))
+  rng = np.random.default_rng(0)
+  with Checkpoints(workdir, keep=2) as checkpoints:
+    for step in (BEST, LAST):
+      params = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), state.params
+      )
+      checkpoints.save(step, state.replace(step=jnp.asarray(step, jnp.int32), params=params), {})
+      checkpoints.save_best(step, params, 1.0 / step)
+  return workdir
+
+
+@pytest.fixture
+def tested(run, monkeypatch):
+  """A function that tests the run on some of the devices and returns results and predictions."""
+  everything, predict = jax.devices(), evaluation.predict
+
+  def test(devices, **options):
+    kept = []
+    monkeypatch.setattr(jax, 'devices', lambda: everything[:devices])
+    monkeypatch.setattr(
+      evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+    )
+    return evaluate_run(run, **options), kept[0]
+
+  return test
+
+
+def test_one_device_and_eight_count_the_same(tested):
+  one, on_one = tested(1)
+  eight, on_eight = tested(8)
+  assert one['videos'] == eight['videos'] == 21
+  assert one['clips'] == eight['clips'] == 21 * 12
+  assert (on_one.views == 12).all()
+  np.testing.assert_array_equal(on_one.views, on_eight.views)
+  np.testing.assert_array_equal(on_one.labels, on_eight.labels)
+  np.testing.assert_array_equal(on_one.clip_hits, on_eight.clip_hits)
+  np.testing.assert_allclose(on_eight.mean_logits(), on_one.mean_logits(), rtol=1e-5, atol=1e-5)
+  assert on_one.mean_logits().std(axis=0).max() > 0.01  # or nothing was compared
+  assert {k: one[k] for k in ('top1', 'top5', 'skipped')} == {
+    k: eight[k] for k in ('top1', 'top5', 'skipped')
+  }
+
+
+def test_step_views_and_split_are_those_asked_for(tested, run, capsys):
+  results, predictions = tested(1, step='last', split='validation', views=(2, 1))
+  report = json.loads((run / 'report.json').read_text())
+  for found in (results, report):
+    assert found['step'] == LAST
+    assert found['split'] == 'validation'
+    assert found['views'] == {'temporal': 2, 'spatial': 1}
+    assert found['videos'] == 12
+  assert (predictions.views == 2).all()
+  line = capsys.readouterr().out
+  assert line.startswith(f'validation: top1 {results["top1"]:.4f} of 12 videos, 2x1 views, step 8;')
+  assert str(run / 'report.html') in line
+  for step, number in (('best', BEST), (str(LAST), LAST)):
+    assert tested(1, step=step, split='validation', views=(1, 1))[0]['step'] == number
+
+
+def test_a_step_that_is_not_there_lists_those_that_are(run):
+  with pytest.raises(
+    CheckpointError, match='checkpoints/5 does not exist: the steps there are 4, 8'
+  ):
+    evaluate_run(run, step='5')
+
+
+@pytest.mark.parametrize(
+  'text', ['', '4', '4x', 'x3', '0x3', '4x0', '-1x3', '4x3x2', '4 x 3', 'axb']
+)
+def test_views_that_are_none(text):
+  with pytest.raises(ConfigError, match=r'--views=.* is not TxS, .* e\.g\. 4x3'):
+    parse_views(text)
+
+
+@pytest.mark.parametrize('text', ['', 'foo', '-1', '1.5', '²'])
+def test_steps_that_are_none(text):
+  with pytest.raises(ConfigError, match=r"--step=.* is no step: give 'best', 'last' or a number"):
+    parse_step(text)
+
+
+def test_steps_and_views():
+  assert [parse_step(text) for text in ('best', 'last', '120')] == ['best', 'last', 120]
+  assert parse_views('4x3') == (4, 3)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's numbers: one row a step whatever was killed, readable by plain tools."""
+
+import json
+
+from vivit_jax.train.log import RunLog, read_metrics
+
+
+def test_rows_and_lines_say_the_same(tmp_path, capsys):
+  with RunLog(tmp_path, start=0, steps=40, clips_per_step=8) as log:
+    log.train(20, {'loss': 2.0, 'top1': 0.25, 'learning_rate': 0.1})
+    log.validation(20, {'top1': 0.5, 'top1_verb': 0.75})
+  train, validation = read_metrics(tmp_path)
+  rate = train.pop('clips_per_second')
+  assert rate > 0
+  assert train == {'step': 20, 'loss': 2.0, 'top1': 0.25, 'learning_rate': 0.1}
+  assert validation == {'step': 20, 'validation_top1': 0.5, 'validation_top1_verb': 0.75}
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith('step 20/40  loss 2  top1 0.25  learning_rate 0.1  ')
+  assert ' clips/s  ETA ' in lines[0]
+  assert lines[1] == 'step 20/40  validation: top1 0.5  top1_verb 0.75'
+  assert list((tmp_path / 'tensorboard').glob('events.out.tfevents.*'))
+
+
+def test_the_first_step_can_be_logged(tmp_path, capsys):
+  # Its time is compilation, so that there is no speed to divide by.
+  with RunLog(tmp_path, start=19, steps=20, clips_per_step=8) as log:
+    log.restart_clock(20)
+    log.train(20, {'loss': 1.0})
+  assert read_metrics(tmp_path) == [{'step': 20, 'loss': 1.0}]
+  assert capsys.readouterr().out == 'step 20/20  loss 1\n'
+
+
+def test_rows_after_the_checkpoint_come_again_and_a_cut_row_is_left_out(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3}]
+  with RunLog(tmp_path, start=2, steps=9, clips_per_step=8) as log:
+    log.validation(3, {'top1': 0.5})
+  assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3, 'validation_top1': 0.5}]
+  for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
+    json.loads(line)
+
+
+def test_no_file_is_no_rows(tmp_path):
+  assert read_metrics(tmp_path) == []
