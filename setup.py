@@ -41,7 +41,12 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
+    'hub': ['google-cloud-storage>=3.0', 'google-crc32c>=1.6', 'huggingface_hub>=1.0'],
     'test': [
+      'google-cloud-storage>=3.0',
+      'google-crc32c>=1.6',
+      'huggingface_hub>=1.0',
+      'scikit-video>=1.1.11',
       'beartype>=0.20.2',
       'msgpack>=1.0',
       'mypy>=1.15',

@@ -76,7 +76,15 @@ def predict(options: argparse.Namespace) -> int:
 
   views = parse_views(options.views)
   pretrained = load_pretrained(options.checkpoint, **options.hints)
-  return run(pretrained, options.videos, views=views, top=options.top, as_json=options.json)
+  stride = options.hints.get('stride')
+  return run(
+    pretrained,
+    options.videos,
+    views=views,
+    top=options.top,
+    stride=stride,
+    as_json=options.json,
+  )
 
 
 def _use_cpu() -> None:
