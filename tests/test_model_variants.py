@@ -76,11 +76,10 @@ def compiled_gradient(model):
 @pytest.mark.parametrize(
   'attention, how',
   [
-    ('factorised_encoder', {'scan': True}),
-    ('factorised_encoder', {'remat': 'block'}),
-    ('factorised_encoder', {'scan': True, 'remat': 'block'}),
-    (SELF, {'scan': True, 'remat': 'block'}),
-    ('factorised_dot_product', {'scan': True, 'remat': 'block'}),
+    ('spatio_temporal', {'scan': True}),
+    ('spatio_temporal', {'remat': 'block'}),
+    ('spatio_temporal', {'scan': True, 'remat': 'block'}),
+    (SELF, {'scan': True, 'remat': 'block'}),  # the other two: test_model_against_scenic.py
   ],
 )
 def test_scan_and_remat_change_neither_logits_nor_gradients(attention, how, video, random_params):
@@ -105,9 +104,9 @@ def test_scan_and_remat_draw_the_same_random_numbers(video, random_params):
 
 @pytest.mark.parametrize('how', [{}, {'scan': True, 'remat': 'block'}], ids=['loop', 'scan'])
 def test_bfloat16_activations_stay_close_and_logits_are_float32(how, video, random_params):
-  params = random_params(abstract_params(model_of('factorised_encoder'), CLIP))
-  exact = run(model_of('factorised_encoder', **how))(params, video)
-  rough = run(model_of('factorised_encoder', dtype='bfloat16', **how))(params, video)
+  params = random_params(abstract_params(model_of('spatio_temporal'), CLIP))
+  exact = run(model_of('spatio_temporal', **how))(params, video)
+  rough = run(model_of('spatio_temporal', dtype='bfloat16', **how))(params, video)
   assert rough.dtype == jnp.float32
   assert 0 < np.abs(rough - exact).max() < 0.03 * np.abs(exact).max()
 

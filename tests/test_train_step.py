@@ -22,8 +22,8 @@ from vivit_jax.train.step import compile_forward, compile_step
 CONFIG = Config(
   task=Task(classes=(4,)),
   model=Model(
-    attention='factorised_encoder', layers=1, width=16, mlp_dim=32, heads=2, patch=(2, 8, 8),
-    temporal_layers=1, dropout=0.1, drop_path=0.1,
+    layers=1, width=16, mlp_dim=32, heads=2, patch=(2, 8, 8), dropout=0.1, drop_path=0.1,
+    drop_path_schedule='paper',
   ),
   clip=Clip(frames=4, height=16, width=24),
   data=Data(),
@@ -130,7 +130,7 @@ def test_randomness_is_folded_from_seed_and_step(rng):
   # A fresh head is zero and would hide dropout.
   model, optimizer = build(config), make_optimizer(config.train, 20)
   start = init_state(config, model, optimizer)
-  start.params['head']['kernel'] = jnp.ones_like(start.params['head']['kernel']).at[:, 1:].set(-1)
+  start.params['head']['kernel'] = jnp.asarray(rng.normal(size=(16, 4)), jnp.float32)
   copy = lambda: jax.tree.map(jnp.copy, start)  # noqa: E731 the state is donated
   _, history = train(config, [batch] * 3, start=copy())
   assert len({metrics['loss'] for metrics in history}) == 3
