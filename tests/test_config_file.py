@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_jax.config import SIZES, Attention, Config
+from vivit_jax.config import SIZES, Attention, Config, Hints
 from vivit_jax.config_file import apply_variant, defaults, load
 from vivit_jax.config_parse import parse
 from vivit_jax.errors import ConfigError
@@ -82,6 +82,8 @@ def test_other_arguments_are_left_alone(plain):
     ('--config.data.root=/a b', 'data', 'root', '/a b'),
     ('--config.data.flip=off', 'data', 'flip', 'off'),
     ('--config.init.checkpoint=runs/x', 'init', 'checkpoint', 'runs/x'),
+    ('--config.init.hints.heads=12', 'init', 'hints', Hints(heads=12)),
+    ('--config.init.hints.gelu=exact', 'init', 'hints', Hints(gelu='exact')),
     ('--config.model.scan=true', 'model', 'scan', True),
     ('--config.model.remat=block', 'model', 'remat', 'block'),
     ('--config.model.patch=(4,16,32)', 'model', 'patch', (4, 16, 32)),
@@ -139,6 +141,10 @@ def test_several_overrides_and_the_last_wins(plain):
     (
       '--config.train.optimizer=sdg',
       "config.train.optimizer='sdg' is not a choice; did you mean 'sgd'?",
+    ),
+    (
+      '--config.init.hints.gelu=exat',
+      "config.init.hints.gelu='exat' is not a choice; did you mean 'exact'?",
     ),
     (
       '--config.model.dropout=2',
