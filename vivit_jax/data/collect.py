@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vivit_jax.config_parse import nearest
-from vivit_jax.data.manifest import Video, _seconds
+from vivit_jax.data.manifest import Video, parse_seconds
 from vivit_jax.errors import DataError
 
 SUFFIXES = (
@@ -80,7 +80,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Video]]:
       where = f'{file}:{reader.line_num}'
       if not row['path'] or '\0' in row['path']:
         raise DataError(f'{where} has no usable path ({row["path"]!r})')
-      start, end = (_seconds(where, name, row.get(name)) for name in ('start', 'end'))
+      start, end = (parse_seconds(where, name, row.get(name)) for name in ('start', 'end'))
       if end is not None and end <= (start or 0.0):
         raise DataError(f'{where} end={end} is not after start={start or 0.0}')
       yield reader.line_num, Video(str(file.parent / row['path']), start, end, ())

@@ -137,7 +137,7 @@ def _video(
       f'{where} path {path!r} must be relative to {root} and stay inside: no absolute paths, '
       "URLs or '..'"
     )
-  start, end = (_seconds(where, name, row.get(name)) for name in ('start', 'end'))
+  start, end = (parse_seconds(where, name, row.get(name)) for name in ('start', 'end'))
   if end is not None and end <= (start or 0.0):
     raise DataError(f'{where} end={end} is not after start={start or 0.0}: both are in seconds')
   if task.kind == 'multi_label':
@@ -149,7 +149,8 @@ def _video(
   return Video(str(root / path), start, end, labels)
 
 
-def _seconds(where: str, name: str, cell: str | None) -> float | None:
+def parse_seconds(where: str, name: str, cell: str | None) -> float | None:
+  """Returns the time in a cell of column `name`, or None if it is empty; raises DataError."""
   if not (cell or '').strip():
     return None
   try:

@@ -13,6 +13,7 @@ from vivit_jax.data.augment import SpatialCrops, draw_crop
 from vivit_jax.data.clips import evaluation_clips, training_clip
 from vivit_jax.data.decode import DecodeError, VideoReader
 from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
 
 ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
@@ -124,9 +125,7 @@ def read_views(
     indices = evaluation_clips(reader.frames, clip.frames, clip.stride, temporal_views)
     if config.data.freeze_time:
       indices = np.broadcast_to(indices[:, :1], indices.shape)
-    frames = reader.read(indices.reshape(-1), crops)
-  frames = frames.reshape(temporal_views, clip.frames, *frames.shape[1:])
-  return np.ascontiguousarray(frames.swapaxes(1, 2)).reshape(-1, clip.frames, *frames.shape[3:])
+    return read_clips(reader, indices, crops)
 
 
 def read_view(video: Video, config: Config) -> UInt8[np.ndarray, 'f h w 3']:

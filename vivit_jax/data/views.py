@@ -76,10 +76,20 @@ def read_all_views(video: Video, protocol: Protocol) -> Views:
   crops = SpatialCrops(protocol.height, protocol.width, spatial, protocol.short_side)
   with VideoReader(video.path, video.start, video.end) as reader:
     indices = evaluation_clips(reader.frames, protocol.frames, protocol.stride, temporal)
-    frames = reader.read(indices.reshape(-1), crops)  # [T * F, S, H, W, 3]
-    clips = frames.reshape(temporal, protocol.frames, *frames.shape[1:]).swapaxes(1, 2)
-    pixels = np.ascontiguousarray(clips).reshape(-1, protocol.frames, *frames.shape[2:])
-    return Views(pixels, indices, reader.frames, reader.seconds)
+    return Views(read_clips(reader, indices, crops), indices, reader.frames, reader.seconds)
+
+
+def read_clips(
+  reader: VideoReader, indices: Int64[np.ndarray, 't f'], crops: SpatialCrops
+) -> UInt8[np.ndarray, 'v f h w 3']:
+  """Returns all crops of clips, uint8 [T * S, F, H, W, 3], the crops of a clip next to each other.
+
+  Raises:
+    DecodeError: the video cannot be read.
+  """
+  frames = reader.read(indices.reshape(-1), crops)  # [T * F, S, H, W, 3]
+  clips = frames.reshape(*indices.shape, *frames.shape[1:]).swapaxes(1, 2)
+  return np.ascontiguousarray(clips).reshape(-1, indices.shape[1], *frames.shape[2:])
 
 
 def _values(channels: Triple) -> str:
