@@ -2,12 +2,9 @@
 """Hugging Face folders: ViViT in and out, and the image ViT in."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-
-import safetensors.numpy
 
 from vivit_jax.config import Hints
 from vivit_jax.convert import rename
@@ -18,6 +15,7 @@ from vivit_jax.convert.huggingface_processor import processor_config, read_proce
 from vivit_jax.convert.read import read_json
 from vivit_jax.convert.rules import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
 from vivit_jax.convert.source import Source
+from vivit_jax.convert.write_safetensors import write_tensors
 
 # transformers.activations: three names of the tanh approximation, and the exact GELU.
 _GELU = {'gelu': 'exact', 'gelu_fast': 'tanh', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
@@ -120,9 +118,7 @@ def write(source: Source, folder: str | Path) -> None:
   if (processor := processor_config(source)) is not None:
     _write_json(folder / 'preprocessor_config.json', processor)
   tensors = rename.invert(source.params, HUGGINGFACE_VIVIT)
-  temporary = folder / 'model.safetensors.partial'
-  safetensors.numpy.save_file(tensors, temporary, {'format': 'pt'})
-  os.replace(temporary, folder / 'model.safetensors')
+  write_tensors(folder / 'model.safetensors', tensors, {'format': 'pt'})
 
 
 def _with_prefix(checkpoint: Checkpoint, which: str) -> dict[str, str]:

@@ -3,12 +3,10 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from vivit_jax.config import Hints
 from vivit_jax.config_parse import parse
@@ -18,6 +16,7 @@ from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import facts
 from vivit_jax.convert.read_safetensors import parse_json
 from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source
+from vivit_jax.convert.write_safetensors import write_tensors
 from vivit_jax.errors import ConfigError
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
@@ -52,9 +51,7 @@ def write(source: Source, path: str | Path) -> None:
     'preprocessing': dataclasses.asdict(source.preprocessing),
   }
   tensors = {name: np.ascontiguousarray(array) for name, array in source.params.items()}
-  temporary = path.with_name(path.name + '.partial')
-  safetensors.numpy.save_file(tensors, temporary, {KEY: json.dumps(about)})
-  os.replace(temporary, path)
+  write_tensors(path, tensors, {KEY: json.dumps(about)})
 
 
 def load(checkpoint: Checkpoint, hints: Hints) -> Source:
