@@ -16,11 +16,11 @@ PACKAGE = 'vivit_jax'
 # know each other.
 LAYERS = (
   {'errors'},
-  {'config'},
+  {'config', 'remote'},
   {'config_parse', 'task'},
   {'config_file', 'sharding'},
   {'model', 'data', 'evaluate', 'convert', 'checkpoint'},
-  {'workdir', 'remote'},
+  {'workdir'},
   {'pretrained'},
   {'train'},
   {'summary', 'predict'},

@@ -5,171 +5,17 @@ The server speaks the parts of the hub's and of Cloud Storage's interface that t
 libraries ask for; nothing of ours is replaced, and a connection elsewhere fails the test.
 """
 
-import base64
 import hashlib
-import http.server
-import json
 import socket
 import sys
-import threading
-import urllib.parse
 
-import google_crc32c
 import huggingface_hub.constants
 import pytest
+from remote_service import FOLDER, WEIGHTS, Handler, Service
 
-from vivit_jax import remote
 from vivit_jax.errors import CheckpointError
-
-COMMIT = 'c0ffee' + 34 * '0'
-WEIGHTS = bytes(range(256)) * 1024  # 256 KiB
-CONFIG = b'{"model_type": "vivit"}'
-FOLDER = {
-  'model.safetensors': WEIGHTS,
-  'config.json': CONFIG,
-  'preprocessor_config.json': b'{}',
-  'pytorch_model.bin': b'\x80\x02evil',
-  'README.md': b'# ViViT',
-}
-
-
-class Service(http.server.ThreadingHTTPServer):
-  """Files under a repository owner/name, or a bucket with the folder owner/name.
-
-  Attributes:
-    files: name to content.
-    content: names whose content was asked for, with the Range header.
-    status: that every request is answered with, where not None.
-    cuts: how many answers with content still stop half way.
-    wrong: whether content has a flipped byte.
-  """
-
-  def __init__(self):
-    super().__init__(('127.0.0.1', 0), Handler)
-    self.files, self.content, self.status, self.cuts = dict(FOLDER), [], None, 0
-    self.wrong, self.generation, self.composed, self.unlisted = False, 1, False, False
-    self.address = f'http://127.0.0.1:{self.server_port}'
-    self.thread = threading.Thread(
-      target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True
-    )
-    self.thread.start()
-
-  def stop(self):
-    self.shutdown()
-    self.thread.join()
-    self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-  """Answers for both services, told apart by their paths."""
-
-  def log_message(self, *args):
-    pass
-
-  def do_HEAD(self):
-    self.do_GET()
-
-  def do_GET(self):
-    path, _, query = self.path.partition('?')
-    parts = [urllib.parse.unquote(part) for part in path.strip('/').split('/')]
-    query = dict(urllib.parse.parse_qsl(query))
-    if self.server.status:
-      self.answer(self.server.status, {'error': {'message': 'no'}}, **{'X-Error-Code': 'GatedRepo'})
-    elif parts[:2] == ['api', 'models']:
-      self.hub(parts[2:])
-    elif parts[2:3] == ['resolve']:
-      self.file('/'.join(parts[4:]))
-    elif parts[0] == 'download':
-      self.file(parts[-1].removeprefix('owner/name/'))
-    elif parts[0] == 'storage':
-      self.bucket(parts[3], parts[5:], query)
-    else:
-      self.answer(404, {})
-
-  def hub(self, parts):
-    if not parts:
-      self.answer(200, [{'id': 'owner/name'}, {'id': 'owner/other'}])
-    elif parts[:2] != ['owner', 'name']:
-      self.answer(401, {'error': 'Repository not found'}, **{'X-Error-Code': 'RepoNotFound'})
-    elif parts[2] == 'refs':
-      branch = {'name': 'main', 'ref': 'refs/heads/main', 'targetCommit': COMMIT}
-      self.answer(200, {'branches': [branch], 'tags': [], 'converts': []})
-    elif parts[3] not in ('main', COMMIT):
-      self.answer(404, {'error': 'no revision'}, **{'X-Error-Code': 'RevisionNotFound'})
-    else:
-      siblings = []
-      for name, content in self.server.files.items():
-        sibling = {'rfilename': name, 'size': len(content), 'blobId': git(content)}
-        if not name.endswith(('.json', '.md')):
-          sha256 = hashlib.sha256(content).hexdigest()
-          sibling['lfs'] = {'sha256': sha256, 'size': len(content), 'pointerSize': 130}
-        siblings.append(sibling)
-      self.answer(200, {'id': 'owner/name', 'sha': COMMIT, 'siblings': siblings})
-
-  def bucket(self, bucket, name, query):
-    objects = {f'owner/name/{name}': content for name, content in self.server.files.items()}
-    if bucket != 'bucket':
-      self.answer(404, {'error': {'message': 'no bucket'}})
-    elif name and self.server.unlisted and name[0] not in objects:
-      self.answer(403, {'error': {'message': 'may not list'}})
-    elif name and name[0] not in objects:
-      self.answer(404, {'error': {'message': 'no object'}})
-    elif name:
-      self.answer(200, self.resource(name[0], objects[name[0]]))
-    else:
-      found = {n: c for n, c in objects.items() if n.startswith(query.get('prefix', ''))}
-      self.answer(200, {'items': [self.resource(n, c) for n, c in found.items()]})
-
-  def resource(self, name, content):
-    quoted = urllib.parse.quote(name, safe='')
-    crc32c = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
-    digests = {'crc32c': crc32c}
-    if not self.server.composed:
-      digests['md5Hash'] = base64.b64encode(hashlib.md5(content).digest()).decode()
-    return {
-      'name': name,
-      'bucket': 'bucket',
-      'size': str(len(content)),
-      'generation': str(self.server.generation),
-      'mediaLink': f'{self.server.address}/download/storage/v1/b/bucket/o/{quoted}?alt=media',
-      **digests,
-    }
-
-  def file(self, name):
-    content = self.server.files[name]
-    etag = hashlib.sha256(content).hexdigest() if name.endswith('safetensors') else git(content)
-    headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': COMMIT, 'Accept-Ranges': 'bytes'}
-    code, wanted = 200, self.headers.get('Range')
-    if self.command == 'GET':
-      self.server.content.append((name, wanted))
-    body = content
-    if wanted:
-      first, _, last = wanted.removeprefix('bytes=').partition('-')
-      first, last = int(first), min(int(last or len(content) - 1), len(content) - 1)
-      code, body = 206, content[first : last + 1]
-      headers['Content-Range'] = f'bytes {first}-{last}/{len(content)}'
-    if self.server.wrong:
-      body = b'?' + body[1:]
-    self.send(code, body, headers)
-
-  def answer(self, code, body, **headers):
-    self.send(code, json.dumps(body).encode(), {'Content-Type': 'application/json', **headers})
-
-  def send(self, code, body, headers):
-    self.send_response(code)
-    for name, value in {**headers, 'Content-Length': str(len(body))}.items():
-      self.send_header(name, value)
-    self.end_headers()
-    if self.command == 'HEAD':
-      return
-    if self.server.cuts and 'ETag' in headers and len(body) > 1000:
-      self.server.cuts -= 1
-      body = body[: len(body) // 2]
-    self.wfile.write(body)
-
-
-def git(content):
-  return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+from vivit_jax.remote import attempts, bucket, listing
+from vivit_jax.remote.localise import localise
 
 
 @pytest.fixture
@@ -201,7 +47,7 @@ def service(tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE', resolve)
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-  monkeypatch.setattr(remote, 'PAUSES', (0.01, 0.01))
+  monkeypatch.setattr(attempts, 'PAUSES', (0.01, 0.01))
   yield service
   if service.thread.is_alive():
     service.stop()
@@ -216,7 +62,7 @@ def address(request):
 def refused(address, **options):
   """Returns the one line that the user reads."""
   with pytest.raises(CheckpointError) as caught:
-    remote.localise(address, **options)
+    localise(address, **options)
   message = str(caught.value)
   assert '\n' not in message
   assert message.startswith(address)
@@ -231,29 +77,29 @@ def names(path):
 def test_local_paths_are_returned(tmp_path):
   (tmp_path / 'a.npz').write_bytes(b'abc')
   digest = hashlib.sha256(b'abc').hexdigest()
-  assert remote.localise(str(tmp_path / 'missing')) == tmp_path / 'missing'
-  assert remote.localise(tmp_path / 'a.npz', sha256=digest.upper()) == tmp_path / 'a.npz'
+  assert localise(str(tmp_path / 'missing')) == tmp_path / 'missing'
+  assert localise(tmp_path / 'a.npz', sha256=digest.upper()) == tmp_path / 'a.npz'
   assert f'has SHA-256 {digest}, expected 00' in refused(str(tmp_path / 'a.npz'), sha256='00')
   assert 'is a folder' in refused(str(tmp_path), sha256=digest)
 
 
 def test_folder_is_fetched_once_and_without_pickles(service, address):
-  path = remote.localise(address)
+  path = localise(address)
   assert {'model.safetensors', 'config.json', 'preprocessor_config.json'} == names(path)
   assert (path / 'model.safetensors').read_bytes() == WEIGHTS
   assert {name for name, _ in service.content} == names(path)
   service.content.clear()
-  assert remote.localise(address) == path
+  assert localise(address) == path
   assert not service.content
 
 
 def test_file_comes_with_what_lies_beside_it(service, address):
   service.files |= {'scenic/a.msgpack': WEIGHTS, 'scenic/a.json': b'{"a": 1}', 'scenic/b.npz': b'b'}
-  path = remote.localise(f'{address}/scenic/a.msgpack')
+  path = localise(f'{address}/scenic/a.msgpack')
   assert names(path.parent) == {'a.msgpack', 'a.json'}
   assert 'name one: ' in refused(f'{address}/scenic')
   del service.files['scenic/b.npz']
-  assert remote.localise(f'{address}/scenic').name == 'a.msgpack'
+  assert localise(f'{address}/scenic').name == 'a.msgpack'
 
 
 def test_shards_and_orbax_folders_come_whole(service, address):
@@ -263,9 +109,9 @@ def test_shards_and_orbax_folders_come_whole(service, address):
     index: b'{}', 'optimizer.safetensors': b'', 'run/_CHECKPOINT_METADATA': b'{}',
     'run/state/d/0f': b'ocdbt', 'run/state/empty': b'',
   }  # fmt: skip
-  assert names(remote.localise(address)) == {*shards, index}
-  assert names(remote.localise(f'{address}/{index}').parent) == {*shards, index}
-  run = remote.localise(f'{address}/run')
+  assert names(localise(address)) == {*shards, index}
+  assert names(localise(f'{address}/{index}').parent) == {*shards, index}
+  run = localise(f'{address}/run')
   assert (run / 'state/d/0f').read_bytes() == b'ocdbt'
   assert (run / 'state/empty').exists()
 
@@ -285,7 +131,7 @@ def test_other_content_than_announced_is_deleted(service, address, composed, tmp
   message = refused(f'{address}/model.safetensors')
   assert 'the file is deleted, try again' in message
   service.wrong = False
-  path = remote.localise(f'{address}/model.safetensors')
+  path = localise(f'{address}/model.safetensors')
   assert path.read_bytes() == WEIGHTS
 
 
@@ -295,17 +141,17 @@ def test_sha256_of_the_user(service, address):
   assert f'has SHA-256 {digest}, expected 00' in refused(file, sha256='00')
   # The hub tells the digest beforehand, Cloud Storage has only others.
   assert not service.content or address.startswith('gs')
-  assert remote.localise(file, sha256=digest).read_bytes() == WEIGHTS
+  assert localise(file, sha256=digest).read_bytes() == WEIGHTS
   assert 'is a folder' in refused(address, sha256=digest)
 
 
 def test_one_broken_connection_is_not_noticed(service, address):
   service.cuts = 1
-  assert remote.localise(f'{address}/model.safetensors').read_bytes() == WEIGHTS
+  assert localise(f'{address}/model.safetensors').read_bytes() == WEIGHTS
 
 
 def test_interrupted_download_is_whole_after_the_next_call(service, address, monkeypatch, tmp_path):
-  monkeypatch.setattr(remote, 'PIECE', 2**16)
+  monkeypatch.setattr(bucket, 'PIECE', 2**16)
   monkeypatch.setattr(huggingface_hub.constants, 'DOWNLOAD_CHUNK_SIZE', 2**16)
   file = f'{address}/model.safetensors'
 
@@ -324,7 +170,7 @@ def test_interrupted_download_is_whole_after_the_next_call(service, address, mon
   parts = [path.stat().st_size for path in tmp_path.rglob('*.part')]
   service.RequestHandlerClass, service.cuts = Handler, 0
   service.content.clear()
-  assert remote.localise(file).read_bytes() == WEIGHTS
+  assert localise(file).read_bytes() == WEIGHTS
   wanted = [wanted for name, wanted in service.content if name == 'model.safetensors']
   if address.startswith('gs'):
     assert parts == [2**16]
@@ -334,9 +180,9 @@ def test_interrupted_download_is_whole_after_the_next_call(service, address, mon
 
 
 def test_without_network_the_cache_serves_or_the_way_by_hand_is_told(service, address, capsys):
-  path = remote.localise(address)
+  path = localise(address)
   service.stop()
-  assert remote.localise(address) == path
+  assert localise(address) == path
   assert 'its copy in the cache is used' in capsys.readouterr().err
   message = refused(f'{address}/config.json')
   assert 'cannot be reached (' in message
@@ -347,15 +193,15 @@ def test_without_network_the_cache_serves_or_the_way_by_hand_is_told(service, ad
 
 
 def test_new_version_is_fetched(service):
-  path = remote.localise('gs://bucket/owner/name')
+  path = localise('gs://bucket/owner/name')
   service.files['model.safetensors'], service.generation = b'new', 2
-  assert remote.localise('gs://bucket/owner/name') != path
+  assert localise('gs://bucket/owner/name') != path
   assert (path / 'model.safetensors').read_bytes() == WEIGHTS  # perhaps in use
 
 
 def test_bucket_that_lists_nothing_gives_a_file(service):
   service.unlisted = True
-  path = remote.localise('gs://bucket/owner/name/model.safetensors')
+  path = localise('gs://bucket/owner/name/model.safetensors')
   assert names(path.parent) == {'model.safetensors', 'config.json', 'preprocessor_config.json'}
 
 
@@ -378,7 +224,7 @@ def test_refused_access_names_the_login(service, address, status):
 def test_unsafe_names_and_endless_sizes_are_refused(service, address, monkeypatch):
   service.files = {'a/x/../../../b.npz': WEIGHTS}
   assert 'unsafe name' in refused(f'{address}/a/x/../../../b.npz')
-  monkeypatch.setattr(remote, 'MAX_BYTES', 1000)
+  monkeypatch.setattr(listing, 'MAX_BYTES', 1000)
   service.files = dict(FOLDER)
   assert 'at most 1000' in refused(address)
   assert not service.content
@@ -406,14 +252,14 @@ def test_cache_that_cannot_be_written(service, tmp_path, monkeypatch):
 
 def test_progress_shows_rate_and_remaining_time(service, address, capsys, monkeypatch):
   monkeypatch.setenv('TQDM_POSITION', '-1')  # makes the hub's bars show outside of a terminal
-  remote.localise(address, progress=True)
+  localise(address, progress=True)
   shown = capsys.readouterr().err
   assert '100%' in shown
   assert 'B/s' in shown
 
 
 def test_damaged_record_is_as_good_as_none(service, address, tmp_path):
-  path = remote.localise(address)
+  path = localise(address)
   (record,) = (tmp_path / 'cache').glob('*.json')
   record.write_text('{"root": 1')
-  assert remote.localise(address) == path
+  assert localise(address) == path

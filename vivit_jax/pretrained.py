@@ -20,7 +20,7 @@ from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_s
 from vivit_jax.convert.value_range import to_unit_range
 from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT
-from vivit_jax.remote import localise
+from vivit_jax.remote.localise import localise
 from vivit_jax.task import head_slices
 from vivit_jax.workdir import SNAPSHOT, claim, read_class_names, read_config
 

@@ -5,13 +5,6 @@ from pathlib import Path
 
 from vivit_jax import errors
 
-SAFE_CONVERSION = (
-  'Unpickling runs code from the file, so it is refused. Where you trust it, convert it once, '
-  'elsewhere, with PyTorch: python -c "import torch, safetensors.torch as s; '
-  "t = torch.load('IN.bin', weights_only=True); t = t.get('model', t); "
-  "s.save_file({k: v.contiguous().clone() for k, v in t.items()}, 'OUT.safetensors')\""
-)
-
 
 class CheckpointError(errors.CheckpointError):
   """A checkpoint file that cannot be used; its message is one line naming file and reason.

@@ -8,7 +8,8 @@ from typing import Any
 
 from vivit_jax.convert import read_msgpack, read_npz, read_safetensors
 from vivit_jax.convert.entries import MAX_BYTES, Checkpoint, Entry, shown
-from vivit_jax.convert.errors import SAFE_CONVERSION, CheckpointError
+from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.errors import SAFE_CONVERSION
 
 MAX_JSON = 8 * 2**20  # bytes of a config, an index or a table of labels
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json')

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vivit_jax.convert.entries import MAX_ENTRIES, Entry, check_entry, shown
-from vivit_jax.convert.errors import SAFE_CONVERSION, CheckpointError
+from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.errors import SAFE_CONVERSION
 
 MAX_DIRECTORY = 16 * 2**20  # bytes of the archive's table of contents
 MAX_RATIO = 20  # of unpacked to packed size; trained weights stay below 2

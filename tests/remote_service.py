@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that speaks the parts of the hub's and of Cloud Storage's interface that we need."""
+
+import base64
+import hashlib
+import http.server
+import json
+import threading
+import urllib.parse
+
+import google_crc32c
+
+COMMIT = 'c0ffee' + 34 * '0'
+WEIGHTS = bytes(range(256)) * 1024  # 256 KiB
+CONFIG = b'{"model_type": "vivit"}'
+FOLDER = {
+  'model.safetensors': WEIGHTS,
+  'config.json': CONFIG,
+  'preprocessor_config.json': b'{}',
+  'pytorch_model.bin': b'\x80\x02evil',
+  'README.md': b'# ViViT',
+}
+
+
+class Service(http.server.ThreadingHTTPServer):
+  """Files under a repository owner/name, or a bucket with the folder owner/name.
+
+  Attributes:
+    files: name to content.
+    content: names whose content was asked for, with the Range header.
+    status: that every request is answered with, where not None.
+    cuts: how many answers with content still stop half way.
+    wrong: whether content has a flipped byte.
+  """
+
+  def __init__(self):
+    super().__init__(('127.0.0.1', 0), Handler)
+    self.files, self.content, self.status, self.cuts = dict(FOLDER), [], None, 0
+    self.wrong, self.generation, self.composed, self.unlisted = False, 1, False, False
+    self.address = f'http://127.0.0.1:{self.server_port}'
+    self.thread = threading.Thread(
+      target=self.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True
+    )
+    self.thread.start()
+
+  def stop(self):
+    self.shutdown()
+    self.thread.join()
+    self.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """Answers for both services, told apart by their paths."""
+
+  def log_message(self, *args):
+    pass
+
+  def do_HEAD(self):
+    self.do_GET()
+
+  def do_GET(self):
+    path, _, query = self.path.partition('?')
+    parts = [urllib.parse.unquote(part) for part in path.strip('/').split('/')]
+    query = dict(urllib.parse.parse_qsl(query))
+    if self.server.status:
+      self.answer(self.server.status, {'error': {'message': 'no'}}, **{'X-Error-Code': 'GatedRepo'})
+    elif parts[:2] == ['api', 'models']:
+      self.hub(parts[2:])
+    elif parts[2:3] == ['resolve']:
+      self.file('/'.join(parts[4:]))
+    elif parts[0] == 'download':
+      self.file(parts[-1].removeprefix('owner/name/'))
+    elif parts[0] == 'storage':
+      self.bucket(parts[3], parts[5:], query)
+    else:
+      self.answer(404, {})
+
+  def hub(self, parts):
+    if not parts:
+      self.answer(200, [{'id': 'owner/name'}, {'id': 'owner/other'}])
+    elif parts[:2] != ['owner', 'name']:
+      self.answer(401, {'error': 'Repository not found'}, **{'X-Error-Code': 'RepoNotFound'})
+    elif parts[2] == 'refs':
+      branch = {'name': 'main', 'ref': 'refs/heads/main', 'targetCommit': COMMIT}
+      self.answer(200, {'branches': [branch], 'tags': [], 'converts': []})
+    elif parts[3] not in ('main', COMMIT):
+      self.answer(404, {'error': 'no revision'}, **{'X-Error-Code': 'RevisionNotFound'})
+    else:
+      siblings = []
+      for name, content in self.server.files.items():
+        sibling = {'rfilename': name, 'size': len(content), 'blobId': git(content)}
+        if not name.endswith(('.json', '.md')):
+          sha256 = hashlib.sha256(content).hexdigest()
+          sibling['lfs'] = {'sha256': sha256, 'size': len(content), 'pointerSize': 130}
+        siblings.append(sibling)
+      self.answer(200, {'id': 'owner/name', 'sha': COMMIT, 'siblings': siblings})
+
+  def bucket(self, bucket, name, query):
+    objects = {f'owner/name/{name}': content for name, content in self.server.files.items()}
+    if bucket != 'bucket':
+      self.answer(404, {'error': {'message': 'no bucket'}})
+    elif name and self.server.unlisted and name[0] not in objects:
+      self.answer(403, {'error': {'message': 'may not list'}})
+    elif name and name[0] not in objects:
+      self.answer(404, {'error': {'message': 'no object'}})
+    elif name:
+      self.answer(200, self.resource(name[0], objects[name[0]]))
+    else:
+      found = {n: c for n, c in objects.items() if n.startswith(query.get('prefix', ''))}
+      self.answer(200, {'items': [self.resource(n, c) for n, c in found.items()]})
+
+  def resource(self, name, content):
+    quoted = urllib.parse.quote(name, safe='')
+    crc32c = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+    digests = {'crc32c': crc32c}
+    if not self.server.composed:
+      digests['md5Hash'] = base64.b64encode(hashlib.md5(content).digest()).decode()
+    return {
+      'name': name,
+      'bucket': 'bucket',
+      'size': str(len(content)),
+      'generation': str(self.server.generation),
+      'mediaLink': f'{self.server.address}/download/storage/v1/b/bucket/o/{quoted}?alt=media',
+      **digests,
+    }
+
+  def file(self, name):
+    content = self.server.files[name]
+    etag = hashlib.sha256(content).hexdigest() if name.endswith('safetensors') else git(content)
+    headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': COMMIT, 'Accept-Ranges': 'bytes'}
+    code, wanted = 200, self.headers.get('Range')
+    if self.command == 'GET':
+      self.server.content.append((name, wanted))
+    body = content
+    if wanted:
+      first, _, last = wanted.removeprefix('bytes=').partition('-')
+      first, last = int(first), min(int(last or len(content) - 1), len(content) - 1)
+      code, body = 206, content[first : last + 1]
+      headers['Content-Range'] = f'bytes {first}-{last}/{len(content)}'
+    if self.server.wrong:
+      body = b'?' + body[1:]
+    self.send(code, body, headers)
+
+  def answer(self, code, body, **headers):
+    self.send(code, json.dumps(body).encode(), {'Content-Type': 'application/json', **headers})
+
+  def send(self, code, body, headers):
+    self.send_response(code)
+    for name, value in {**headers, 'Content-Length': str(len(body))}.items():
+      self.send_header(name, value)
+    self.end_headers()
+    if self.command == 'HEAD':
+      return
+    if self.server.cuts and 'ETag' in headers and len(body) > 1000:
+      self.server.cuts -= 1
+      body = body[: len(body) // 2]
+    self.wfile.write(body)
+
+
+def git(content):
+  return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
