@@ -115,6 +115,10 @@ def check(config: Config) -> None:
       f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
       'give one class count per head'
     )
+  if any(',' in head for head in task.heads):
+    raise ConfigError(
+      f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
+    )
   if len(set(task.heads)) != len(task.heads):
     raise ConfigError(f'config.task.heads={task.heads} has a name twice')
   if task.kind == 'multi_label' and len(task.heads) != 1:
