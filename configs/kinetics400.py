@@ -13,7 +13,7 @@ from vivit_jax.config_file import apply_variant, defaults
 
 def get_config(variant: str = 'B/16x2'):
   config = apply_variant(defaults(), variant)
-  # Only 24 temporal layers give the 995.3 GFLOPs of Table 6b's L/16x2 factorised encoder, although
-  # the text of section 4.2 says 4.
+  # Only 24 temporal layers give the 995.3 GFLOPs that the paper's tables have for the L/16x2
+  # factorised encoder, although its text says 4.
   config.model.temporal_layers = 24 if config.model.layers == 24 else 4
   return config

@@ -110,14 +110,14 @@ def check(config: Config) -> None:
   """
   check_model(config.model, config.clip)
   task, data, train = config.task, config.data, config.train
+  if any(',' in head for head in task.heads):
+    raise ConfigError(
+      f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
+    )
   if len(task.heads) != len(task.classes) or not task.heads:
     raise ConfigError(
       f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
       'give one class count per head'
-    )
-  if any(',' in head for head in task.heads):
-    raise ConfigError(
-      f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
     )
   if len(set(task.heads)) != len(task.heads):
     raise ConfigError(f'config.task.heads={task.heads} has a name twice')
