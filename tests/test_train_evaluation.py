@@ -61,8 +61,8 @@ def test_one_device_and_eight_count_the_same(tested):
   one, on_one = tested(1)
   eight, on_eight = tested(8)
   assert one['videos'] == eight['videos'] == 21
-  assert one['clips'] == eight['clips'] == 21 * 12
-  assert (on_one.views == 12).all()
+  assert one['clips'] == eight['clips'] == 21 * 6
+  assert (on_one.views == 6).all()
   np.testing.assert_array_equal(on_one.views, on_eight.views)
   np.testing.assert_array_equal(on_one.labels, on_eight.labels)
   np.testing.assert_array_equal(on_one.clip_hits, on_eight.clip_hits)

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,9 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
       read_only=True, create=False, max_to_keep=None, save_interval_steps=0
     )
   else:
+    # Orbax's own cleaning overlooks what was killed before it had any content.
+    for leftover in folder.glob('*.orbax-checkpoint-tmp*') if jax.process_index() == 0 else ():
+      shutil.rmtree(leftover)
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
     )
