@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from factorisations import CONFIG, measure, table
+from factorisations import CONFIG, measure, table  # type: ignore[import-not-found]
 
 CHANCE, MARGIN = 1 / 8, 0.05  # eight motions; of top-1
 
