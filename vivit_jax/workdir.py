@@ -70,9 +70,11 @@ def claim(
   started = any(True for name in (CHECKPOINTS, BEST) for _ in (workdir / name).glob('[0-9]*'))
   if started and (workdir / SNAPSHOT).exists():
     before = _read(workdir)
+    # With the defaults of settings that this version has and the run's did not.
+    old_config = json.loads(json.dumps(to_dict(read_config(workdir))))
     different = [
       f'config.{name} was {old!r} and is {new!r}'
-      for name, old, new in _differences(before['config'], now)
+      for name, old, new in _differences(old_config, now)
       if not any(name == free or name.startswith(free + '.') for free in FREE)
     ]
     if before['data'] != data:

@@ -4,6 +4,7 @@
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import wait
@@ -129,6 +130,7 @@ def _threads() -> int:
 def _end_with_parent(index: int, count: int) -> None:
   """Makes a worker exit when the trainer is gone, however that ended; else it waits for ever."""
   del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the trainer ends its workers
   parent = multiprocessing.parent_process()
   assert parent is not None
 
