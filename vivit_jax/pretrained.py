@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,8 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
   the original ViT's .npz, timm ViT and DeiT (safetensors), our own exports, and our own workdirs
   (`best` parameters; `WORKDIR/checkpoints/STEP` for a certain step).
 
+  Prints to stderr what was taken and what was left over.
+
   Args:
     path: a file or folder, `hf://owner/name`, or `gs://bucket/path`.
     sha256: digest that the file must have.
@@ -70,7 +73,9 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
     ConfigError: a hint that does not exist or has a wrong value.
   """
   said = parse({'init': {'hints': hints}}).init.hints
-  return _load(str(path), said, sha256)
+  pretrained = _load(str(path), said, sha256)
+  print(_account(str(path), pretrained.source), file=sys.stderr)
+  return pretrained
 
 
 def load_run(
@@ -141,6 +146,21 @@ def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
   if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
     return load_run(workdir, int(place.name) if is_step else 'best', hints)
   return _as_model(load_source(place, hints, sha256))
+
+
+def _account(path: str, source: Source) -> str:
+  """Returns what a load took and left over; entries left for one reason share a line."""
+  reasons: dict[str, list[str]] = {}
+  for name, why in source.unused.items():
+    reasons.setdefault(why, []).append(name)
+  lines = [
+    f'{path}: {source.format}, {source.kind} model {source.model.attention}',
+    f'taken     {len(source.params)} parameters',
+  ]
+  for why, names in reasons.items():
+    shown = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+    lines.append(f'left over {shown} ({why})')
+  return '\n'.join(lines)
 
 
 def _as_model(source: Source, step: int | None = None) -> Pretrained:
