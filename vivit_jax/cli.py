@@ -75,7 +75,7 @@ def make_parser() -> Parser:
 
 
 def _add(
-  subcommands: 'argparse._SubParsersAction[Parser]',
+  subcommands: argparse._SubParsersAction,
   name: str,
   function: Callable[[argparse.Namespace], int],
   summary: str,
@@ -97,7 +97,7 @@ def _add(
   return command
 
 
-def _add_train(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+def _add_train(subcommands: argparse._SubParsersAction) -> None:
   command = _add(
     subcommands,
     'train',
@@ -111,7 +111,7 @@ def _add_train(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
 
 
-def _add_evaluate(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
   command = _add(
     subcommands,
     'evaluate',
@@ -140,7 +140,7 @@ def _add_evaluate(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
   )
 
 
-def _add_inspect(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+def _add_inspect(subcommands: argparse._SubParsersAction) -> None:
   command = _add(
     subcommands,
     'inspect',
@@ -156,7 +156,7 @@ def _add_inspect(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
   _add_hints(command)
 
 
-def _add_convert(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+def _add_convert(subcommands: argparse._SubParsersAction) -> None:
   command = _add(
     subcommands,
     'convert',
@@ -179,7 +179,7 @@ def _add_convert(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
   _add_hints(command)
 
 
-def _add_predict(subcommands: 'argparse._SubParsersAction[Parser]') -> None:
+def _add_predict(subcommands: argparse._SubParsersAction) -> None:
   command = _add(
     subcommands,
     'predict',
