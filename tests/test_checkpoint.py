@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vivit_jax.checkpoint import Checkpoints, write_json
+from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.errors import CheckpointError
+from vivit_jax.files import write_json
 from vivit_jax.train.state import TrainState
 
 

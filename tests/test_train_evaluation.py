@@ -10,11 +10,12 @@ import pytest
 from test_train_loop import cache, tiny  # noqa: F401
 
 from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.commands import parse_views
 from vivit_jax.data.dataset import open_split
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build
 from vivit_jax.train import evaluation
-from vivit_jax.train.evaluation import evaluate_run, parse_step, parse_views
+from vivit_jax.train.evaluation import evaluate_run, parse_step
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 from vivit_jax.workdir import claim

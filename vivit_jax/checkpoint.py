@@ -2,7 +2,6 @@
 """Training states on disk: asynchronous, atomic, the newest always kept, the best beside them."""
 
 import contextlib
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -197,11 +196,3 @@ def _naming_damage(folder: str) -> Iterator[None]:
 def _name(path: tuple[Any, ...]) -> str:
   """Returns a/b/c for a tree path of any kind of entries."""
   return '/'.join(str(getattr(p, 'key', getattr(p, 'name', getattr(p, 'idx', p)))) for p in path)
-
-
-def write_json(file: Path, content: Any) -> None:
-  """Writes a file so that it is whole or not there."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  partial = file.with_name(f'.{file.name}.partial')
-  partial.write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
-  partial.replace(file)

@@ -2,6 +2,7 @@
 """What each subcommand of `vivit` does; libraries are imported late, so that --help is quick."""
 
 import argparse
+import re
 from pathlib import Path
 
 from vivit_jax.errors import ConfigError
@@ -23,7 +24,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
   """Runs `vivit evaluate`."""
-  from vivit_jax.train.evaluation import evaluate_run, parse_views
+  from vivit_jax.train.evaluation import evaluate_run
 
   views = parse_views(options.views) if options.views else None
   evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
@@ -72,7 +73,6 @@ def predict(options: argparse.Namespace) -> int:
   """Runs `vivit predict`; 1 where a video could not be read."""
   from vivit_jax.predict import run
   from vivit_jax.pretrained import load_pretrained
-  from vivit_jax.train.evaluation import parse_views
 
   views = parse_views(options.views)
   pretrained = load_pretrained(options.checkpoint, **options.hints)
@@ -85,6 +85,14 @@ def predict(options: argparse.Namespace) -> int:
     stride=stride,
     as_json=options.json,
   )
+
+
+def parse_views(text: str) -> tuple[int, int]:
+  """Returns temporal and spatial views from `TxS`."""
+  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+  if match is None:
+    raise ConfigError(f'--views={text} is not TxS, temporal x spatial views, e.g. 4x3')
+  return int(match[1]), int(match[2])
 
 
 def _use_cpu() -> None:

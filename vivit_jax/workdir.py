@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vivit_jax import __version__
-from vivit_jax.checkpoint import BEST, CHECKPOINTS, write_json
+from vivit_jax.checkpoint import BEST, CHECKPOINTS
 from vivit_jax.config import Config
 from vivit_jax.config_parse import parse, to_dict
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.files import write_json
 
 SNAPSHOT = 'config.json'
 LOCK = '.lock'

@@ -4,7 +4,6 @@
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from vivit_jax.evaluate.metrics import Mistake, confusion, most_confused
 from vivit_jax.evaluate.page import ConfusionView, MistakeView, render
 from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
 from vivit_jax.evaluate.views import Predictions
+from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10
 
@@ -66,17 +66,19 @@ def write_report(
   folder.mkdir(parents=True, exist_ok=True)
   failures = [{'path': path, 'reason': reason} for path, reason in predictions.failures]
   facts = _without_nan({**results, 'failures': failures})
-  _replace(folder / 'report.json', json.dumps(facts, indent=2, allow_nan=False).encode() + b'\n')
+  replace_file(
+    folder / 'report.json', json.dumps(facts, indent=2, allow_nan=False).encode() + b'\n'
+  )
 
   curves_png = draw_curves(curves)
   if curves_png is not None:
-    _replace(folder / 'curves.png', curves_png)
+    replace_file(folder / 'curves.png', curves_png)
   confusions = []
   for head in task.heads if task.kind == 'single_label' else ():
     confusions.append(_confusion_view(predictions, task, head, class_names[head]))
     # A head is a manifest column of the user's and may hold a slash.
     name = re.sub(r'[^\w.-]', '_', head)
-    _replace(folder / f'confusion_{name}.png', confusions[-1].png)
+    replace_file(folder / f'confusion_{name}.png', confusions[-1].png)
 
   page = render(
     title,
@@ -89,7 +91,7 @@ def write_report(
     failures=predictions.failures,
     config=config,
   )
-  _replace(folder / 'report.html', page.encode())
+  replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
 
 
@@ -109,10 +111,3 @@ def _without_nan(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [_without_nan(item) for item in value]
   return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, data: bytes) -> None:
-  """Writes a file so that a reader, or a kill, sees the old one or the new one whole."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_bytes(data)
-  temporary.replace(path)

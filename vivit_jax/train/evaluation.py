@@ -2,7 +2,6 @@
 """Evaluates a model: one view while it trains, the full protocol and the report at the end."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,14 +84,6 @@ def predict(
     on_failure=lambda *failure: failures.add([failure]),
     progress=progress,
   )
-
-
-def parse_views(text: str) -> tuple[int, int]:
-  """Returns temporal and spatial views from `TxS`."""
-  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
-  if match is None:
-    raise ConfigError(f'--views={text} is not TxS, temporal x spatial views, e.g. 4x3')
-  return int(match[1]), int(match[2])
 
 
 def parse_step(text: str) -> int | Literal['best', 'last']:

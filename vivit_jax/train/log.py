@@ -11,6 +11,8 @@ from types import TracebackType
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vivit_jax.files import replace_file
+
 METRICS = 'metrics.jsonl'
 
 
@@ -37,9 +39,8 @@ class RunLog:
     workdir.mkdir(parents=True, exist_ok=True)
     # What a killed run logged after its last checkpoint will be logged again.
     rows = [row for row in read_metrics(workdir) if row['step'] <= start]
-    kept = workdir / f'.{METRICS}.partial'
-    kept.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    kept.replace(workdir / METRICS)
+    kept = ''.join(json.dumps(row) + '\n' for row in rows)
+    replace_file(workdir / METRICS, kept.encode())
     self._file = (workdir / METRICS).open('a')
     self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
     # On a file or a pipe the lines below say the same without control characters.
