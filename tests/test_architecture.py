@@ -15,7 +15,7 @@ PACKAGE = 'vivit_jax'
 # From the bottom up. A part may import what stands on an earlier line; parts on one line do not
 # know each other.
 LAYERS = (
-  {'errors', 'files'},
+  {'errors', 'files', 'command_line'},
   {'config', 'remote'},
   {'config_parse', 'task'},
   {'config_file', 'sharding'},
@@ -24,7 +24,7 @@ LAYERS = (
   {'pretrained'},
   {'train'},
   {'summary', 'predict'},
-  {'commands'},
+  {'commands', 'data_commands'},
   {'cli'},
   {'__main__'},
 )

@@ -7,12 +7,14 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__, commands
+from vivit_jax.command_line import Parser, add_command
 from vivit_jax.config import Hints
 from vivit_jax.config_parse import required
+from vivit_jax.data_commands.group import add_data
 from vivit_jax.errors import UserError
 
 TRAIN_HELP = """
@@ -57,48 +59,18 @@ CHECKPOINT = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-  """Answers a wrong command line in one line."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
-
-
 def make_parser() -> Parser:
   """Returns the parser of all subcommands."""
   parser = Parser(prog='vivit', description='Video Vision Transformers in JAX.')
   parser.add_argument('--version', action='version', version=f'vivit_jax {__version__}')
   subcommands = parser.add_subparsers(metavar='COMMAND', required=True)
-  for add_command in (_add_train, _add_evaluate, _add_inspect, _add_convert, _add_predict):
-    add_command(subcommands)
+  for add in (_add_train, _add_evaluate, _add_inspect, _add_convert, _add_predict, add_data):
+    add(subcommands)
   return parser
 
 
-def _add(
-  subcommands: argparse._SubParsersAction,
-  name: str,
-  function: Callable[[argparse.Namespace], int],
-  summary: str,
-  description: str,
-  epilog: str,
-  usage: str,
-) -> Parser:
-  command = subcommands.add_parser(
-    name,
-    help=summary,
-    description=description,
-    epilog=epilog,
-    usage=f'vivit {name} {usage}',
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  takes_config = '--config' in usage
-  command.set_defaults(function=function, takes_config=takes_config, command=command)
-  return command
-
-
 def _add_train(subcommands: argparse._SubParsersAction) -> None:
-  command = _add(
+  command = add_command(
     subcommands,
     'train',
     commands.train,
@@ -112,7 +84,7 @@ def _add_train(subcommands: argparse._SubParsersAction) -> None:
 
 
 def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
-  command = _add(
+  command = add_command(
     subcommands,
     'evaluate',
     commands.evaluate,
@@ -141,7 +113,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
 
 
 def _add_inspect(subcommands: argparse._SubParsersAction) -> None:
-  command = _add(
+  command = add_command(
     subcommands,
     'inspect',
     commands.inspect,
@@ -157,7 +129,7 @@ def _add_inspect(subcommands: argparse._SubParsersAction) -> None:
 
 
 def _add_convert(subcommands: argparse._SubParsersAction) -> None:
-  command = _add(
+  command = add_command(
     subcommands,
     'convert',
     commands.convert,
@@ -180,7 +152,7 @@ def _add_convert(subcommands: argparse._SubParsersAction) -> None:
 
 
 def _add_predict(subcommands: argparse._SubParsersAction) -> None:
-  command = _add(
+  command = add_command(
     subcommands,
     'predict',
     commands.predict,

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands have in common: how they are declared and how they answer mistakes."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+  """Answers a wrong command line in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+
+def add_command(
+  subcommands: argparse._SubParsersAction,
+  name: str,
+  function: Callable[[argparse.Namespace], int],
+  summary: str,
+  description: str,
+  epilog: str,
+  usage: str,
+) -> Parser:
+  """Declares one command; its parser takes `--config` settings where `usage` has them.
+
+  Args:
+    subcommands: of the program, or of the group that the command belongs to.
+    name: with that of its group, e.g. 'data index'.
+    function: what runs it; returns the exit code.
+    summary: one line for the list of commands.
+    description: above the options.
+    epilog: below them; examples.
+    usage: what follows the name.
+  """
+  command = subcommands.add_parser(
+    name.split()[-1],
+    help=summary,
+    description=description,
+    epilog=epilog,
+    usage=f'vivit {name} {usage}',
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  takes_config = '--config' in usage
+  command.set_defaults(function=function, takes_config=takes_config, command=command)
+  return command
