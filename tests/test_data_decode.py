@@ -36,6 +36,8 @@ def test_any_order_gap_and_duplicate_gives_the_frames_asked_for(tmp_path, name, 
     pytest.fail(f'this PyAV has no encoder {codec}: its files would go untested')
   height, width = (64, 64) if codec == 'libsvtav1' else (48, 64)
   file = write_video(tmp_path / name, 40, height, width, codec, **options)
+  with VideoReader('bytes', content=file.read_bytes()) as reader:
+    np.testing.assert_array_equal(numbers(reader.read(np.array([7, 39, 3]))), [7, 39, 3])
   with VideoReader(str(file)) as reader:
     assert reader.frames == 40
     np.testing.assert_allclose(reader.seconds, 3.9)

@@ -97,7 +97,7 @@ def test_views_are_clip_by_clip_with_the_crops_next_to_each_other(tmp_path, rng)
   np.testing.assert_allclose(np.diff(levels, axis=0), 17 * 3, atol=2)
   np.testing.assert_allclose(np.diff(levels, axis=1), 25, atol=2)
   np.testing.assert_allclose(np.diff(levels, axis=2), 6, atol=2)
-  central = read_view(manifest.videos[0], settings)
+  central = read_view(manifest, 0, settings)
   np.testing.assert_allclose(
     central.astype(float).mean(axis=(1, 2, 3)), levels[0, 1] + 8 * 3, atol=2
   )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
 
+import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,18 +56,26 @@ class VideoReader:
     seconds: from the first to the last of them.
   """
 
-  def __init__(self, path: str, start: float | None = None, end: float | None = None):
+  def __init__(
+    self,
+    path: str,
+    start: float | None = None,
+    end: float | None = None,
+    content: bytes | None = None,
+  ):
     """Opens the file and finds its frames.
 
     Args:
       path: a local file.
       start: seconds after the first frame from which frames count; None = from the first.
       end: seconds after the first frame before which frames count; None = to the last.
+      content: of the file, where that is not on a local disk; `path` then only names it.
 
     Raises:
       DecodeError: not a video, damaged, or no frame between start and end.
     """
     self._path = path
+    self._content = content
     self._container: Any = None
     self._counted = False  # frames by their place in the decoder's output, not by timestamps
     # One for all frames: setting a conversion up costs more than converting a small frame.
@@ -138,7 +147,8 @@ class VideoReader:
       raise DecodeError(self._path, _reason(error)) from error
 
   def _open(self) -> None:
-    container = av.open(self._path, container_options=OPEN_OPTIONS)
+    source = self._path if self._content is None else io.BytesIO(self._content)
+    container = av.open(source, container_options=OPEN_OPTIONS)
     self._container = container
     if not container.streams.video:
       raise DecodeError(self._path, 'it has no video stream')

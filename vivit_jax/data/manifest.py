@@ -7,9 +7,11 @@ import hashlib
 import math
 import os
 from pathlib import Path, PurePosixPath
+from typing import Protocol, runtime_checkable
 
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
+from vivit_jax.data.decode import VideoReader
 from vivit_jax.errors import DataError
 
 SPLITS = ('train', 'validation', 'test')
@@ -26,6 +28,14 @@ class Video:
   labels: tuple[int, ...]  # class id per head | ids of the classes present, ascending (multi_label)
 
 
+@runtime_checkable
+class Contents(Protocol):
+  """The bytes of a split's videos by their index, where they are not files of a local disk."""
+
+  def __getitem__(self, index: int) -> bytes:
+    """Raises DecodeError where they cannot be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
   """One split."""
@@ -35,6 +45,13 @@ class Manifest:
   class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids
   fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
   multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
+  contents: Contents | None = None  # None: `Video.path` is a local file
+
+  def open(self, index: int) -> VideoReader:
+    """Returns the frames of a video between its start and end; raises DecodeError."""
+    video = self.videos[index]
+    content = None if self.contents is None else self.contents[index]
+    return VideoReader(video.path, video.start, video.end, content)
 
 
 def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32, UInt8
 from vivit_jax.config import Config
 from vivit_jax.data.augment import SpatialCrops, draw_crop
 from vivit_jax.data.clips import evaluation_clips, training_clip
-from vivit_jax.data.decode import DecodeError, VideoReader
+from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
@@ -53,7 +53,7 @@ class TrainingExamples:
         rng = np.random.default_rng([seed, number, attempt])
         index = int(rng.integers(len(videos)))
       try:
-        clip = self._read(videos[index], rng)
+        clip = self._read(index, rng)
       except DecodeError as error:
         failures.append((error.path, error.reason))
         continue
@@ -69,9 +69,9 @@ class TrainingExamples:
       f'{failures[-1][0]}: {failures[-1][1]}'
     )
 
-  def _read(self, video: Video, rng: np.random.Generator) -> UInt8[np.ndarray, 'f h w 3']:
+  def _read(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, 'f h w 3']:
     clip, data = self._config.clip, self._config.data
-    with VideoReader(video.path, video.start, video.end) as reader:
+    with self._manifest.open(index) as reader:
       indices = training_clip(reader.frames, clip.frames, clip.stride, rng)
       crop = draw_crop(clip, data, rng)
       return reader.read(np.full_like(indices, indices[0]) if data.freeze_time else indices, crop)
@@ -93,10 +93,9 @@ class EvaluationVideos:
       'video' uint8 [T * S, F, H, W, 3], the crops of a clip next to each other; 'label', 'id' and
       'failures' as in training; 'mask' whether it could be read.
     """
-    video = self.manifest.videos[index]
     failures = []
     try:
-      views = read_views(video, self.config, self.temporal_views, self.spatial_views)
+      views = read_views(self.manifest, index, self.config, self.temporal_views, self.spatial_views)
     except DecodeError as error:
       failures = [(error.path, error.reason)]
       clip = self.config.clip
@@ -104,7 +103,7 @@ class EvaluationVideos:
       views = np.zeros((count, clip.frames, clip.height, clip.width, 3), np.uint8)
     return {
       'video': views,
-      'label': label(video, self.manifest),
+      'label': label(self.manifest.videos[index], self.manifest),
       'mask': np.bool_(not failures),
       'id': np.int32(index),
       'failures': failures,
@@ -112,7 +111,7 @@ class EvaluationVideos:
 
 
 def read_views(
-  video: Video, config: Config, temporal_views: int, spatial_views: int
+  manifest: Manifest, index: int, config: Config, temporal_views: int, spatial_views: int
 ) -> UInt8[np.ndarray, 'v f h w 3']:
   """Returns the views of a video from one decode: uint8 [T * S, F, H, W, 3].
 
@@ -121,16 +120,16 @@ def read_views(
   """
   clip = config.clip
   crops = SpatialCrops(clip.height, clip.width, spatial_views)
-  with VideoReader(video.path, video.start, video.end) as reader:
+  with manifest.open(index) as reader:
     indices = evaluation_clips(reader.frames, clip.frames, clip.stride, temporal_views)
     if config.data.freeze_time:
       indices = np.broadcast_to(indices[:, :1], indices.shape)
     return read_clips(reader, indices, crops)
 
 
-def read_view(video: Video, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
+def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
   """Returns the central view of a video, uint8 [F, H, W, 3]; raises DecodeError."""
-  return read_views(video, config, temporal_views=1, spatial_views=1)[0]
+  return read_views(manifest, index, config, temporal_views=1, spatial_views=1)[0]
 
 
 def label(

@@ -139,8 +139,7 @@ def evaluate_run(
     class_names=data.class_names,
     curves=read_metrics(workdir),
     mistakes=[
-      ShownMistake(m, data.videos[m.video].path, read_view(data.videos[m.video], config))
-      for m in mistakes
+      ShownMistake(m, data.videos[m.video].path, read_view(data, m.video, config)) for m in mistakes
     ],
     config=to_dict(config),
   )
