@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning-rate schedule, clipping, momentum and weight decay against updates written by hand."""
 
+import dataclasses
 import math
 
 import jax
@@ -10,8 +11,10 @@ import optax
 import pytest
 
 from vivit_jax.config import Clip, Config, Model, Train
+from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.train.optimizer import is_matrix, learning_rate, make_optimizer, total_steps
+from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
+from vivit_jax.train.parameter_groups import depths, is_matrix, is_trained
 
 PARAMS = {'dense': {'kernel': jnp.array([[3.0, -2.0]]), 'bias': jnp.array([1.0])}}
 
@@ -138,3 +141,88 @@ def test_weight_decay_leaves_biases_norms_positions_and_cls_alone():
     name = path[-1].key
     assert name in ('kernel', 'bias', 'scale', 'position', 'cls')
     assert decays == (name == 'kernel')
+
+
+MODEL = Model(
+  attention='factorised_encoder', layers=2, temporal_layers=1, width=8, mlp_dim=16, heads=2
+)
+
+
+def model_params(model=MODEL):
+  return abstract_params(ViViT(model, 5), Clip(frames=4, height=32, width=32))
+
+
+def by_path(tree):
+  return {
+    '/'.join(key.key for key in path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def test_depths_of_a_factorised_encoder():
+  tree, last = depths(model_params())
+  found = by_path(tree)
+  assert last == 4
+  expected = {
+    'tokenizer/kernel': 0,
+    'spatial/position': 0,
+    'spatial/cls': 0,
+    'spatial/block_0/mlp_norm/scale': 1,
+    'spatial/block_1/mlp_norm/scale': 2,
+    'spatial/norm/scale': 2,
+    'temporal/position': 2,
+    'temporal/cls': 2,
+    'temporal/block_0/mlp_norm/scale': 3,
+    'temporal/norm/scale': 4,
+    'head/kernel': 4,
+  }
+  assert {name: found[name] for name in expected} == expected
+  assert set(found.values()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize('layers', [0, 1])
+def test_the_last_norm_belongs_to_the_head_whatever_the_last_stage(layers):
+  tree, last = depths(model_params(dataclasses.replace(MODEL, temporal_layers=layers)))
+  stage = 'temporal' if layers else 'spatial'
+  assert by_path(tree)[f'{stage}/norm/scale'] == last == 3 + layers
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_layer_decay_scales_what_the_optimiser_gives(optimizer):
+  params = jax.tree.map(lambda x: jnp.ones(x.shape), model_params())
+  depth, last = depths(params)
+
+  def first_update(**changes):
+    train = constant(optimizer=optimizer, weight_decay=0.1, **changes)
+    transformation = make_optimizer(train, 100)
+    return transformation.update(params, transformation.init(params), params)[0]
+
+  plain, scaled = by_path(first_update()), by_path(first_update(layer_decay=0.5))
+  for name, d in by_path(depth).items():
+    np.testing.assert_allclose(scaled[name], plain[name] * 0.5 ** (last - d), rtol=1e-6)
+
+
+def test_frozen_parts_have_neither_updates_nor_optimiser_state():
+  params = jax.tree.map(lambda x: jnp.ones(x.shape), model_params())
+  gradient = jax.tree.map(jnp.zeros_like, params)
+  train = constant(optimizer='adamw', weight_decay=0.5, frozen=('tokenizer', 'spatial/block_0'))
+  transformation = make_optimizer(train, 100)
+  state = transformation.init(params)
+  updates, _ = transformation.update(gradient, state, params)
+  for name, leaf in by_path(updates).items():
+    moves = name.endswith('kernel') and not name.startswith(('tokenizer/', 'spatial/block_0/'))
+    assert bool(np.any(leaf)) == moves, name
+  whole = make_optimizer(constant(optimizer='adamw'), 100).init(params)
+  frozen = sum(not t for t in jax.tree.leaves(is_trained(params, train.frozen)))
+  assert frozen > 10
+  assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(whole)) - 2 * frozen
+
+
+def test_frozen_parts_that_do_not_exist_and_freezing_all_are_refused():
+  params = model_params()
+  with pytest.raises(
+    ConfigError, match=r"no parameter lies below 'spatia'; did you mean 'spatial'"
+  ):
+    is_trained(params, ('spatia',))
+  with pytest.raises(ConfigError, match='leaves nothing to train'):
+    is_trained(params, ('tokenizer', 'spatial', 'temporal', 'head'))

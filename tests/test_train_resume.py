@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_train_loop import (
   assert_same_bits,
@@ -22,7 +23,13 @@ from vivit_jax.train.log import read_metrics
 from vivit_jax.train.optimizer import learning_rate
 
 STEPS, EVERY = 60, 3
-RUN = {'train__steps': STEPS, 'train__log_every': EVERY, 'train__evaluate_every': 20}
+RUN = {
+  'train__steps': STEPS,
+  'train__log_every': EVERY,
+  'train__evaluate_every': 20,
+  'train__ema_decay': 0.9,
+  'mix__mixup': 0.3,
+}
 
 
 @pytest.fixture(scope='module')
@@ -32,6 +39,16 @@ def uninterrupted(tmp_path_factory):
   done = command('train', *settings(**RUN), f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   return workdir
+
+
+def test_the_averaged_weights_are_those_that_are_read(uninterrupted):
+  state = saved_state(tiny(**RUN), uninterrupted)
+  with Checkpoints(uninterrupted, read_only=True) as checkpoints:
+    params, step = checkpoints.read_params('last')
+  assert step == STEPS
+  assert_same_bits(params, state.average)
+  kernels = [tree['head']['kernel'] for tree in (state.params, state.average)]
+  assert not np.array_equal(*kernels)
 
 
 def interrupted_run(

@@ -212,3 +212,48 @@ def test_mesh_refuses_a_batch_that_the_devices_do_not_divide():
   config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, batch_size=12))
   with pytest.raises(ConfigError, match=r'config\.train\.batch_size=12 is not divisible'):
     make_mesh(config)
+
+
+def test_averaged_weights_follow_the_equation_and_are_the_ones_to_evaluate(rng):
+  config = changed(train={'ema_decay': 0.75})
+  batches = [make_batch(config, rng) for _ in range(3)]
+  model, optimizer = build(config), make_optimizer(config.train, 20)
+  expected = leaves(init_state(config, model, optimizer).params)
+  for k in range(3):
+    state, _ = train(config, batches[: k + 1])
+    for name, leaf in leaves(state.params).items():
+      expected[name] = 0.75 * expected[name] + 0.25 * leaf
+  for name, leaf in leaves(state.best_params).items():
+    np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-7)
+  plain, _ = train(CONFIG, batches)
+  assert_bitwise_equal(state.params, plain.params)
+  assert plain.best_params is plain.params
+
+
+def test_frozen_parts_keep_their_values_bit_for_bit(rng):
+  config = changed(train={'frozen': ('tokenizer', 'spacetime'), 'weight_decay': 0.1})
+  before = init_state(config, build(config), make_optimizer(config.train, 20)).params
+  after, _ = train(config, [make_batch(config, rng) for _ in range(2)])
+  for part in ('tokenizer', 'spacetime'):
+    assert_bitwise_equal(after.params[part], before[part])
+  assert np.abs(after.params['head']['kernel']).max() > 0
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_groups_are_clipped_before_their_mean(devices, rng):
+  """One group after the other by hand, against all of them in the step."""
+  quiet = {'dropout': 0.0, 'drop_path': 0.0}
+  options = {'learning_rate': 1.0, 'momentum': 0.0, 'clip_norm': 0.3}
+  batch = make_batch(CONFIG, rng)
+  mean = None
+  for part in range(4):
+    rows = {name: values[2 * part : 2 * part + 2] for name, values in batch.items()}
+    config = changed(model=quiet, train={**options, 'batch_size': 2})
+    start = leaves(init_state(config, build(config), make_optimizer(config.train, 20)).params)
+    state, metrics = train(config, [rows])
+    assert metrics[0]['gradient_norm'] > 0.3  # so that clipping matters
+    step = {name: leaf - start[name] for name, leaf in leaves(state.params).items()}
+    mean = {name: x / 4 + (mean[name] if mean else 0) for name, x in step.items()}
+  state, _ = train(changed(model=quiet, train={**options, 'clip_groups': 4}), [batch], devices)
+  for name, leaf in leaves(state.params).items():
+    np.testing.assert_allclose(leaf - start[name], mean[name], atol=1e-6)

@@ -118,7 +118,8 @@ class Checkpoints:
           f'{self._states.directory.parent} holds no checkpoint: train it first'
         )
       wanted = self.steps[-1]
-    return _read(self._states, wanted, 'state')['params'], wanted
+    state = _read(self._states, wanted, 'state')
+    return state.get('average') or state['params'], wanted
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:

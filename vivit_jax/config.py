@@ -111,11 +111,32 @@ class Train:
   learning_rate: NonNegative = 0.1  # peak; cosine decay to 0
   momentum: Fraction = 0.9  # sgd
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
-  clip_norm: NonNegative = 1.0  # of the global gradient; 0 = off
+  clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
+  # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
+  # their mean, as Scenic does with n = devices.
+  clip_groups: CountOrZero = 0
   label_smoothing: Fraction = 0.0
+  # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
+  layer_decay: Fraction = 1.0
+  ema_decay: Fraction = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
+  # Parameters that keep their values, by the start of their path: ('tokenizer', 'spatial') as in
+  # arXiv 2306.04822; all but 'head' is a linear probe.
+  frozen: tuple[str, ...] = ()
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+  """Clips and their labels blended with others of the batch, inside the step."""
+
+  mixup: NonNegative = 0.0  # alpha of Beta(alpha, alpha), arXiv 1710.09412; 0 = off
+  cutmix: NonNegative = 0.0  # the same of arXiv 1905.04899; one box in all frames of a clip
+  cutmix_share: Fraction = 0.5  # of the groups, where both are on
+  # Neighbours in the batch that share one draw, each blended with its mirror image in the group:
+  # 2 = pairs; Scenic has the clips of one device.
+  group: Annotated[int, Range(2)] = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +213,7 @@ class Config:
   clip: Clip = Clip()
   data: Data = Data()
   train: Train = Train()
+  mix: Mix = Mix()
   evaluate: Evaluate = Evaluate()
   checkpoint: Checkpoint = Checkpoint()
   mesh: Mesh = Mesh()

@@ -141,6 +141,16 @@ def check(config: Config) -> None:
       f'config.train.warmup_epochs={train.warmup_epochs} is longer than '
       f'config.train.epochs={train.epochs}'
     )
+  groups = (('mix.group', config.mix.group), ('train.clip_groups', train.clip_groups))
+  for name, size in groups[0 if config.mix.mixup or config.mix.cutmix else 1 :]:
+    if size and train.batch_size % size:
+      raise ConfigError(
+        f'config.train.batch_size={train.batch_size} is not divisible by config.{name}={size}'
+      )
+  if train.clip_groups and not train.clip_norm:
+    raise ConfigError(
+      f'config.train.clip_groups={train.clip_groups} needs a config.train.clip_norm above 0'
+    )
   if config.mesh.data == 0:
     raise ConfigError('config.mesh.data=0 leaves no device; use -1 for all of them')
 
@@ -198,4 +208,10 @@ def check_devices(config: Config, devices: int) -> int:
       raise ConfigError(
         f'config.{name}.batch_size={size} is not divisible by the data axis of {data} devices'
       )
+  mix = config.mix
+  if (mix.mixup or mix.cutmix) and config.train.batch_size // data % mix.group:
+    raise ConfigError(
+      f'config.mix.group={mix.group} does not divide the {config.train.batch_size // data} clips '
+      'of a device, so that clips would have to cross devices'
+    )
   return data

@@ -25,7 +25,7 @@ from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
 from vivit_jax.train.evaluation import evaluate_run, validate
 from vivit_jax.train.log import RunLog
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
-from vivit_jax.train.state import TrainState, abstract_state, init_state
+from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import Stopped, StopRequest
 from vivit_jax.workdir import claim, occupied
@@ -84,7 +84,7 @@ def _start(
       reason = str(error).removeprefix(f'{source}: ')
       raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
     print(table, flush=True)
-    state = dataclasses.replace(state, params=params)
+    state = start_from(config, state, params)
   return jax.device_put(state, whole)
 
 
@@ -129,9 +129,9 @@ class _Run:
           log.train(done, {**_mean(pending), 'learning_rate': float(rate(done - 1))})
           pending.clear()
         if done % train.evaluate_every == 0 or last:
-          results = validate(self.config, validation, forward, state.params, unreadable)
+          results = validate(self.config, validation, forward, state.best_params, unreadable)
           log.validation(done, results.metrics)
-          self.checkpoints.save_best(done, state.params, results.score)
+          self.checkpoints.save_best(done, state.best_params, results.score)
           log.restart_clock(done)
         stopped = self.stop.received
         if done % train.checkpoint_every == 0 or last or stopped:

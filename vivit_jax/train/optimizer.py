@@ -7,6 +7,7 @@ import jax
 import optax
 
 from vivit_jax.config import Config, Train
+from vivit_jax.train.parameter_groups import depths, is_matrix, is_trained
 
 
 def total_steps(config: Config, videos: int) -> int:
@@ -24,21 +25,32 @@ def learning_rate(train: Train, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
-  """Returns clipping by global norm, then SGD with momentum or AdamW.
+  """Returns clipping by global norm, then SGD with momentum or AdamW, then layer-wise decay.
 
-  Weight decay acts on matrices alone: not on biases, norms, positions or cls tokens.
+  Weight decay acts on matrices alone: not on biases, norms, positions or cls tokens. Frozen
+  parameters have no optimiser state.
   """
   schedule = learning_rate(train, steps)
-  clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else optax.identity()
+  # With groups the step has clipped already.
+  clips = train.clip_norm and not train.clip_groups
+  clip = optax.clip_by_global_norm(train.clip_norm) if clips else optax.identity()
   if train.optimizer == 'adamw':
     update = optax.adamw(schedule, weight_decay=train.weight_decay, mask=is_matrix)
   else:
     update = optax.sgd(schedule, momentum=train.momentum)
     if train.weight_decay:
       update = optax.chain(optax.add_decayed_weights(train.weight_decay, is_matrix), update)
-  return optax.chain(clip, update)
+  update = optax.chain(clip, update)
+  if train.frozen:
+    update = optax.masked(update, lambda params: is_trained(params, train.frozen))
+  return update if train.layer_decay == 1.0 else optax.chain(update, scale_by_depth(train))
 
 
-def is_matrix(params: Any) -> Any:
-  """Returns a tree that is True at the kernels of linear layers and of the tokenizer."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+def scale_by_depth(train: Train) -> optax.GradientTransformation:
+  """Returns updates times layer_decay^(d - depth), d the depth of the head (arXiv 2106.08254)."""
+
+  def scale(updates: Any, params: Any) -> Any:
+    depth, last = depths(params)
+    return jax.tree.map(lambda u, d: u * train.layer_decay ** (last - d), updates, depth)
+
+  return optax.stateless(scale)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training carries from step to step, and all that a checkpoint has to hold."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -19,12 +20,26 @@ class TrainState:
   step: Any  # int32 scalar; a shape, a sharding or a type where the tree describes a state
   params: Any
   opt_state: Any
+  average: Any = ()  # of the parameters over the last steps, where train.ema_decay asks for it
+
+  @property
+  def best_params(self) -> Any:
+    """The parameters to evaluate and to keep: the average where there is one."""
+    return self.average or self.params
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns the state before the first step; the same for the same seed."""
   params = init_params(model, config.clip, jax.random.key(config.seed))
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  return start_from(config, state, params)
+
+
+def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
+  """Returns a fresh state with these parameters, which are also the first average."""
+  # A copy: the step is given all buffers of the state to reuse, each once.
+  average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
+  return dataclasses.replace(state, params=params, average=average)
 
 
 def abstract_state(
@@ -33,4 +48,5 @@ def abstract_state(
   """Returns shapes and types of the state; allocates nothing."""
   params = abstract_params(model, config.clip)
   step = jax.eval_shape(lambda: jnp.zeros((), jnp.int32))
-  return TrainState(step, params, jax.eval_shape(optimizer.init, params))
+  opt_state = jax.eval_shape(optimizer.init, params)
+  return TrainState(step, params, opt_state, params if config.train.ema_decay else ())

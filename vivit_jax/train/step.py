@@ -16,6 +16,9 @@ from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
+from vivit_jax.train.group_clip import clipped_by_group
+from vivit_jax.train.mix import mix
+from vivit_jax.train.parameter_groups import is_trained
 from vivit_jax.train.state import TrainState
 
 Metrics = dict[str, Array]
@@ -38,24 +41,38 @@ def train_step(
     model: applied with dropout drawn from the seed and the step alone.
     optimizer: as in `optimizer.make_optimizer`.
   """
-  task = config.task
+  task, train = config.task, config.train
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  video = losses.as_pixels(batch['video'])
-  targets = task_targets(task, batch['label'])
+  video, targets = mix(
+    config.mix,
+    jax.random.fold_in(key, 1),
+    losses.as_pixels(batch['video']),
+    task_targets(task, batch['label']),
+  )
 
-  def objective(params: Any) -> tuple[Array, Array]:
+  def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+    if train.frozen:  # spares the backward pass below them
+      trained = is_trained(params, train.frozen)
+      params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     logits = apply(model, params, video, key)
-    return losses.loss(task, logits, targets, config.train.label_smoothing), logits
+    return losses.loss(task, logits, targets, train.label_smoothing), logits
 
-  (loss, logits), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+  if train.clip_groups:
+    objective_gradient = clipped_by_group(objective, train.clip_groups, train.clip_norm)
+  else:
+    objective_gradient = jax.value_and_grad(objective, has_aux=True)
+  (loss, logits), gradients = objective_gradient(state.params, video, targets, key)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  average = state.average
+  if train.ema_decay:
+    average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
   metrics = {
     'loss': loss,
     'gradient_norm': optax.tree.norm(gradients),
     **losses.accuracy(task, logits, targets),
   }
-  return TrainState(state.step + 1, params, opt_state), metrics
+  return TrainState(state.step + 1, params, opt_state, average), metrics
 
 
 def compile_step(

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixup and cutmix: clips and label probabilities blended within small groups of the batch."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vivit_jax.config import Mix
+
+
+def mix(
+  settings: Mix,
+  key: PRNGKeyArray,
+  video: Float[Array, 'b f h w c'],
+  targets: Float[Array, 'b classes'],
+) -> tuple[Float[Array, 'b f h w c'], Float[Array, 'b classes']]:
+  """Returns clips and label probabilities, each blended with its partner's.
+
+  Clip i of a group of n has partner n - 1 - i. Groups are neighbours in the batch, so that no clip
+  crosses devices and any number of devices sees the same pairs. A group shares one draw: mixup
+  (arXiv 1710.09412) blends with weight lambda ~ Beta(alpha, alpha); cutmix (arXiv 1905.04899)
+  replaces a box of about 1 - lambda of the picture, the same in all frames, and weighs the labels
+  by the pixels that it really covers.
+
+  Args:
+    settings: which of them, how strongly; B must be a multiple of `settings.group`.
+    key: of the step.
+    video: any value range.
+    targets: probabilities.
+  """
+  if not (settings.mixup or settings.cutmix):
+    return video, targets
+  groups, (height, width) = video.shape[0] // settings.group, video.shape[2:4]
+  keys = jax.random.split(key, 4)
+  own = jnp.ones((groups, height, width))  # how much of each pixel stays
+  if settings.mixup:
+    own = own * jax.random.beta(keys[0], settings.mixup, settings.mixup, (groups, 1, 1))
+  if settings.cutmix:
+    kept = jax.random.beta(keys[1], settings.cutmix, settings.cutmix, (groups,))
+    box = _boxes(keys[2], kept, height, width)
+    share = settings.cutmix_share if settings.mixup else 1.0
+    cut = jax.random.bernoulli(keys[3], share, (groups, 1, 1))
+    own = jnp.where(cut, 1.0 - box, own)
+  return (
+    _blend(video, own[:, None, None, :, :, None].astype(video.dtype)),
+    _blend(targets, own.mean(axis=(1, 2))[:, None, None]),
+  )
+
+
+def _blend(x: Float[Array, 'b *rest'], own: Float[Array, 'g *ones']) -> Float[Array, 'b *rest']:
+  grouped = x.reshape(own.shape[0], -1, *x.shape[1:])
+  return (own * grouped + (1.0 - own) * grouped[:, ::-1]).reshape(x.shape)
+
+
+def _boxes(
+  key: PRNGKeyArray, kept: Float[Array, ' g'], height: int, width: int
+) -> Float[Array, 'g {height} {width}']:
+  """Returns masks with 1 inside boxes of 1 - kept of the picture, cut off at its edges."""
+  centres = jax.random.uniform(key, (2, kept.shape[0]))
+  side = jnp.sqrt(1.0 - kept)
+
+  def inside(centre: Float[Array, ' g'], length: int) -> Float[Array, 'g {length}']:
+    low = jnp.round((centre - side / 2) * length)[:, None]
+    high = jnp.round((centre + side / 2) * length)[:, None]
+    place = jnp.arange(length)
+    return ((place >= low) & (place < high)).astype(jnp.float32)
+
+  return inside(centres[0], height)[:, :, None] * inside(centres[1], width)[:, None, :]
