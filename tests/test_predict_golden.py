@@ -9,7 +9,7 @@ import pytest
 from golden import make
 
 from vivit_jax import predict
-from vivit_jax.data import augment, decode, views
+from vivit_jax.data import boxes, decode, views
 
 EXPECTED = json.loads((make.FOLDER / make.EXPECTED).read_text())
 
@@ -52,9 +52,9 @@ def patched(monkeypatch, module, name, change):
 
 
 DRIFTS = {
-  'nearest pixel': lambda patch: patch.setattr(augment, '_resize', nearest),
+  'nearest pixel': lambda patch: patch.setattr(boxes, 'resize', nearest),
   'crops one pixel off': lambda patch: patched(
-    patch, augment, '_resize', lambda crop: np.roll(crop, 1, axis=1)
+    patch, boxes, 'resize', lambda crop: np.roll(crop, 1, axis=1)
   ),
   'one frame late': lambda patch: patched(
     patch, views, 'evaluation_clips', lambda indices: np.minimum(indices + 1, 23)

@@ -7,13 +7,11 @@ that the view shows, in whole source pixels, is cut out first and only that is r
 
 import dataclasses
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from vivit_jax.config import Clip, Data
-
-cv2.setNumThreads(1)  # videos are read side by side; threads within one would only compete
+from vivit_jax.data.boxes import Box, cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +25,19 @@ class RandomCrop:
   left: float
   flip: bool  # left and right
 
+  def boxes(self, height: int, width: int) -> list[Box]:
+    """Returns the one box of a frame of this size."""
+    box_h, box_w = _size(height, width, self.height, self.width, self.scale)
+    top, left = int(self.top * (height - box_h + 1)), int(self.left * (width - box_w + 1))
+    return [Box(top, left, box_h, box_w)]
+
+  def finish(self, crops: UInt8[np.ndarray, '1 h w 3']) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns the crop, mirrored if it is to be."""
+    return np.ascontiguousarray(crops[0, :, ::-1]) if self.flip else crops[0]
+
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h2 w2 3']:
     """Returns the crop, uint8 [height, width, 3], of an RGB frame [H, W, 3]."""
-    box_h, box_w = _box(frame, self.height, self.width, self.scale)
-    top = int(self.top * (frame.shape[0] - box_h + 1))
-    left = int(self.left * (frame.shape[1] - box_w + 1))
-    crop = _resize(frame[top : top + box_h, left : left + box_w], self.height, self.width)
-    return np.ascontiguousarray(crop[:, ::-1]) if self.flip else crop
+    return self.finish(cut(frame, self.boxes(*frame.shape[:2]), self.height, self.width))
 
 
 def draw_crop(clip: Clip, data: Data, rng: np.random.Generator) -> RandomCrop:
@@ -62,33 +66,31 @@ class SpatialCrops:
   # frame just covers the crop, which then shows the whole of one side.
   short_side: int | None = None
 
-  def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's h2 w2 3']:
-    """Returns the crops, uint8 [count, height, width, 3], of an RGB frame [H, W, 3]."""
-    h, w = frame.shape[:2]
-    cover = max(self.height / h, self.width / w)
-    scale = max(1.0, (self.short_side or 0) / min(h, w) / cover)
-    box_h, box_w = _box(frame, self.height, self.width, scale)
-    room_h, room_w = h - box_h, w - box_w
+  def boxes(self, height: int, width: int) -> list[Box]:
+    """Returns `count` boxes of a frame of this size."""
+    cover = max(self.height / height, self.width / width)
+    scale = max(1.0, (self.short_side or 0) / min(height, width) / cover)
+    box_h, box_w = _size(height, width, self.height, self.width, scale)
+    room_h, room_w = height - box_h, width - box_w
     tall = room_h * box_w > room_w * box_h  # compared with the box, which need not be square
-    crops = []
+    boxes = []
     for k in range(self.count):
       share = k / (self.count - 1) if self.count > 1 else 0.5
       top = round((share if tall else 0.5) * room_h)
       left = round((0.5 if tall else share) * room_w)
-      box = frame[top : top + box_h, left : left + box_w]
-      crops.append(_resize(box, self.height, self.width))
-    return np.stack(crops)
+      boxes.append(Box(top, left, box_h, box_w))
+    return boxes
+
+  def finish(self, crops: UInt8[np.ndarray, 's h w 3']) -> UInt8[np.ndarray, 's h w 3']:
+    """Returns the crops as they are."""
+    return crops
+
+  def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's h2 w2 3']:
+    """Returns the crops, uint8 [count, height, width, 3], of an RGB frame [H, W, 3]."""
+    return cut(frame, self.boxes(*frame.shape[:2]), self.height, self.width)
 
 
-def _box(frame: np.ndarray, height: int, width: int, scale: float) -> tuple[int, int]:
-  """Returns the size in source pixels that fills (height, width) after scaling."""
-  h, w = frame.shape[:2]
+def _size(h: int, w: int, height: int, width: int, scale: float) -> tuple[int, int]:
+  """Returns the size in pixels of a frame [h, w] that fills (height, width) after scaling."""
   factor = scale * max(height / h, width / w)
   return min(h, max(1, round(height / factor))), min(w, max(1, round(width / factor)))
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  # Averaging over areas keeps fine patterns from flickering, at five times the cost of bilinear,
-  # which sees every source pixel as long as there are not many more of them.
-  how = cv2.INTER_AREA if image.shape[0] > 1.5 * height else cv2.INTER_LINEAR
-  return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how)
