@@ -81,6 +81,12 @@ def _add_train(subcommands: argparse._SubParsersAction) -> None:
     '--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
+  command.add_argument(
+    '--overfit-one-batch',
+    action='store_true',
+    help='instead, check in a minute whether the model can learn one batch by heart (exit code 1 '
+    'if not); writes nothing',
+  )
 
 
 def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
@@ -200,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name.startswith('hint_') and value is not None
   }
   # Not argparse's `required`, which would name --workdir where it is only misspelt.
-  if not getattr(options, 'workdir', 'none needed'):
+  needs_workdir = not getattr(options, 'overfit_one_batch', False)
+  if needs_workdir and not getattr(options, 'workdir', 'none needed'):
     options.command.error('give the folder of the run as --workdir=FOLDER')
   _quieten_libraries()
   try:

@@ -12,8 +12,11 @@ def train(options: argparse.Namespace) -> int:
   """Runs `vivit train`."""
   from vivit_jax.config_file import load
   from vivit_jax.train.loop import train
+  from vivit_jax.train.overfit import overfit_one_batch
   from vivit_jax.train.stop import Stopped
 
+  if options.overfit_one_batch:
+    return 0 if overfit_one_batch(load(options.settings)) else 1
   try:
     train(load(options.settings), Path(options.workdir))
   except Stopped as stopped:

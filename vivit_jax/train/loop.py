@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
 from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
 from vivit_jax.train.evaluation import evaluate_run, validate
+from vivit_jax.train.guard_rails import hints
 from vivit_jax.train.log import RunLog
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
@@ -55,6 +57,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     optimizer = make_optimizer(config.train, steps)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
       state = _start(config, model, optimizer, mesh, checkpoints)
+      for hint in hints(config, data, state.params):
+        print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
       run = _Run(config, workdir, mesh, model, optimizer, checkpoints, stop, data, steps)
       run.steps_from(state)
     return evaluate_run(workdir)
