@@ -222,14 +222,27 @@ def test_help_names_flags_and_an_example(name, capsys):
     assert part in text
 
 
-def test_every_subcommand_has_its_help_tested(capsys):
+def listed_commands(capsys, *group):
+  """Returns the names that --help lists."""
   with pytest.raises(SystemExit):
-    main(['--help'])
+    main([*group, '--help'])
   lines = capsys.readouterr().out.partition('COMMAND\n')[2].partition('\n\n')[0].splitlines()
   # Continuation lines of the summaries stand further to the right.
-  assert {line.split()[0] for line in lines if line.startswith('    ') and line[4] != ' '} == set(
-    HELP
-  )
+  return {line.split()[0] for line in lines if line.startswith('    ') and line[4] != ' '}
+
+
+def test_every_subcommand_has_its_help_tested(capsys):
+  assert listed_commands(capsys) == {*HELP, 'data'}
+
+
+def test_the_help_of_every_data_command_has_an_example(capsys):
+  names = listed_commands(capsys, 'data')
+  assert 'index' in names
+  for name in names:
+    with pytest.raises(SystemExit) as ended:
+      main(['data', name, '--help'])
+    assert ended.value.code == 0
+    assert f'vivit data {name} ' in capsys.readouterr().out.partition('example')[2]
 
 
 def test_help_does_not_wait_for_jax():

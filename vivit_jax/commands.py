@@ -38,6 +38,7 @@ def inspect(options: argparse.Namespace) -> int:
   """Runs `vivit inspect`, of a configuration or of a checkpoint."""
   _use_cpu()
   from vivit_jax.config_file import load
+  from vivit_jax.data.dataset import with_classes
   from vivit_jax.summary import as_json, as_text, summarise, summarise_checkpoint
 
   if bool(options.checkpoint) == bool(options.settings):
@@ -47,7 +48,7 @@ def inspect(options: argparse.Namespace) -> int:
 
     summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
   else:
-    summary = summarise(load(options.settings))
+    summary = summarise(with_classes(load(options.settings)))
   print(as_json(summary) if options.json else as_text(summary))
   return 0
 

@@ -33,7 +33,9 @@ class Task:
 
   kind: Literal['single_label', 'multi_label'] = 'single_label'
   heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
-  classes: tuple[Count, ...] = (400,)  # classes per head that the recipe expects of the data
+  # Classes per head that the recipe expects of the data; () takes as many as classes/ names, and
+  # the run's config.json then has their number.
+  classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
 
 

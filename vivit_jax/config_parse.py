@@ -114,7 +114,7 @@ def check(config: Config) -> None:
     raise ConfigError(
       f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
     )
-  if len(task.heads) != len(task.classes) or not task.heads:
+  if not task.heads or (task.classes and len(task.heads) != len(task.classes)):
     raise ConfigError(
       f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
       'give one class count per head'

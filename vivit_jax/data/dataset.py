@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manifests that an experiment's configuration names."""
 
+import dataclasses
 from pathlib import Path
 
 from vivit_jax.config import Config
 from vivit_jax.data import moving_digits
-from vivit_jax.data.manifest import Manifest, read_manifest
+from vivit_jax.data.manifest import Manifest, read_class_names, read_manifest
 from vivit_jax.errors import ConfigError, DataError
 
 
@@ -34,3 +35,18 @@ def open_split(config: Config, split: str) -> Manifest:
   if split == 'test' and not (root / 'test.csv').exists():
     split = 'validation'
   return read_manifest(root, split, config.task)
+
+
+def with_classes(config: Config) -> Config:
+  """Returns the configuration with the number of classes that the data has, where it gives none.
+
+  Raises:
+    ConfigError, DataError: where it gives none and there is no data, or no list of its classes.
+  """
+  if config.task.classes:
+    return config
+  names = read_class_names(data_root(config), config.task)
+  counts = tuple(len(names[head]) for head in config.task.heads)
+  if 0 in counts:
+    raise DataError(f'classes/{config.task.heads[counts.index(0)]}.txt names no class')
+  return dataclasses.replace(config, task=dataclasses.replace(config.task, classes=counts))

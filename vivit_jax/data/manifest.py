@@ -60,7 +60,7 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
   Args:
     root: folder of the manifests; the `path` column is relative to it.
     split: 'train', 'validation' or 'test'.
-    task: its heads are columns of the CSV; its class counts must be those of the files.
+    task: its heads are columns of the CSV; its class counts, if given, must be those of the files.
 
   Returns:
     The split's videos in file order; at least one.
@@ -69,7 +69,7 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
     DataError: a file, column, row or class count that cannot be used.
   """
   root = Path(os.path.abspath(root))
-  class_names = {head: _read_classes(root / 'classes' / f'{head}.txt') for head in task.heads}
+  class_names = read_class_names(root, task)
   _check_counts(root, task, class_names)
   file = root / f'{split}.csv'
   content = _read_text(file)
@@ -82,6 +82,11 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
   parts = [content, *(f'{head}\n' + '\n'.join(names) for head, names in class_names.items())]
   digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
   return Manifest(split, videos, class_names, digest[:16], task.kind == 'multi_label')
+
+
+def read_class_names(root: Path, task: Task) -> dict[str, tuple[str, ...]]:
+  """Returns the names in `root/classes/<head>.txt` per head of the task; raises DataError."""
+  return {head: _read_classes(root / 'classes' / f'{head}.txt') for head in task.heads}
 
 
 def _read_text(file: Path) -> str:
@@ -112,6 +117,8 @@ def _read_classes(file: Path) -> tuple[str, ...]:
 
 def _check_counts(root: Path, task: Task, class_names: dict[str, tuple[str, ...]]) -> None:
   found = tuple(len(names) for names in class_names.values())
+  if not task.classes:
+    return
   for head, expected, count in zip(task.heads, task.classes, found, strict=True):
     if expected != count:
       override = ','.join(map(str, found)) + (',' if len(found) == 1 else '')
@@ -147,13 +154,7 @@ def _video(
   root: Path, where: str, row: dict[str, str], task: Task, ids: dict[str, dict[str, int]]
 ) -> Video:
   path = row['path']
-  if not path or '\0' in path:
-    raise DataError(f'{where} has no usable path ({path!r}): give one relative to {root}')
-  if path.startswith(('/', '\\')) or '://' in path or '..' in PurePosixPath(path).parts:
-    raise DataError(
-      f'{where} path {path!r} must be relative to {root} and stay inside: no absolute paths, '
-      "URLs or '..'"
-    )
+  check_path(where, path, root)
   start, end = (parse_seconds(where, name, row.get(name)) for name in ('start', 'end'))
   if end is not None and end <= (start or 0.0):
     raise DataError(f'{where} end={end} is not after start={start or 0.0}: both are in seconds')
@@ -164,6 +165,17 @@ def _video(
   else:
     labels = tuple(_class_id(where, h, row[h].strip(), ids[h]) for h in task.heads)
   return Video(str(root / path), start, end, labels)
+
+
+def check_path(where: str, path: str, root: Path) -> None:
+  """Refuses the path of a row unless it names something below `root`; raises DataError."""
+  if not path or '\0' in path:
+    raise DataError(f'{where} has no usable path ({path!r}): give one relative to {root}')
+  if path.startswith(('/', '\\')) or '://' in path or '..' in PurePosixPath(path).parts:
+    raise DataError(
+      f'{where} path {path!r} must be relative to {root} and stay inside: no absolute paths, '
+      "URLs or '..'"
+    )
 
 
 def parse_seconds(where: str, name: str, cell: str | None) -> float | None:

@@ -4,8 +4,10 @@
 import argparse
 from collections.abc import Callable
 
+from vivit_jax.data_commands import index
+
 # Each declares one command on the parsers of the group.
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = ()
+COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (index.add,)
 
 
 def add_data(subcommands: argparse._SubParsersAction) -> None:

@@ -117,7 +117,8 @@ class ViViT(nn.Module):
 
 
 def build(config: Config) -> ViViT:
-  """Returns the model of an experiment."""
+  """Returns the model of an experiment whose number of classes is known."""
+  assert config.task.classes, 'data.dataset.with_classes() finds them out'
   return ViViT(config.model, sum(config.task.classes))
 
 

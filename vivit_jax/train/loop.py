@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.config import Config
-from vivit_jax.data.dataset import open_split
+from vivit_jax.data.dataset import open_split, with_classes
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
@@ -49,6 +49,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     ConfigError, DataError, CheckpointError: for what the user can mend.
   """
   mesh = make_mesh(config)
+  config = with_classes(config)
   with occupied(workdir):
     data = open_split(config, 'train')
     claim(workdir, config, data.fingerprint, data.class_names)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning on one's own videos, of which there are few, from weights that know videos.
+
+    vivit data index FOLDER
+    vivit train --config=configs/finetune.py:B/16x2 --config.init.checkpoint=WEIGHTS \\
+      --config.data.root=FOLDER --workdir=RUN
+
+The variant is that of the weights, e.g. B/16x2 for hf://google/vivit-b-16x2-kinetics400. The number
+of classes is that of the data. AdamW with a peak rate of 5e-5, batches of 8 and warm-up over a
+tenth of the run is how Hugging Face's video classification guide fine-tunes on a part of UCF101;
+stochastic depth 0.2 and label smoothing 0.2 are the paper's (Table 7) for Epic-Kitchens, the
+smallest of its data sets. Give `--config.data.flip=off` where left and right are classes.
+"""
+
+from vivit_jax.config_file import apply_variant, defaults
+
+
+def get_config(variant: str = 'B/16x2'):
+  config = apply_variant(defaults(), variant)
+  config.model.temporal_layers = 24 if config.model.layers == 24 else 4  # as in kinetics400.py
+  config.model.drop_path = 0.2
+  config.task.classes = ()
+  config.train.update(
+    {
+      'batch_size': 8,
+      'epochs': 20.0,
+      'warmup_epochs': 2.0,
+      'optimizer': 'adamw',
+      'learning_rate': 5e-5,
+      'weight_decay': 0.05,
+      'label_smoothing': 0.2,
+      'evaluate_every': 200,
+      'checkpoint_every': 200,
+    }
+  )
+  return config

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which annotation formats there are, and which one a folder holds."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from vivit_jax.data.index import folder, listing
+from vivit_jax.data.index.rows import Index
+from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """How the owners of a data set distribute its annotations."""
+
+  needs: str  # the files by which it is known
+  find: Callable[[Path], bool]
+  read: Callable[[Path, VideoFiles], Index]
+
+
+FORMATS: dict[str, Format] = {}
+OWN = 'folder'  # one's own: folders of classes, or one CSV
+
+
+def read_index(
+  source: Path, name: str | None = None, annotations: Path | None = None
+) -> tuple[Index, Path]:
+  """Reads a data set.
+
+  Args:
+    source: the folder of the videos, or a CSV that lists them.
+    name: of the format, OWN or one of FORMATS; found out if None.
+    annotations: folder of the annotation files, or the one above it; `source` if None.
+
+  Returns:
+    The data set, and the folder that its paths are relative to.
+
+  Raises:
+    DataError: what is not there or cannot be read, by file and line.
+  """
+  for place in (source, annotations or source):
+    if not place.exists():
+      raise DataError(f'{place} does not exist: give the folder of the videos, or a CSV of them')
+  if source.is_file():
+    if source.suffix.lower() != '.csv' or name not in (None, OWN) or annotations:
+      raise DataError(
+        f'{source} is a file: give the folder of the videos, or a CSV that lists them'
+      )
+    return listing.read(source), source.parent
+  place = annotations or source
+  name = name or _detect(place, required=annotations is not None)
+  if name == OWN:
+    return folder.read(VideoFiles(source)), source
+  if not FORMATS[name].find(place):
+    raise DataError(
+      f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '
+      'a folder directly in it'
+    )
+  return FORMATS[name].read(place, VideoFiles(source)), source
+
+
+def _detect(place: Path, required: bool) -> str:
+  found = [name for name, form in FORMATS.items() if form.find(place)]
+  if len(found) > 1:
+    raise DataError(f'{place} has annotations of {" and ".join(found)}: choose with --format')
+  if required and not found:
+    known = '; '.join(f'{name}: {form.needs}' for name, form in FORMATS.items())
+    raise DataError(f'{place} has no annotations that are known ({known})')
+  return found[0] if found else OWN

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what an index says as manifests and class files, replacing nothing of another content."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vivit_jax.data.index.rows import Index, check
+from vivit_jax.data.manifest import SPLITS
+from vivit_jax.errors import DataError
+from vivit_jax.files import replace_file
+
+MISSING = 'missing.csv'
+LINK = 'videos'  # to the videos, in an output that they are not in
+
+
+def write(index: Index, folder: Path, output: Path, force: bool = False) -> None:
+  """Writes train.csv, validation.csv, test.csv (those with videos), classes/ and missing.csv.
+
+  Manifests name their videos relative to themselves, so where `folder` does not lie in `output`, a
+  link to it is made there.
+
+  Args:
+    index: what to write; it is checked first.
+    folder: that the paths of the rows are relative to.
+    output: folder of the manifests; made if missing.
+    force: replace manifests and class files that differ.
+
+  Raises:
+    DataError: no video is there, a name cannot be written, or something else is in the way.
+  """
+  check(index)
+  found = [row for row in index.rows if row.path is not None]
+  if not found:
+    row = index.rows[0]
+    raise DataError(
+      f'none of the {len(index.rows):,} annotated videos is in {folder}: {row.where} wants '
+      f'{row.wanted!r}'
+    )
+  prefix, link = _prefix(folder, output)
+  files: dict[Path, bytes | None] = {
+    output / 'classes' / f'{head}.txt': ('\n'.join(names) + '\n').encode()
+    for head, names in index.classes.items()
+  }
+  header = ['path', 'start', 'end', *index.classes]
+  for split in SPLITS:
+    rows = [
+      [f'{prefix}{row.path}', _seconds(row.start), _seconds(row.end), *row.names]
+      for row in found
+      if row.split == split
+    ]
+    files[output / f'{split}.csv'] = _csv(header, rows) if rows else None
+  missing = output / MISSING
+  _refuse_to_overwrite(files, index.inputs + ((missing,) if force else ()), force)
+  (output / 'classes').mkdir(parents=True, exist_ok=True)
+  if link is not None and not link.is_symlink():
+    link.symlink_to(folder.resolve(), target_is_directory=True)
+  lost = [[row.split, row.wanted, row.where] for row in index.rows if row.path is None]
+  files[missing] = _csv(['split', 'video', 'annotation'], lost) if lost else None
+  for file, content in files.items():
+    if content is None:
+      file.unlink(missing_ok=True)
+    elif not file.exists() or file.read_bytes() != content:
+      replace_file(file, content)
+
+
+def _prefix(folder: Path, output: Path) -> tuple[str, Path | None]:
+  """Returns what turns a path in `folder` into one in `output`, and the link that it needs."""
+  inside, place = folder.resolve(), output.resolve()
+  if inside == place:
+    return '', None
+  if inside.is_relative_to(place):
+    return f'{inside.relative_to(place).as_posix()}/', None
+  link = output / LINK
+  if (link.exists() or link.is_symlink()) and link.resolve() != inside:
+    raise DataError(f'{link} is in the way of a link to {folder}: give another --output')
+  return f'{LINK}/', link
+
+
+def _refuse_to_overwrite(
+  files: dict[Path, bytes | None], inputs: Sequence[Path], force: bool
+) -> None:
+  sources = {file.resolve() for file in inputs}
+  differ = []
+  for file, content in files.items():
+    if file.resolve() in sources:
+      raise DataError(
+        f'{file} is an annotation file and would be overwritten: move it into a folder of its own '
+        'or give --output=FOLDER'
+      )
+    if file.exists() and file.read_bytes() != content:
+      differ.append(file)
+  if differ and not force:
+    more = f' (and {len(differ) - 1} more)' if len(differ) > 1 else ''
+    raise DataError(
+      f'{differ[0]} exists and says something else{more}: --force replaces it, or give another '
+      '--output=FOLDER'
+    )
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(header)
+  writer.writerows(rows)
+  return text.getvalue().encode()
+
+
+def _seconds(time: float | None) -> str:
+  return '' if time is None else f'{time:.6f}'.rstrip('0').rstrip('.')

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit data index`: manifests from a folder of videos or official annotation files."""
+
+import argparse
+from pathlib import Path
+
+from vivit_jax.command_line import add_command
+
+HELP = """
+examples:
+  vivit data index FOLDER                   FOLDER/train/<class>/*.mp4, or FOLDER/<class>/*.mp4
+  vivit data index videos.csv               path,label[,start][,end][,split]
+
+docs/data.md says how the folders of each format look.
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
+  command = add_command(
+    subcommands,
+    'data index',
+    run,
+    'list the videos of a folder or of a public data set for training',
+    'Writes train.csv, validation.csv, test.csv and classes/, from which `vivit train` trains.\n'
+    'Videos that annotations name but that are not there are left out and listed in missing.csv.',
+    HELP,
+    'FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
+  )
+  command.add_argument('source', metavar='FOLDER', help='where the videos are, or a CSV of them')
+  command.add_argument('--format', metavar='FORMAT', help='FORMATS; found out from the files')
+  command.add_argument(
+    '--annotations', type=Path, metavar='FOLDER', help='of the annotation files, if elsewhere'
+  )
+  command.add_argument(
+    '--output', type=Path, metavar='FOLDER', help='to write to (default: FOLDER)'
+  )
+  command.add_argument('--force', action='store_true', help='replace manifests that differ')
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs the command."""
+  from vivit_jax.config_parse import nearest
+  from vivit_jax.data.index.formats import FORMATS, OWN, read_index
+  from vivit_jax.data.index.table import as_table
+  from vivit_jax.data.index.write import MISSING, write
+  from vivit_jax.errors import ConfigError
+
+  if options.format not in (None, OWN, *FORMATS):
+    raise ConfigError(
+      f'--format={options.format} is unknown{nearest(options.format, [*FORMATS, OWN])}'
+    )
+  index, folder = read_index(Path(options.source), options.format, options.annotations)
+  output = options.output or folder
+  write(index, folder, output, options.force)
+  print(as_table(index))
+  missing = sum(row.path is None for row in index.rows)
+  if missing:
+    print(f'{missing:,} annotated videos are not there: {output / MISSING}')
+  print(f'\nvivit train --config=configs/finetune.py --config.data.root={output}', end='')
+  heads = tuple(index.classes)
+  if index.multi_label:
+    print(' --config.task.kind=multi_label', end='')
+  if heads != ('label',):
+    names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
+    print(f' --config.task.heads="{names}"', end='')
+  print(' --config.init.checkpoint=WEIGHTS --workdir=RUN')
+  return 0
