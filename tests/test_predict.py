@@ -246,7 +246,7 @@ def test_run_prints_a_table_or_json_and_fails_where_a_video_did(tmp_path, checkp
   assert run(pretrained, [good, bad]) == 1
   out = capsys.readouterr().out
   assert '\x1b' not in out
-  assert 'error: InvalidDataError' in out
+  assert "error: not a video: text that begins 'words'" in out
   assert out.endswith('1 of 2 videos have no answer\n')
 
   assert run(pretrained, [good, bad], as_json=True, top=1) == 1

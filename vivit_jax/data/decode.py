@@ -11,6 +11,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Shaped, UInt8
 
+from vivit_jax.data import diagnose
 from vivit_jax.data.display import square_size, upright
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
@@ -88,8 +89,10 @@ class VideoReader:
       rate = self._stream.guessed_rate or self._stream.average_rate or 25
       unit = 1 / float(rate) if self._counted else float(self._stream.time_base or 0)
     except ERRORS as error:
+      opened = self._container is not None
       self.close()
-      raise DecodeError(path, _reason(error)) from error
+      why = diagnose.reason(error) if opened else diagnose.unreadable(error, path, content)
+      raise DecodeError(path, why) from error
     except DecodeError:
       self.close()
       raise
@@ -99,7 +102,7 @@ class VideoReader:
     if low >= high:
       self.close()
       raise DecodeError(
-        path, f'no frame from {start or 0.0} s to {end} s: it lasts {seconds[-1]:.3f} s'
+        path, f'empty span: no frame from {start or 0.0} s to {end} s: it lasts {seconds[-1]:.3f} s'
       )
     self._offset = low
     self.frames = high - low
@@ -144,22 +147,28 @@ class VideoReader:
         self._decode(run, transform, found)
       return np.stack([found[self._offset + int(i)] for i in indices])
     except ERRORS as error:
-      raise DecodeError(self._path, _reason(error)) from error
+      raise DecodeError(self._path, diagnose.reason(error)) from error
 
   def _open(self) -> None:
     source = self._path if self._content is None else io.BytesIO(self._content)
-    container = av.open(source, container_options=OPEN_OPTIONS)
+    if self._content is None and (special := diagnose.special_file(self._path)):
+      raise DecodeError(self._path, special)
+    limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1'}
+    # FFmpeg decodes some frames to find out what they are, under limits of its own.
+    container = av.open(source, options=limits, container_options=OPEN_OPTIONS)
     self._container = container
     if not container.streams.video:
-      raise DecodeError(self._path, 'it has no video stream')
+      raise DecodeError(self._path, 'not a video: it has no video stream')
     self._stream = container.streams.video[0]
     context = self._stream.codec_context
     if context is None:
-      raise DecodeError(self._path, 'its video codec is unknown')
-    # As an option of open() the bound would be ignored. Videos are decoded side by side, so
+      raise DecodeError(self._path, 'unknown codec')
+    # What open() was given is forgotten by now. Videos are decoded side by side, so
     # threads within one only add latency and memory.
     context.options = {'max_pixels': str(MAX_PIXELS)}
     context.thread_count = 1
+    if too_large := diagnose.too_many_pixels(context.width, context.height, MAX_PIXELS):
+      raise DecodeError(self._path, too_large)
 
   def _demux(self) -> tuple[list[int], list[tuple[int, int]]]:
     """Returns the times of all shown frames, and (time, seek target) of key frames, ascending.
@@ -240,7 +249,8 @@ class VideoReader:
       if not pending:
         return
     raise DecodeError(
-      self._path, f'{len(pending)} frames missing or damaged, first {min(pending.values())}'
+      self._path,
+      f'damaged: {len(pending)} frames missing or broken, the first is {min(pending.values())}',
     )
 
   def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'h w 3']:
@@ -249,9 +259,3 @@ class VideoReader:
     # Starting threads takes longer than converting a frame, and the default is one per processor.
     rgb = self._reformatter.reformat(frame, width, height, 'rgb24', threads=1)
     return upright(rgb.to_ndarray(), frame.side_data)
-
-
-def _reason(error: BaseException) -> str:
-  # What str() adds, an FFmpeg number and the path once more, helps nobody.
-  text = ' '.join(str(getattr(error, 'strerror', None) or error).split())
-  return f'{type(error).__name__}: {text}' if text else type(error).__name__
