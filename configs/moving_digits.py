@@ -35,8 +35,9 @@ def get_config(variant: str = 'factorised_encoder'):
 
   config.clip.update({'frames': 8, 'stride': 2, 'height': 40, 'width': 40})
   config.data.source = 'moving_digits'
-  config.data.flip = 'off'  # left and right are classes
-  config.data.scale_jitter = (1.0, 1.2)
+  config.augment.flip = 'off'  # left and right are classes
+  # Never so large that the crop misses what moves.
+  config.augment.crop.update({'short_side': 40, 'scale': (1.0, 1.2), 'stretch': False})
 
   config.train.update(
     {

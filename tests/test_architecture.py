@@ -16,7 +16,9 @@ PACKAGE = 'vivit_jax'
 # know each other.
 LAYERS = (
   {'errors', 'files', 'command_line'},
-  {'config', 'remote'},
+  {'config_types', 'remote'},
+  {'config_augment'},
+  {'config'},
   {'config_parse', 'task'},
   {'config_file', 'sharding'},
   {'model', 'data', 'evaluate', 'convert', 'checkpoint'},

@@ -62,7 +62,17 @@ def test_whole_numbers_are_good_floats():
       {'mesh': {'pipeline': 1}},
       'config.mesh.pipeline does not exist; choose from ' + repr('data'),
     ),
-    ({'clip': 3}, 'config.clip=3 is not a section; set one of frames, stride, height, width in it'),
+    (
+      {'clip': 3},
+      'config.clip=3 is not a section; set one of frames, stride, stride_seconds, sampling, '
+      'height, width in it',
+    ),
+    (
+      {'data': {'flip': 'off'}},
+      'config.data.flip does not exist; choose from '
+      "'source', 'root', "
+      "'moving_digits', 'freeze_time', 'workers', 'max_bad_share'",
+    ),
     # Types.
     (
       {'train': {'batch_size': '64'}},
@@ -101,8 +111,8 @@ def test_whole_numbers_are_good_floats():
     # Lengths.
     ({'model': {'patch': (2, 16)}}, 'config.model.patch=(2, 16) has 2 values, need 3'),
     (
-      {'data': {'scale_jitter': (0.9, 1.0, 1.33)}},
-      'config.data.scale_jitter=(0.9, 1.0, 1.33) has 3 values, need 2',
+      {'augment': {'crop': {'scale': (0.9, 1.0, 1.33)}}},
+      'config.augment.crop.scale=(0.9, 1.0, 1.33) has 3 values, need 2',
     ),
     # Ranges.
     (
@@ -155,8 +165,21 @@ def test_whole_numbers_are_good_floats():
       "config.task.joint='action' needs at least two heads, but heads=('label',)",
     ),
     (
-      {'data': {'scale_jitter': (1.3, 0.9)}},
-      'config.data.scale_jitter=(1.3, 0.9) must be (low, high), 0 < low',
+      {'augment': {'crop': {'scale': (1.3, 0.9)}}},
+      'config.augment.crop.scale=(1.3, 0.9) must be (low, high), 0 < low',
+    ),
+    (
+      {'augment': {'crop': {'ratio': (0.0, 1.0)}}},
+      'config.augment.crop.ratio=(0.0, 1.0) must be (low, high), 0 < low',
+    ),
+    (
+      {'clip': {'stride_seconds': 0}},
+      'config.clip.stride_seconds=0.0 must be above 0',
+    ),
+    (
+      {'clip': {'stride_seconds': 0.1, 'sampling': 'whole_video'}},
+      "config.clip.stride_seconds=0.1 has no meaning for config.clip.sampling='whole_video', whose "
+      'frames lie as far apart as the video is long',
     ),
     (
       {'train': {'epochs': 0, 'warmup_epochs': 0}},

@@ -80,7 +80,8 @@ def test_other_arguments_are_left_alone(plain):
     ('--config.train.epochs=1e3', 'train', 'epochs', 1000.0),
     ('--config.train.steps=5', 'train', 'steps', 5),
     ('--config.data.root=/a b', 'data', 'root', '/a b'),
-    ('--config.data.flip=off', 'data', 'flip', 'off'),
+    ('--config.augment.flip=off', 'augment', 'flip', 'off'),
+    ('--config.clip.stride_seconds=0.08', 'clip', 'stride_seconds', 0.08),
     ('--config.init.checkpoint=runs/x', 'init', 'checkpoint', 'runs/x'),
     ('--config.init.hints.heads=12', 'init', 'hints', Hints(heads=12)),
     ('--config.init.hints.gelu=exact', 'init', 'hints', Hints(gelu='exact')),
@@ -125,7 +126,8 @@ def test_several_overrides_and_the_last_wins(plain):
     ('--config.model.scan.x=3', 'config.model.scan.x does not exist'),
     (
       '--config.clip=3',
-      'config.clip is a section; set one of frames, stride, height, width',
+      'config.clip is a section; set one of frames, stride, stride_seconds, sampling, height, '
+      'width',
     ),
     (
       '--config.model.scan',

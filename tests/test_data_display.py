@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from vivit_jax.data.augment import SpatialCrops
+from vivit_jax.data.crop import SpatialCrops
 from vivit_jax.data.decode import VideoReader
 from vivit_jax.data.display import square_size
 

@@ -38,7 +38,7 @@ def run(tmp_path):
     ({'model': {'layers': 3}}, 'config.model.layers was 12 and is 3'),
     ({'model': {'patch': (2, 8, 8)}}, 'config.model.patch was [2, 16, 16] and is [2, 8, 8]'),
     ({'clip': {'stride': 1}}, 'config.clip.stride was 2 and is 1'),
-    ({'data': {'flip': 'off'}}, "config.data.flip was 'paper' and is 'off'"),
+    ({'augment': {'flip': 'off'}}, "config.augment.flip was 'paper' and is 'off'"),
     ({'data': {'moving_digits': {'seed': 1}}}, 'config.data.moving_digits.seed was 0 and is 1'),
     ({'init': {'checkpoint': 'x'}}, "config.init.checkpoint was None and is 'x'"),
   ],

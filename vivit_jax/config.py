@@ -2,29 +2,14 @@
 """Every setting of an experiment: type, default, unit and source, in their one home."""
 
 import dataclasses
-import math
 from typing import Annotated, Literal
+
+from vivit_jax.config_augment import Augment
+from vivit_jax.config_types import Count, CountOrZero, Fraction, NonNegative, Range
 
 Attention = Literal[
   'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-  """Closed interval that a number in `Annotated[..., Range(low, high)]` must lie in."""
-
-  low: int | float
-  high: int | float = math.inf
-
-  def __str__(self) -> str:
-    return f'at least {self.low}' if self.high == math.inf else f'from {self.low} to {self.high}'
-
-
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
-Fraction = Annotated[float, Range(0.0, 1.0)]
-NonNegative = Annotated[float, Range(0.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +58,13 @@ class Clip:
 
   frames: Count = 32
   stride: Count = 2  # in frames of the source
+  # Between frames, instead of a stride in frames: by their times in the file, so that clips of
+  # videos with other frame rates last as long.
+  stride_seconds: NonNegative | None = None
+  # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
+  # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
+  # for Something-Something).
+  sampling: Literal['stride', 'whole_video'] = 'stride'
   height: Count = 224  # pixels
   width: Count = 224
 
@@ -89,13 +81,11 @@ class MovingDigits:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where the videos are and how training clips are augmented."""
+  """Where the videos are and how they are read."""
 
   source: Literal['manifests', 'moving_digits'] = 'manifests'
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/
   moving_digits: MovingDigits = MovingDigits()
-  scale_jitter: tuple[NonNegative, NonNegative] = (0.9, 1.33)  # of the size; paper Table 7
-  flip: Literal['off', 'paper'] = 'paper'  # paper: half of all clips; off for left/right classes
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
   max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
@@ -214,6 +204,7 @@ class Config:
   model: Model = Model()
   clip: Clip = Clip()
   data: Data = Data()
+  augment: Augment = Augment()
   train: Train = Train()
   mix: Mix = Mix()
   evaluate: Evaluate = Evaluate()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vivit_jax.config import Clip, Config, Model
+from vivit_jax.config_augment import Augment
 from vivit_jax.errors import ConfigError
 
 
@@ -109,7 +110,8 @@ def check(config: Config) -> None:
     ConfigError: naming the settings, their values and the remedy.
   """
   check_model(config.model, config.clip)
-  task, data, train = config.task, config.data, config.train
+  check_clip(config.clip)
+  task, train = config.task, config.train
   if any(',' in head for head in task.heads):
     raise ConfigError(
       f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
@@ -129,9 +131,7 @@ def check(config: Config) -> None:
     )
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
-  low, high = data.scale_jitter
-  if not 0 < low <= high:
-    raise ConfigError(f'config.data.scale_jitter={data.scale_jitter} must be (low, high), 0 < low')
+  _check_augment(config.augment)
   if train.steps is None and train.epochs <= 0:
     raise ConfigError(
       f'config.train.epochs={train.epochs} trains nothing: give epochs > 0 or config.train.steps'
@@ -153,6 +153,27 @@ def check(config: Config) -> None:
     )
   if config.mesh.data == 0:
     raise ConfigError('config.mesh.data=0 leaves no device; use -1 for all of them')
+
+
+def _check_augment(augment: Augment) -> None:
+  crop = augment.crop
+  for name in ('scale', 'area', 'ratio'):
+    low, high = getattr(crop, name)
+    if not 0 < low <= high:
+      raise ConfigError(
+        f'config.augment.crop.{name}={getattr(crop, name)} must be (low, high), 0 < low'
+      )
+
+
+def check_clip(clip: Clip) -> None:
+  """Refuses two ways of choosing frames at once."""
+  if clip.stride_seconds is not None and clip.stride_seconds <= 0:
+    raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
+  if clip.stride_seconds is not None and clip.sampling == 'whole_video':
+    raise ConfigError(
+      f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
+      "'whole_video', whose frames lie as far apart as the video is long"
+    )
 
 
 def check_model(model: Model, clip: Clip) -> None:

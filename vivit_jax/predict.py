@@ -135,6 +135,8 @@ def make_protocol(
     frames=source.frames,
     stride=stride or wants.stride or ASSUMED_STRIDE,
     stride_from=said,
+    stride_seconds=None if stride else wants.stride_seconds,
+    sampling='stride' if stride else wants.sampling,
     height=source.height,
     width=source.width,
     short_side=wants.short_side,

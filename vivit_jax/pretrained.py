@@ -106,7 +106,9 @@ def load_run(
     width=clip.width,
     task=config.task,
     labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
-    preprocessing=Preprocessing(stride=clip.stride),
+    preprocessing=Preprocessing(
+      stride=clip.stride, stride_seconds=clip.stride_seconds, sampling=clip.sampling
+    ),
     unused={},
   )
   check_source(source)
@@ -186,8 +188,15 @@ def write_run(source: Source, workdir: Path) -> None:
       'start a model from it with --config.init.checkpoint'
     )
   source = to_unit_range(source)
-  stride = source.preprocessing.stride or Clip().stride
-  clip = Clip(source.frames, stride, source.height, source.width)
+  wants = source.preprocessing
+  clip = Clip(
+    source.frames,
+    wants.stride or Clip().stride,
+    wants.stride_seconds,
+    wants.sampling,
+    source.height,
+    source.width,
+  )
   config = Config(task=task, model=source.model, clip=clip)
   names = {}
   if source.labels is not None:

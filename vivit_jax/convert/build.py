@@ -62,7 +62,9 @@ def build(
   task = task or _task(params)
   preprocessing = preprocessing or Preprocessing()
   if hints.stride is not None:
-    preprocessing = dataclasses.replace(preprocessing, stride=hints.stride)
+    preprocessing = dataclasses.replace(
+      preprocessing, stride=hints.stride, stride_seconds=None, sampling='stride'
+    )
   source = Source(
     path, format, 'image' if image else 'video', params, model, *clip, task, labels, preprocessing,
     dict(unused or {}),

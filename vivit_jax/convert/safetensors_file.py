@@ -113,6 +113,10 @@ def _preprocessing(value: Any) -> Preprocessing:
   for name in ('stride', 'short_side'):
     if fields[name] is not None and type(fields[name]) is not int:
       raise ValueError(f'{name} is {fields[name]!r}')
+  if type(fields.get('stride_seconds')) not in (float, type(None)):
+    raise ValueError(f'stride_seconds is {fields["stride_seconds"]!r}')
+  if fields.get('sampling', 'stride') not in ('stride', 'whole_video'):
+    raise ValueError(f'sampling is {fields["sampling"]!r}')
   if fields['channels'] not in ('rgb', 'bgr'):
     raise ValueError(f'channels is {fields["channels"]!r}')
   return Preprocessing(**fields)

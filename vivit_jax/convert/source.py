@@ -21,6 +21,7 @@ class Preprocessing:
     channels: their order.
     stride: between the frames of a clip.
     short_side: pixels to which the shorter side is resized before the crop.
+    stride_seconds, sampling: instead of `stride`, as in config.Clip.
   """
 
   low: tuple[float, float, float] | None = (-1.0, -1.0, -1.0)
@@ -28,6 +29,8 @@ class Preprocessing:
   channels: Literal['rgb', 'bgr'] = 'rgb'
   stride: int | None = None
   short_side: int | None = None
+  stride_seconds: float | None = None
+  sampling: Literal['stride', 'whole_video'] = 'stride'
 
 
 @dataclasses.dataclass(frozen=True)

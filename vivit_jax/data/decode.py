@@ -55,6 +55,7 @@ class VideoReader:
   Attributes:
     frames: between start and end, at least 1.
     seconds: from the first to the last of them.
+    times: of each of them, in seconds after the first; float64 [frames].
   """
 
   def __init__(
@@ -107,6 +108,7 @@ class VideoReader:
     self._offset = low
     self.frames = high - low
     self.seconds = seconds[high - 1] - seconds[low]
+    self.times = np.array(seconds[low:high]) - seconds[low]
 
   def __enter__(self) -> 'VideoReader':
     return self

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from vivit_jax.config import Config
-from vivit_jax.data.augment import SpatialCrops, draw_crop
 from vivit_jax.data.clips import evaluation_clips, training_clip
+from vivit_jax.data.crop import SpatialCrops, draw_crop
 from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.views import read_clips
@@ -70,10 +70,10 @@ class TrainingExamples:
     )
 
   def _read(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, 'f h w 3']:
-    clip, data = self._config.clip, self._config.data
+    clip, data, augment = self._config.clip, self._config.data, self._config.augment
     with self._manifest.open(index) as reader:
-      indices = training_clip(reader.frames, clip.frames, clip.stride, rng)
-      crop = draw_crop(clip, data, rng)
+      indices = training_clip(reader.times, clip, rng)
+      crop = draw_crop(clip, augment.crop, augment.flip != 'off', rng)
       return reader.read(np.full_like(indices, indices[0]) if data.freeze_time else indices, crop)
 
 
@@ -121,7 +121,7 @@ def read_views(
   clip = config.clip
   crops = SpatialCrops(clip.height, clip.width, spatial_views)
   with manifest.open(index) as reader:
-    indices = evaluation_clips(reader.frames, clip.frames, clip.stride, temporal_views)
+    indices = evaluation_clips(reader.times, clip, temporal_views)
     if config.data.freeze_time:
       indices = np.broadcast_to(indices[:, :1], indices.shape)
     return read_clips(reader, indices, crops)

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vivit_jax.data.augment import SpatialCrops
+from vivit_jax.config import Clip
 from vivit_jax.data.clips import evaluation_clips
+from vivit_jax.data.crop import SpatialCrops
 from vivit_jax.data.decode import VideoReader
 from vivit_jax.data.manifest import Video
 
@@ -20,8 +21,10 @@ class Protocol:
   """How videos become what a model sees."""
 
   frames: int  # of a clip
-  stride: int  # in frames of the video
+  stride: int  # in frames of the video; see config.Clip for all three
   stride_from: Literal['argument', 'checkpoint', 'assumed']
+  stride_seconds: float | None
+  sampling: Literal['stride', 'whole_video']
   height: int  # pixels
   width: int
   short_side: int | None  # see SpatialCrops
@@ -36,9 +39,20 @@ class Protocol:
     """Of each video."""
     return self.temporal_views * self.spatial_views
 
+  @property
+  def clip(self) -> Clip:
+    """Which frames and pixels a view has."""
+    return Clip(
+      self.frames, self.stride, self.stride_seconds, self.sampling, self.height, self.width
+    )
+
   def __str__(self) -> str:
     """One line that says all of it, what had to be assumed too."""
     stride = f'every {self.stride} frames' if self.stride > 1 else 'every frame'
+    if self.stride_seconds is not None:
+      stride = f'every {self.stride_seconds:g} s'
+    if self.sampling == 'whole_video':
+      stride = 'evenly from the whole video'
     if self.stride_from == 'assumed':
       stride += ' (assumed: the checkpoint does not say)'
     resized = f' of a short side of {self.short_side}' if self.short_side else ''
@@ -75,7 +89,7 @@ def read_all_views(video: Video, protocol: Protocol) -> Views:
   temporal, spatial = protocol.temporal_views, protocol.spatial_views
   crops = SpatialCrops(protocol.height, protocol.width, spatial, protocol.short_side)
   with VideoReader(video.path, video.start, video.end) as reader:
-    indices = evaluation_clips(reader.frames, protocol.frames, protocol.stride, temporal)
+    indices = evaluation_clips(reader.times, protocol.clip, temporal)
     return Views(read_clips(reader, indices, crops), indices, reader.frames, reader.seconds)
 
 

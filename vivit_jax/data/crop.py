@@ -6,12 +6,63 @@ that the view shows, in whole source pixels, is cut out first and only that is r
 """
 
 import dataclasses
+import math
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config import Clip, Data
+from vivit_jax.config import Clip
+from vivit_jax.config_augment import TrainingCrop
 from vivit_jax.data.boxes import Box, cut
+
+TRIES = 10  # boxes drawn for an inception crop until one fits, as in torchvision
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+  """A box of the size that the clip has once frames are scaled to a short side."""
+
+  short_side: int  # pixels
+  factor_h: float  # of the scaled frame's height
+  factor_w: float
+
+  def size(self, frame: tuple[int, int], clip: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width in pixels of a frame of this height and width.
+
+    A frame that would be smaller than the clip is scaled up until it covers it; its shape is then
+    kept if both factors are the same.
+    """
+    scale = self.short_side / min(frame)
+    cover = [c / f for c, f in zip(clip, frame, strict=True)]
+    if self.factor_h == self.factor_w:
+      cover = [max(cover)] * 2
+    height, width = (
+      min(f, max(1, round(c / max(scale * factor, least))))
+      for f, c, factor, least in zip(
+        frame, clip, (self.factor_h, self.factor_w), cover, strict=True
+      )
+    )
+    return height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class Inception:
+  """A box of some area and shape: the first of those drawn that fits."""
+
+  # (share of the frame's area, width / height as a multiple of the clip's)
+  tries: tuple[tuple[float, float], ...]
+
+  def size(self, frame: tuple[int, int], clip: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width in pixels; the largest of the clip's shape where none fits."""
+    shape = clip[1] / clip[0]
+    for share, ratio in self.tries:
+      area = share * frame[0] * frame[1]
+      height = round(math.sqrt(area / (ratio * shape)))
+      width = round(math.sqrt(area * ratio * shape))
+      if 0 < height <= frame[0] and 0 < width <= frame[1]:
+        return height, width
+    return Scaled(1, 0.0, 0.0).size(frame, clip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,39 +71,53 @@ class RandomCrop:
 
   height: int  # of the result, pixels
   width: int
-  scale: float  # the frame is scaled to just cover (height, width) and then by this, at least 1
+  region: Scaled | Inception
   top: float  # in [0, 1): where in the room that the crop has
   left: float
   flip: bool  # left and right
 
   def boxes(self, height: int, width: int) -> list[Box]:
     """Returns the one box of a frame of this size."""
-    box_h, box_w = _size(height, width, self.height, self.width, self.scale)
+    box_h, box_w = self.region.size((height, width), (self.height, self.width))
     top, left = int(self.top * (height - box_h + 1)), int(self.left * (width - box_w + 1))
     return [Box(top, left, box_h, box_w)]
 
   def finish(self, crops: UInt8[np.ndarray, '1 h w 3']) -> UInt8[np.ndarray, 'h w 3']:
     """Returns the crop, mirrored if it is to be."""
-    return np.ascontiguousarray(crops[0, :, ::-1]) if self.flip else crops[0]
+    return cv2.flip(crops[0], 1) if self.flip else crops[0]
 
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h2 w2 3']:
     """Returns the crop, uint8 [height, width, 3], of an RGB frame [H, W, 3]."""
     return self.finish(cut(frame, self.boxes(*frame.shape[:2]), self.height, self.width))
 
 
-def draw_crop(clip: Clip, data: Data, rng: np.random.Generator) -> RandomCrop:
-  """Draws scale, place and flip of a training view.
+def draw_crop(
+  clip: Clip, settings: TrainingCrop, mirrors: bool, rng: np.random.Generator
+) -> RandomCrop:
+  """Draws size, place and flip of a training view.
 
   Args:
     clip: its height and width.
-    data: `scale_jitter` gives the range of the uniform scale, where less than 1 counts as 1
-      because the frame must cover the crop; `flip` 'paper' mirrors half of all clips.
-    rng: draws exactly four numbers, whatever the settings.
+    settings: the kind of crop; with `scale_jitter` and `stretch`, height and width are scaled by
+      factors of their own, as DMVR does it for Scenic.
+    mirrors: whether half of all clips are mirrored.
+    rng: draws as many numbers for one clip as for any other.
   """
-  scale = rng.uniform(*data.scale_jitter)
+  factor = rng.uniform(*settings.scale)
   top, left, mirror = rng.random(3)
-  flip = data.flip == 'paper' and mirror < 0.5
-  return RandomCrop(clip.height, clip.width, max(1.0, scale), float(top), float(left), bool(flip))
+  if settings.kind == 'inception':
+    low, high = np.log(settings.ratio)
+    shares = rng.uniform(*settings.area, TRIES)
+    ratios = np.exp(rng.uniform(low, high, TRIES))
+    pairs = zip(shares.tolist(), ratios.tolist(), strict=True)
+    region: Scaled | Inception = Inception(tuple(pairs))
+  else:
+    short_side = settings.short_side or round(min(clip.height, clip.width) * 8 / 7)
+    other = rng.uniform(*settings.scale) if settings.stretch else factor
+    region = Scaled(short_side, factor, other)
+  return RandomCrop(
+    clip.height, clip.width, region, float(top), float(left), bool(mirrors and mirror < 0.5)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
