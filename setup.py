@@ -20,6 +20,7 @@ setup(
   packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
   install_requires=[
     'absl-py>=2.1',
+    'array_record>=0.8.1',
     'av>=18.0',
     'einops>=0.8',
     'flax>=0.12.1',
@@ -32,10 +33,13 @@ setup(
     'opencv-python-headless>=4.10',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.31',
+    'Pebble>=5.1',
+    'protobuf>=5.0',
     'safetensors>=0.5',
     'scikit-learn>=1.5',
     'scipy>=1.13',
     'tensorboardX>=2.6.2',
+    'tensorflow-datasets>=4.9.9',
     'tqdm>=4.66',
   ],
   extras_require={

@@ -7,6 +7,7 @@ from pathlib import Path
 from vivit_jax.config import Config
 from vivit_jax.data import moving_digits
 from vivit_jax.data.manifest import Manifest, read_class_names, read_manifest
+from vivit_jax.data.shards import is_prepared, open_prepared
 from vivit_jax.errors import ConfigError, DataError
 
 
@@ -34,7 +35,7 @@ def open_split(config: Config, split: str) -> Manifest:
   root = data_root(config)
   if split == 'test' and not (root / 'test.csv').exists():
     split = 'validation'
-  return read_manifest(root, split, config.task)
+  return (open_prepared if is_prepared(root) else read_manifest)(root, split, config.task)
 
 
 def with_classes(config: Config) -> Config:

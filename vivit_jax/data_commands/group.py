@@ -4,10 +4,10 @@
 import argparse
 from collections.abc import Callable
 
-from vivit_jax.data_commands import index
+from vivit_jax.data_commands import build, index
 
 # Each declares one command on the parsers of the group.
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (index.add,)
+COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (index.add, build.add)
 
 
 def add_data(subcommands: argparse._SubParsersAction) -> None:

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a folder of prepared videos, a kill at any moment costing only what was under way.
+
+First every video is checked, and cut and encoded where asked, into a work folder with a journal;
+then the shards are written in one go, read back, and named by `prepared.json`, the last file.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vivit_jax.data.build_samples import Failures, Finished, finish_samples
+from vivit_jax.data.build_source import Head, Source, read_source
+from vivit_jax.data.failures import FILE as SKIPPED
+from vivit_jax.data.reencode import Encoding
+from vivit_jax.data.shards import FACTS, NAME, VERSION, WORK
+from vivit_jax.errors import DataError
+from vivit_jax.files import replace_file, write_json
+
+FORM = 1  # of what is written; another one is another build
+
+
+def build(source: Path, target: Path, encoding: Encoding, max_bad_share: float) -> str:
+  """Prepares the videos of a folder of manifests; again after a kill, it goes on from there.
+
+  Args:
+    source: folder of train.csv and so on, and classes/.
+    target: folder to write; `config.data.root` of experiments.
+    encoding: of the videos.
+    max_bad_share: of the videos that may be unreadable; they are left out.
+
+  Returns:
+    One line about what is there.
+
+  Raises:
+    DataError: manifests that cannot be used; too many unreadable videos; a target that holds
+      something else, or that cannot be written.
+  """
+  wanted = read_source(source)
+  key = {'form': FORM, 'source': wanted.fingerprint, **dataclasses.asdict(encoding)}
+  if (target / FACTS).is_file():
+    _same(target, json.loads((target / FACTS).read_text())['build'], key)
+  else:
+    _check_target(target)
+    try:
+      with _locked(target):
+        plan = target / WORK / 'plan.json'
+        if plan.exists():
+          _same(target, json.loads(plan.read_text()), key)
+        write_json(plan, key)
+        _run(source, target, wanted, encoding, max_bad_share, key)
+    except OSError as error:
+      raise DataError(
+        f'{target} cannot be written: {error.strerror}; mend that and run the same command '
+        'again, finished videos are kept'
+      ) from error
+  shutil.rmtree(target / WORK, ignore_errors=True)
+  return _summary(target)
+
+
+def _run(
+  source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_share: float, key: dict
+) -> None:
+  # Takes a second, which a target that is complete need not wait for.
+  from vivit_jax.data import build_shards
+
+  finished = Finished(target / WORK)
+  skip = functools.partial(_write_skipped, target)
+  failures = finish_samples(wanted.samples, encoding, finished, max_bad_share, skip)
+  skip(failures)
+  items: dict[str, list[build_shards.Item]] = {s.split: [] for s in wanted.samples}
+  for sample in wanted.samples:
+    if sample not in failures:
+      items[sample.split].append((sample, finished.facts[sample.split, sample.index]))
+  for split, rows in items.items():
+    if not rows:
+      raise DataError(f'no video of {source / split}.csv can be read; see {target / SKIPPED}')
+  content = functools.partial(build_shards.stored_content, finished, encoding)
+  build_shards.write_shards(target, wanted.heads, items, content)
+  build_shards.verify(target, wanted.heads, items)
+
+  (target / 'classes').mkdir(exist_ok=True)
+  for head in wanted.heads:
+    text = ''.join(f'{name}\n' for name in head.classes)
+    replace_file(target / 'classes' / f'{head.name}.txt', text.encode())
+  splits = {}
+  for split, rows in items.items():
+    manifest = _manifest(wanted.heads, rows)
+    replace_file(target / f'{split}.csv', manifest)
+    files = sorted((target / NAME / VERSION).glob(f'{NAME}-{split}.*'))
+    splits[split] = {
+      'videos': len(rows),
+      'left_out': sum(sample.split == split for sample in failures),
+      'bytes': sum(facts.size for _, facts in rows),
+      'manifest': hashlib.sha256(manifest).hexdigest(),
+      'shards': {file.name: file.stat().st_size for file in files},
+    }
+  write_json(target / FACTS, {'build': key, 'splits': splits})
+
+
+def _manifest(heads: tuple[Head, ...], rows: list) -> bytes:
+  """Returns the CSV of a split, in the order of the records."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(['path', *(head.name for head in heads), 'frames', 'fps', 'bytes', 'sha256'])
+  for sample, facts in rows:
+    known = (facts.frames, f'{facts.fps:.6g}', facts.size, facts.sha256)
+    writer.writerow([sample.name, *sample.cells(heads), *known])
+  return text.getvalue().encode()
+
+
+def _write_skipped(target: Path, failures: Failures) -> None:
+  """Writes which videos are left out and why, in the order of the manifests."""
+  if not failures:
+    (target / SKIPPED).unlink(missing_ok=True)
+    return
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(['path', 'reason', 'split'])
+  for sample in sorted(failures, key=lambda sample: (sample.split, sample.index)):
+    writer.writerow([sample.name, failures[sample], sample.split])
+  replace_file(target / SKIPPED, text.getvalue().encode())
+
+
+def _check_target(target: Path) -> None:
+  if target.exists() and not target.is_dir():
+    raise DataError(f'{target} is a file: give a folder for the prepared videos')
+  if target.is_dir() and not (target / WORK).is_dir() and any(target.iterdir()):
+    raise DataError(f'{target} holds something else: give a new folder for the prepared videos')
+
+
+def _same(target: Path, found: dict, key: dict) -> None:
+  """Raises DataError if a build is of other videos or options."""
+  differing = [name for name in key if found.get(name) != key[name]]
+  if differing:
+    what = ', '.join(f'{name}={found.get(name)}, now {key[name]}' for name in differing)
+    raise DataError(f'{target} is another build ({what}): give another target or delete it')
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+  """Refuses a second build of the same target; the system unlocks when the process dies."""
+  (target / WORK).mkdir(parents=True, exist_ok=True)
+  with (target / WORK / 'lock').open('w') as handle:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise DataError(f'{target} is being built by another process: wait for it') from None
+    yield
+
+
+def _summary(target: Path) -> str:
+  splits = json.loads((target / FACTS).read_text())['splits']
+  parts = [f'{name} {facts["videos"]:,}' for name, facts in splits.items()]
+  left_out = sum(facts['left_out'] for facts in splits.values())
+  shards = sum(len(facts['shards']) for facts in splits.values())
+  size = sum(facts['bytes'] for facts in splits.values())
+  return f'{target}: {", ".join(parts)} videos, {size / 1e6:,.1f} MB in {shards} shards' + (
+    f'; {left_out} unreadable left out, see {target / SKIPPED}' if left_out else ''
+  )
