@@ -10,6 +10,11 @@ HELP = """
 examples:
   vivit data index FOLDER                   FOLDER/train/<class>/*.mp4, or FOLDER/<class>/*.mp4
   vivit data index videos.csv               path,label[,start][,end][,split]
+  vivit data index EPIC-KITCHENS --annotations=epic-kitchens-100-annotations
+  vivit data index UCF-101 --annotations=ucfTrainTestlist --format=ucf101:2
+
+formats: folder (one's own), kinetics, something_something, epic_kitchens, moments_in_time, ucf101
+(ucf101:2 and ucf101:3 for its other two divisions)
 
 docs/data.md says how the folders of each format look.
 """
@@ -28,7 +33,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     'FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
   )
   command.add_argument('source', metavar='FOLDER', help='where the videos are, or a CSV of them')
-  command.add_argument('--format', metavar='FORMAT', help='FORMATS; found out from the files')
+  command.add_argument('--format', metavar='FORMAT', help='found out from the files')
   command.add_argument(
     '--annotations', type=Path, metavar='FOLDER', help='of the annotation files, if elsewhere'
   )
@@ -64,5 +69,7 @@ def run(options: argparse.Namespace) -> int:
   if heads != ('label',):
     names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
     print(f' --config.task.heads="{names}"', end='')
+  if heads == ('verb', 'noun'):
+    print(' --config.task.joint=action', end='')
   print(' --config.init.checkpoint=WEIGHTS --workdir=RUN')
   return 0

@@ -9,7 +9,7 @@ import jax
 from tqdm import tqdm
 
 from vivit_jax.config import Config
-from vivit_jax.data.dataset import open_split
+from vivit_jax.data.dataset import open_split, with_classes
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.model.vivit import build
 from vivit_jax.pretrained import initialise_params
@@ -31,7 +31,7 @@ def overfit_one_batch(config: Config) -> bool:
   Returns:
     Whether it got nearly all clips right.
   """
-  config = _plain(config)
+  config = _plain(with_classes(config))
   mesh = make_mesh(config)
   data = open_split(config, 'train')
   rows = host_rows(mesh, config.train.batch_size)

@@ -2,10 +2,19 @@
 """Which annotation formats there are, and which one a folder holds."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from vivit_jax.data.index import folder, listing
+from vivit_jax.data.index import (
+  epic_kitchens,
+  folder,
+  kinetics,
+  listing,
+  moments_in_time,
+  something_something,
+  ucf101,
+)
 from vivit_jax.data.index.rows import Index
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
@@ -20,7 +29,17 @@ class Format:
   read: Callable[[Path, VideoFiles], Index]
 
 
-FORMATS: dict[str, Format] = {}
+FORMATS = {
+  'kinetics': Format(kinetics.NEEDS, kinetics.find, kinetics.read),
+  'something_something': Format(
+    something_something.NEEDS, something_something.find, something_something.read
+  ),
+  'epic_kitchens': Format(epic_kitchens.NEEDS, epic_kitchens.find, epic_kitchens.read),
+  'moments_in_time': Format(moments_in_time.NEEDS, moments_in_time.find, moments_in_time.read),
+  'ucf101': Format(ucf101.NEEDS, ucf101.find, ucf101.read),
+  'ucf101:2': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=2)),
+  'ucf101:3': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=3)),
+}
 OWN = 'folder'  # one's own: folders of classes, or one CSV
 
 
@@ -62,10 +81,10 @@ def read_index(
 
 
 def _detect(place: Path, required: bool) -> str:
-  found = [name for name, form in FORMATS.items() if form.find(place)]
+  found = [name for name, form in FORMATS.items() if ':' not in name and form.find(place)]
   if len(found) > 1:
     raise DataError(f'{place} has annotations of {" and ".join(found)}: choose with --format')
   if required and not found:
-    known = '; '.join(f'{name}: {form.needs}' for name, form in FORMATS.items())
+    known = '; '.join(f'{name}: {form.needs}' for name, form in FORMATS.items() if ':' not in name)
     raise DataError(f'{place} has no annotations that are known ({known})')
   return found[0] if found else OWN

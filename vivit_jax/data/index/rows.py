@@ -2,6 +2,7 @@
 """What every reader of annotations returns: videos, their classes and where that stands."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from vivit_jax.config_parse import nearest
@@ -45,6 +46,14 @@ def split_name(text: str) -> str | None:
     if text.strip().lower() in names:
       return split
   return None
+
+
+def in_order(file: Path, ids: Mapping[int, str]) -> tuple[str, ...]:
+  """Returns class names in the order of their official ids, which must be 0, 1, 2, ..."""
+  wrong = sorted(set(ids) ^ set(range(len(ids))))
+  if wrong or not ids:
+    raise DataError(f'{file} must have one class per id from 0 on: {wrong[:3]} is missing or extra')
+  return tuple(ids[i] for i in range(len(ids)))
 
 
 def check(index: Index) -> None:

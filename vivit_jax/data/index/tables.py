@@ -13,20 +13,25 @@ from vivit_jax.errors import DataError
 Cells = dict[str, str]
 
 
-def locate(folder: Path, *names: str) -> Path | None:
-  """Returns the file of one of these names in a folder or in a folder directly in it, or None.
+def found(folder: Path, *names: str) -> list[Path]:
+  """Returns the files of one of these names in a folder, else those in folders directly in it."""
+  here = [folder / name for name in names if (folder / name).is_file()]
+  below = [place / name for place in subfolders(folder) for name in names]
+  return here[:1] or [file for file in below if file.is_file()]
+
+
+def locate(folder: Path, *names: str) -> Path:
+  """Returns the one file of one of these names in a folder, or in a folder directly in it.
 
   Raises:
-    DataError: where two folders have it.
+    DataError: where none or two folders have it.
   """
-  for name in names:
-    if (folder / name).is_file():
-      return folder / name
-  found = [place / name for place in subfolders(folder) for name in names]
-  found = [file for file in found if file.is_file()]
-  if len(found) > 1:
-    raise DataError(f'{found[0]} and {found[1]}: say which folder with --annotations=FOLDER')
-  return found[0] if found else None
+  files = found(folder, *names)
+  if not files:
+    raise DataError(f'{folder} has no {names[0]}, nor has a folder directly in it')
+  if len(files) > 1:
+    raise DataError(f'{files[0]} and {files[1]}: say which folder with --annotations=FOLDER')
+  return files[0]
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinetics-400, -600 and -700: CSV files of label, youtube_id, time_start, time_end and split.
+
+A video is `<youtube_id>_<time_start>_<time_end>` with times of six digits, or `<youtube_id>`, of
+any suffix and in any folder: split and class folders are named differently in every copy. A file
+without times in its name may be cut or whole: its length tells. Ids are alphabetical.
+"""
+
+import dataclasses
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import av
+from tqdm import tqdm
+
+from vivit_jax.data.decode import ERRORS, OPEN_OPTIONS
+from vivit_jax.data.index.rows import Index, Row, split_name
+from vivit_jax.data.index.tables import Cells, read_table, span, subfolders
+from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.errors import DataError
+
+NEEDS = 'CSV files with the columns label,youtube_id,time_start,time_end,split'
+_COLUMNS = ('youtube_id', 'time_start', 'time_end', 'split')
+_WHOLE = 1.5  # a file this many times as long as its segment is not cut
+
+
+def find(folder: Path) -> bool:
+  """Returns whether a folder, or one directly in it, has such a CSV."""
+  return bool(_files(folder))
+
+
+def read(folder: Path, videos: VideoFiles) -> Index:
+  """Returns what the CSV files list; those without labels (test sets) are left out."""
+  rows: list[Row] = []
+  uncertain: set[int] = set()  # of rows
+  notes, origins = [], dict[str, Path]()
+  files = _files(folder)
+  for file in files:
+    table = read_table(file, _COLUMNS)
+    if 'label' not in table[0][1]:
+      notes.append(f'{file.name} has no labels: left out')
+      continue
+    for where, cells in table:
+      row, certain = _row(where, cells, videos)
+      if origins.setdefault(row.split, file) != file:
+        raise DataError(
+          f'{where} and {origins[row.split]} both list {row.split} videos: give the folder of one '
+          'data set with --annotations=FOLDER'
+        )
+      if not certain:
+        uncertain.add(len(rows))
+      rows.append(row)
+  if not rows:
+    raise DataError(f'{files[0]} has no labels: give the annotations of train or validation too')
+  lengths = _lengths(videos.folder, sorted({str(rows[i].path) for i in uncertain}))
+  for i in uncertain:
+    start, end, length = rows[i].start or 0.0, rows[i].end or 0.0, lengths[str(rows[i].path)]
+    if length < end - 1 or length <= _WHOLE * (end - start):
+      rows[i] = dataclasses.replace(rows[i], start=None, end=None)
+  # Which videos are there must not change the ids; the validation set has all classes too.
+  names = {row.names[0] for row in rows if row.split == 'train'} or {row.names[0] for row in rows}
+  return Index(
+    tuple(rows), {'label': tuple(sorted(names))}, notes=tuple(notes), inputs=tuple(files)
+  )
+
+
+def _files(folder: Path) -> list[Path]:
+  files = [file for place in (folder, *subfolders(folder)) for file in sorted(place.glob('*.csv'))]
+  return [file for file in files if _is_ours(file)]
+
+
+def _is_ours(file: Path) -> bool:
+  with file.open(encoding='utf-8-sig', errors='replace') as handle:
+    header = {name.strip(' "') for name in handle.readline().strip().split(',')}
+  return {'youtube_id', 'time_start'} <= header
+
+
+def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Row, bool]:
+  """Returns a row, and whether it is certain which part of its file is meant."""
+  split, video, label = split_name(cells['split']), cells['youtube_id'].strip(), cells['label']
+  if split is None:
+    raise DataError(f'{where} split={cells["split"]!r} is not train, val or test')
+  start, end = span(where, cells['time_start'], cells['time_end'])
+  if not video or '/' in video or start is None or end is None:
+    raise DataError(f'{where} needs a youtube_id, a time_start and a time_end: {cells}')
+  name = f'{video}_{round(start):06d}_{round(end):06d}'
+  row = Row(split, videos.find(name, split), (label.strip(),), name, where)
+  if row.path is not None:
+    return row, True
+  path = videos.find(video, split)
+  return dataclasses.replace(row, path=path, start=start, end=end), path is None
+
+
+def _lengths(folder: Path, paths: list[str]) -> dict[str, float]:
+  """Returns the seconds that files say they last, 0 where they cannot be read."""
+  with ThreadPool(8) as pool:
+    found = pool.imap(lambda path: _length(folder / path), paths, chunksize=16)
+    bar = tqdm(
+      found, 'reading lengths', len(paths), unit=' videos', disable=None if paths else True
+    )
+    return dict(zip(paths, bar, strict=True))
+
+
+def _length(file: Path) -> float:
+  try:
+    with av.open(str(file), container_options=OPEN_OPTIONS) as container:
+      return (container.duration or 0) / av.time_base
+  except ERRORS:
+    return 0.0

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments in Time: CSV files without header, `<class>/<file>.mp4,<label>,<votes for>,<against>`.
+
+The videos of trainingSet.csv lie in training/, those of validationSet.csv in validation/.
+moments_categories.txt, `<label>,<id>`, gives the order of the classes.
+"""
+
+from pathlib import Path
+
+from vivit_jax.data.index.rows import Index, Row, in_order
+from vivit_jax.data.index.tables import found, locate, read_lines, read_table, whole_number
+from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.errors import DataError
+
+NEEDS = 'moments_categories.txt with trainingSet.csv or validationSet.csv'
+_SPLITS = {'train': 'trainingSet.csv', 'validation': 'validationSet.csv'}
+
+
+def find(folder: Path) -> bool:
+  """Returns whether a folder, or one directly in it, has the list of classes."""
+  return bool(found(folder, 'moments_categories.txt'))
+
+
+def read(folder: Path, videos: VideoFiles) -> Index:
+  """Returns what the CSV files list."""
+  categories = locate(folder, 'moments_categories.txt')
+  ids = {}
+  for where, line in read_lines(categories):
+    name, comma, number = line.rpartition(',')
+    if not comma:
+      raise DataError(f'{where} {line!r} is not <label>,<id>')
+    ids[whole_number(where, 'id', number)] = name.strip()
+  rows, inputs = [], [categories]
+  for split, name in _SPLITS.items():
+    file = categories.parent / name
+    if file.is_file():
+      inputs.append(file)
+      for where, cells in read_table(file, (), columns=('path', 'label')):
+        path = cells['path'].strip()
+        label = cells['label'].strip()
+        rows.append(Row(split, videos.find(path, split), (label,), path, where))
+  if not rows:
+    raise DataError(f'{categories.parent} has neither {" nor ".join(_SPLITS.values())}')
+  return Index(tuple(rows), {'label': in_order(categories, ids)}, inputs=tuple(inputs))
