@@ -9,7 +9,7 @@ import pytest
 from golden import make
 
 from vivit_jax import predict
-from vivit_jax.data import boxes, decode, views
+from vivit_jax.data import boxes, decode, planes, views
 
 EXPECTED = json.loads((make.FOLDER / make.EXPECTED).read_text())
 
@@ -62,7 +62,9 @@ DRIFTS = {
   'blue first': lambda patch: patched(
     patch, decode.VideoReader, 'read', lambda frames: frames[..., ::-1]
   ),
-  'upside down': lambda patch: patched(patch, decode, 'upright', lambda frame: frame[::-1]),
+  'upside down': lambda patch: patched(
+    patch, planes.PlaneCutter, 'cut', lambda crops: crops[:, ::-1]
+  ),
   'from 0 to 1': lambda patch: [
     patched(patch, module, 'as_values', lambda values: (values + 1) / 2)
     for module in (make, predict)

@@ -3,16 +3,16 @@
 
 import io
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Shaped, UInt8
 
 from vivit_jax.data import diagnose
-from vivit_jax.data.display import square_size, upright
+from vivit_jax.data.boxes import Crops
+from vivit_jax.data.display import Screen
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
@@ -21,6 +21,12 @@ OPEN_OPTIONS = {
 }
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
+
+View = Callable[[av.VideoFrame], np.ndarray]  # what is kept of a decoded frame
+
+# Decoders that can leave out frames to which no other refers, one by one, so that the wanted ones
+# stay the same to the bit. Not H.265: its frames of a higher layer may refer to such frames.
+SKIPPING = ('h264', 'mpeg4', 'mpeg2video')
 
 ERRORS = (  # all that damaged files were seen to raise
   av.error.FFmpegError,
@@ -80,8 +86,7 @@ class VideoReader:
     self._content = content
     self._container: Any = None
     self._counted = False  # frames by their place in the decoder's output, not by timestamps
-    # One for all frames: setting a conversion up costs more than converting a small frame.
-    self._reformatter = VideoReformatter()
+    self._screen = Screen()
     try:
       self._open()
       self._times, self._keys = self._demux()
@@ -124,7 +129,7 @@ class VideoReader:
   def read(
     self,
     indices: Shaped[np.ndarray, ' n'],
-    transform: Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
+    transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for.
 
@@ -132,7 +137,8 @@ class VideoReader:
       indices: from 0 to `frames` - 1, in any order, duplicates allowed.
       transform: applied once to each distinct frame, RGB uint8 [H, W, 3], as soon as it is
         decoded, so that large frames are never held together. It sees frames as a player shows
-        them (see display.py): turned upright, with square pixels; not always contiguous.
+        them (see display.py): turned upright, with square pixels; not always contiguous. Crops
+        get their boxes instead where these can be had for less than the whole frame.
 
     Returns:
       transform's results, uint8 [n, H, W, 3] by default.
@@ -142,11 +148,19 @@ class VideoReader:
     """
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
+    aspect = self._stream.sample_aspect_ratio
+    crops = transform if isinstance(transform, Crops) else None
+
+    def view(frame: av.VideoFrame) -> np.ndarray:
+      if crops is not None and (found := self._screen.crops(frame, aspect, crops)) is not None:
+        return found
+      return transform(self._screen.whole(frame, aspect))
+
     wanted = sorted({self._offset + int(i) for i in indices})
     found: dict[int, np.ndarray] = {}
     try:
       for run in self._runs(wanted):
-        self._decode(run, transform, found)
+        self._decode(run, view, found)
       return np.stack([found[self._offset + int(i)] for i in indices])
     except ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
@@ -212,15 +226,30 @@ class VideoReader:
       raise DecodeError(self._path, 'no frames')
     return count
 
-  def _frames(self, target: int) -> Iterator[tuple[int | None, Any]]:
-    """Yields (time, frame) from the seek target on; counted frames always from the first one."""
+  def _frames(
+    self, target: int, wanted: Collection[int] | None = None
+  ) -> Iterator[tuple[int | None, Any]]:
+    """Yields (time, frame) from the seek target on; counted frames always from the first one.
+
+    Args:
+      target: to seek to.
+      wanted: times of frames; others may be left out where that changes no wanted one.
+    """
     if self._counted:
       self.close()  # seeking needs timestamps too
       self._open()
       yield from enumerate(self._container.decode(self._stream))
     else:
       self._container.seek(target, stream=self._stream)
-      yield from ((frame.pts, frame) for frame in self._container.decode(self._stream))
+      needed = wanted if self._stream.codec_context.name in SKIPPING else None
+      progressive = False
+      for packet in self._container.demux(self._stream):
+        # Of a field pair, the second may be dispensable where the first is not.
+        skip = progressive and needed is not None and packet.pts not in needed
+        self._stream.codec_context.skip_frame = 'NONREF' if skip else 'DEFAULT'
+        for frame in packet.decode():
+          progressive = not frame.interlaced_frame
+          yield frame.pts, frame
 
   def _key(self, index: int) -> int:
     """Returns which key frame precedes frame `index`; -1 if none does."""
@@ -236,16 +265,16 @@ class VideoReader:
       runs[-1].append(index)
     return runs
 
-  def _decode(self, run: list[int], transform: Callable, found: dict[int, np.ndarray]) -> None:
+  def _decode(self, run: list[int], view: View, found: dict[int, np.ndarray]) -> None:
     """Decodes from the key frame before the run; from earlier ones if the seek landed late."""
     key = self._key(run[0])
     targets = [self._keys[key][1]] if key >= 0 else []
     pending = {self._times[i]: i for i in run}
-    for target in [*targets, min(self._times[0], 0)]:
-      for time, frame in self._frames(target):
+    for target, wanted in [*((t, set(pending)) for t in targets), (min(self._times[0], 0), None)]:
+      for time, frame in self._frames(target, wanted):
         # A frame damaged by a seek into the middle of a group gets its second chance.
         if time in pending and not frame.is_corrupt:
-          found[pending.pop(time)] = transform(self._picture(frame))
+          found[pending.pop(time)] = view(frame)
         if not pending or (time is not None and time > max(pending)):
           break
       if not pending:
@@ -254,10 +283,3 @@ class VideoReader:
       self._path,
       f'damaged: {len(pending)} frames missing or broken, the first is {min(pending.values())}',
     )
-
-  def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'h w 3']:
-    """Returns a frame as a player shows it."""
-    width, height = square_size(frame.width, frame.height, self._stream.sample_aspect_ratio)
-    # Starting threads takes longer than converting a frame, and the default is one per processor.
-    rgb = self._reformatter.reformat(frame, width, height, 'rgb24', threads=1)
-    return upright(rgb.to_ndarray(), frame.side_data)

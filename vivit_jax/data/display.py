@@ -9,13 +9,45 @@ quarters, so that up is up and circles are round, whatever they were recorded wi
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
+
+from vivit_jax.data.boxes import Crops
+from vivit_jax.data.planes import PlaneCutter, can_cut
 
 # Encoders round the ratio to what their fields hold; below 1 % nobody sees it, and a resize costs.
 SQUARE = (Fraction(99, 100), Fraction(101, 100))
 # Beyond this the field is garbage: the flattest format in use, anamorphic film, has 2.
 BELIEVABLE = (Fraction(1, 4), Fraction(4))
+
+
+class Screen:
+  """Shows decoded frames, whole or as crops; keeps what they share."""
+
+  def __init__(self) -> None:
+    # One for all frames: setting a conversion up costs more than converting a small frame.
+    self._reformatter = VideoReformatter()
+    self._cutter = PlaneCutter()
+
+  def whole(self, frame: av.VideoFrame, pixel: Fraction | None) -> UInt8[np.ndarray, 'h w 3']:
+    """Returns a frame as a player shows it, RGB; `pixel` as in `square_size`."""
+    width, height = square_size(frame.width, frame.height, pixel)
+    # Starting threads takes longer than converting a frame, and the default is one per processor.
+    rgb = self._reformatter.reformat(frame, width, height, 'rgb24', threads=1)
+    return upright(rgb.to_ndarray(), frame.side_data)
+
+  def crops(
+    self, frame: av.VideoFrame, pixel: Fraction | None, crops: Crops
+  ) -> UInt8[np.ndarray, '...'] | None:
+    """Returns what `crops` makes of a frame, or None where that takes the whole frame."""
+    if square_size(frame.width, frame.height, pixel) != (frame.width, frame.height):
+      return None
+    boxes = crops.boxes(frame.height, frame.width)
+    if 'DISPLAYMATRIX' in frame.side_data or not can_cut(frame, boxes, crops.height, crops.width):
+      return None
+    return crops.finish(self._cutter.cut(frame, boxes, crops.height, crops.width))
 
 
 def square_size(width: int, height: int, pixel: Fraction | None) -> tuple[int, int]:
