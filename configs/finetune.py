@@ -9,7 +9,7 @@ The variant is that of the weights, e.g. B/16x2 for hf://google/vivit-b-16x2-kin
 of classes is that of the data. AdamW with a peak rate of 5e-5, batches of 8 and warm-up over a
 tenth of the run is how Hugging Face's video classification guide fine-tunes on a part of UCF101;
 stochastic depth 0.2 and label smoothing 0.2 are the paper's (Table 7) for Epic-Kitchens, the
-smallest of its data sets. Give `--config.data.flip=off` where left and right are classes.
+smallest of its data sets. Give `--config.augment.flip=off` where left and right are classes.
 """
 
 from vivit_jax.config_file import apply_variant, defaults

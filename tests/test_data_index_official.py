@@ -74,7 +74,7 @@ def test_indexed_trained_and_evaluated(name, copies, tmp_path, capsys):
   index(copies / name, f'--output={data}')
   heads = HEADS.get(name, ('label',))
   command = capsys.readouterr().out.splitlines()[-1]
-  settings = {'data__flip': 'off'}
+  settings = {'augment__flip': 'off'}
   if len(heads) > 1:
     assert """--config.task.heads="('verb','noun')" --config.task.joint=action""" in command
     settings |= {'task__heads': str(heads), 'task__joint': 'action'}
