@@ -8,8 +8,8 @@ import pytest
 from videos import write_images
 
 from vivit_jax.data import decode, planes
-from vivit_jax.data.augment import RandomCrop, SpatialCrops
 from vivit_jax.data.boxes import Box, resize
+from vivit_jax.data.crop import RandomCrop, Scaled, SpatialCrops
 from vivit_jax.data.decode import VideoReader
 
 NOT_SAID, BT709, BT601, BT2020 = 2, 1, 5, 9
@@ -22,8 +22,8 @@ WEIGHTS = {
   BT2020: (0.2627, 0.0593),
 }
 CROPS = [
-  RandomCrop(224, 224, 1.13, 0.31, 0.77, flip=True),
-  RandomCrop(112, 96, 1.0, 0.999, 0.5, flip=False),
+  RandomCrop(224, 224, Scaled(256, 1.0, 1.1), 0.31, 0.77, flip=True),
+  RandomCrop(112, 96, Scaled(112, 1.0, 1.0), 0.999, 0.5, flip=False),
   SpatialCrops(224, 224, 3),
   SpatialCrops(224, 224, 1, short_side=256),
   SpatialCrops(64, 64, 3),
