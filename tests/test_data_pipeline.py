@@ -127,6 +127,8 @@ def test_hosts_yield_equally_many_batches_and_share_the_videos(root, hosts):
   np.testing.assert_array_equal(total, [6, 6, 0, 6, 6, 6, 6])
 
 
+WORKER = b'vivit_jax.data import worker'  # in the command line of decoding processes
+
 PROGRAM = """
 import sys, time
 sys.path[:0] = [{tests!r}, {package!r}]
@@ -166,7 +168,7 @@ def worker_pids(parent: int) -> list[int]:
   for entry in Path('/proc').glob('[0-9]*'):
     with contextlib.suppress(OSError):
       started_by = int((entry / 'stat').read_text().rpartition(')')[2].split()[1])
-      if started_by == parent and b'spawn_main' in (entry / 'cmdline').read_bytes():
+      if started_by == parent and WORKER in (entry / 'cmdline').read_bytes():
         found.append(int(entry.name))
   return found
 
@@ -175,7 +177,7 @@ def gone(pids: list[int]) -> bool:
   """Returns whether all of the processes end within ten seconds."""
   deadline = time.monotonic() + 10
   while time.monotonic() < deadline:
-    if not any(b'spawn_main' in _command(pid) for pid in pids):
+    if not any(WORKER in _command(pid) for pid in pids):
       return True
     time.sleep(0.1)
   return False

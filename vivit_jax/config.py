@@ -88,6 +88,7 @@ class Data:
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
+  timeout: Annotated[float, Range(0.1)] = 60.0  # seconds for one video (workers > 0)
   max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
 
 

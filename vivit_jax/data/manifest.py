@@ -47,9 +47,14 @@ class Manifest:
   multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
   contents: Contents | None = None  # None: `Video.path` is a local file
 
-  def open(self, index: int) -> VideoReader:
-    """Returns the frames of a video between its start and end; raises DecodeError."""
-    video = self.videos[index]
+  def open(self, index: int, video: Video | None = None) -> VideoReader:
+    """Returns the frames of a video between its start and end; raises DecodeError.
+
+    Args:
+      index: in `videos`.
+      video: what stands there, for a process that was not given `videos`.
+    """
+    video = video or self.videos[index]
     content = None if self.contents is None else self.contents[index]
     return VideoReader(video.path, video.start, video.end, content)
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One example as a pure function of its number: which video, which clip, which crop."""
+"""One example as a pure function of its number: which video, which clip, which crop.
+
+An example is told (by `TrainingExamples` or `EvaluationVideos`) as one attempt after the other,
+until one of them can be read (by a `Reader`, which any process can do).
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from vivit_jax.config import Config
 from vivit_jax.data.clips import evaluation_clips, training_clip
@@ -19,23 +22,118 @@ from vivit_jax.errors import DataError
 ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
 
 Record = dict[str, Any]
+Failure = tuple[str, str]  # path, reason
+Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c']
+Sample = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One try at an example, and all that its reader does not know yet."""
+
+  number: int  # of the example
+  attempt: int  # from 0
+  index: int  # of the video
+  video: Video
+
+
+@runtime_checkable
+class Reader(Protocol):
+  """Does one attempt; small, and can be sent to other processes."""
+
+  @property
+  def manifest(self) -> Manifest:
+    """Where videos are; without the list of them."""
+
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns views, uint8 [V, F, H, W, 3], and their label; raises DecodeError."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+  """A stream of examples by number."""
+
+  rows: int  # views of one example
+
+  @property
+  def reader(self) -> Reader:
+    """Does their attempts."""
+
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+    """Returns what to try after these failures; None: the example is unreadable."""
+
+  def label(self, number: int) -> Label:
+    """Returns that of an unreadable example."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingReader:
+  """Draws and reads one clip; see `Reader`."""
+
+  manifest: Manifest
+  config: Config
+  videos: int  # of the split
+
+  def rng(self, number: int, attempt: int) -> np.random.Generator:
+    """Returns what an attempt draws from; each first one where it looks for a substitute."""
+    seed = self.config.seed
+    return np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
+
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns one clip, uint8 [1, F, H, W, 3], and its label; raises DecodeError."""
+    rng = self.rng(attempt.number, attempt.attempt)
+    if attempt.attempt:
+      rng.integers(self.videos)  # drew the video
+    clip, data, augment = self.config.clip, self.config.data, self.config.augment
+    with self.manifest.open(attempt.index, attempt.video) as reader:
+      indices = training_clip(reader.times, clip, rng)
+      crop = draw_crop(clip, augment.crop, augment.flip != 'off', rng)
+      frames = reader.read(np.full_like(indices, indices[0]) if data.freeze_time else indices, crop)
+    return frames[None], label(attempt.video, self.manifest)
 
 
 class TrainingExamples:
   """Example number i of an endless stream; depends on (manifest, config, i) alone."""
 
+  rows = 1
+
   def __init__(self, manifest: Manifest, config: Config):
+    import grain  # late: processes that decode do without
+
     self._manifest = manifest
-    self._config = config
+    self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos))
     # Neighbouring seeds must not give shifted copies of the same epochs.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
 
-  def __call__(self, number: int) -> Record:
-    """Returns one clip; where its video cannot be read, one of another, also fixed by `number`.
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt:
+    """Returns the video of an example, or after failures a substitute fixed by `number` too.
 
     Args:
       number: of the example; every len(videos) of them make an epoch that shows each video once.
+      failures: of the attempts before.
+
+    Raises:
+      DataError: ATTEMPTS of them failed.
+    """
+    k = len(failures)
+    if k == ATTEMPTS:
+      raise DataError(
+        f'{ATTEMPTS} videos of {self._manifest.split}.csv in a row cannot be read; the last is '
+        f'{failures[-1][0]}: {failures[-1][1]}'
+      )
+    if k:
+      index = int(self.reader.rng(number, k).integers(len(self._manifest.videos)))
+    else:
+      index = int(self._order[number])
+    return Attempt(number, k, index, self._manifest.videos[index])
+
+  def label(self, number: int) -> Label:
+    """Is never asked for: every training example is readable."""
+    raise NotImplementedError
+
+  def __call__(self, number: int) -> Record:
+    """Returns one clip; where its video cannot be read, one of another.
 
     Returns:
       'video' uint8 [F, H, W, 3]; 'label' (see `label`); 'mask' True; 'id' int32, the video's index
@@ -44,97 +142,89 @@ class TrainingExamples:
     Raises:
       DataError: none of ATTEMPTS videos could be read.
     """
-    videos, seed = self._manifest.videos, self._config.seed
-    failures: list[tuple[str, str]] = []
-    for attempt in range(ATTEMPTS):
-      if attempt == 0:
-        rng, index = np.random.default_rng([seed, number]), int(self._order[number])
-      else:
-        rng = np.random.default_rng([seed, number, attempt])
-        index = int(rng.integers(len(videos)))
-      try:
-        clip = self._read(index, rng)
-      except DecodeError as error:
-        failures.append((error.path, error.reason))
-        continue
-      return {
-        'video': clip,
-        'label': label(videos[index], self._manifest),
-        'mask': np.bool_(True),
-        'id': np.int32(index),
-        'failures': failures,
-      }
-    raise DataError(
-      f'{ATTEMPTS} videos of {self._manifest.split}.csv in a row cannot be read; the last is '
-      f'{failures[-1][0]}: {failures[-1][1]}'
-    )
-
-  def _read(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, 'f h w 3']:
-    clip, data, augment = self._config.clip, self._config.data, self._config.augment
-    with self._manifest.open(index) as reader:
-      indices = training_clip(reader.times, clip, rng)
-      crop = draw_crop(clip, augment.crop, augment.flip != 'off', rng)
-      return reader.read(np.full_like(indices, indices[0]) if data.freeze_time else indices, crop)
+    record = _read(self, number)
+    return {**record, 'video': record['video'][0]}
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationVideos:
-  """All views of the video with a given index."""
+class EvaluationReader:
+  """Reads all views of one video; see `Reader`."""
 
   manifest: Manifest
   config: Config
   temporal_views: int
   spatial_views: int
 
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError."""
+    clip = self.config.clip
+    crops = SpatialCrops(clip.height, clip.width, self.spatial_views)
+    with self.manifest.open(attempt.index, attempt.video) as reader:
+      indices = evaluation_clips(reader.times, clip, self.temporal_views)
+      if self.config.data.freeze_time:
+        indices = np.broadcast_to(indices[:, :1], indices.shape)
+      return read_clips(reader, indices, crops), label(attempt.video, self.manifest)
+
+
+class EvaluationVideos:
+  """All views of the video with a given index, the crops of a clip next to each other."""
+
+  def __init__(self, manifest: Manifest, config: Config, temporal_views: int, spatial_views: int):
+    self._manifest = manifest
+    self.rows = temporal_views * spatial_views
+    self.reader = EvaluationReader(_bare(manifest), config, temporal_views, spatial_views)
+
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+    """Returns the only attempt there is."""
+    return None if failures else Attempt(number, 0, number, self._manifest.videos[number])
+
+  def label(self, number: int) -> Label:
+    """Returns the label of a video."""
+    return label(self._manifest.videos[number], self._manifest)
+
   def __call__(self, index: int) -> Record:
     """Returns the views of one video, zeros where it cannot be read.
 
     Returns:
-      'video' uint8 [T * S, F, H, W, 3], the crops of a clip next to each other; 'label', 'id' and
-      'failures' as in training; 'mask' whether it could be read.
+      'video' uint8 [T * S, F, H, W, 3]; 'label', 'id' and 'failures' as in training; 'mask' whether
+      it could be read.
     """
-    failures = []
+    return _read(self, index)
+
+
+def _bare(manifest: Manifest) -> Manifest:
+  """Returns a manifest without its videos, which can be many."""
+  return dataclasses.replace(manifest, videos=())
+
+
+def _read(examples: Any, number: int) -> Record:
+  """Does the attempts at an example, one after the other."""
+  failures: list[Failure] = []
+  while (attempt := examples.attempt(number, failures)) is not None:
     try:
-      views = read_views(self.manifest, index, self.config, self.temporal_views, self.spatial_views)
+      pixels, found = examples.reader(attempt)
     except DecodeError as error:
-      failures = [(error.path, error.reason)]
-      clip = self.config.clip
-      count = self.temporal_views * self.spatial_views
-      views = np.zeros((count, clip.frames, clip.height, clip.width, 3), np.uint8)
-    return {
-      'video': views,
-      'label': label(self.manifest.videos[index], self.manifest),
-      'mask': np.bool_(not failures),
-      'id': np.int32(index),
-      'failures': failures,
-    }
-
-
-def read_views(
-  manifest: Manifest, index: int, config: Config, temporal_views: int, spatial_views: int
-) -> UInt8[np.ndarray, 'v f h w 3']:
-  """Returns the views of a video from one decode: uint8 [T * S, F, H, W, 3].
-
-  Raises:
-    DecodeError: the video cannot be read.
-  """
-  clip = config.clip
-  crops = SpatialCrops(clip.height, clip.width, spatial_views)
-  with manifest.open(index) as reader:
-    indices = evaluation_clips(reader.times, clip, temporal_views)
-    if config.data.freeze_time:
-      indices = np.broadcast_to(indices[:, :1], indices.shape)
-    return read_clips(reader, indices, crops)
+      failures.append((error.path, error.reason))
+      continue
+    record = {'video': pixels, 'label': found, 'mask': np.bool_(True)}
+    return {**record, 'id': np.int32(attempt.index), 'failures': failures}
+  clip = examples.reader.config.clip
+  return {
+    'video': np.zeros((examples.rows, clip.frames, clip.height, clip.width, 3), np.uint8),
+    'label': examples.label(number),
+    'mask': np.bool_(False),
+    'id': np.int32(number),
+    'failures': failures,
+  }
 
 
 def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
   """Returns the central view of a video, uint8 [F, H, W, 3]; raises DecodeError."""
-  return read_views(manifest, index, config, temporal_views=1, spatial_views=1)[0]
+  reader = EvaluationReader(_bare(manifest), config, temporal_views=1, spatial_views=1)
+  return reader(Attempt(index, 0, index, manifest.videos[index]))[0][0]
 
 
-def label(
-  video: Video, manifest: Manifest
-) -> Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c']:
+def label(video: Video, manifest: Manifest) -> Label:
   """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C]."""
   if not manifest.multi_label:
     return np.array(video.labels, np.int32)
