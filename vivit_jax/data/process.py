@@ -78,7 +78,7 @@ class Process:
     self.since = time.monotonic()
 
   def ended(self) -> int:
-    """Returns the exit status, as `subprocess` gives it, of a process that is Gone, before `kill`."""
+    """Returns the exit status, as `subprocess` gives it, once it is Gone."""
     with contextlib.suppress(subprocess.TimeoutExpired):
       self._child.wait(PATIENCE)  # its connection closed a little earlier
     return -signal.SIGKILL if self._child.returncode is None else self._child.returncode

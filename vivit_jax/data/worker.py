@@ -10,6 +10,7 @@ import mmap
 import os
 import pickle
 import queue
+import resource
 import signal
 import threading
 import traceback
@@ -51,6 +52,8 @@ def main(connection: int, orders: int) -> None:
   link = Connection(connection)
   # The end of the trainer must end a decoder too that hangs with the interpreter's lock.
   ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+  # Writing a core file of all buffers can take longer than replacing the process.
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   told: Orders = pickle.loads(mmap.mmap(orders, 0, prot=mmap.PROT_READ))
   if os.getppid() != told.parent:
     return
