@@ -39,6 +39,7 @@ CORE = (
   'sharding',
   'model.attention',
   'model.cost',
+  'model.kernels',
   'model.tokenizer',
   'model.transformer',
   'model.vivit',

@@ -194,6 +194,11 @@ def check_model(model: Model, clip: Clip) -> None:
       f'config.model.heads={model.heads} must be even for factorised_dot_product: half of the '
       'heads look along time, half along space'
     )
+  if model.attention_dropout and model.attention_kernel in ('blockwise', 'cudnn'):
+    raise ConfigError(
+      f'config.model.attention_dropout={model.attention_dropout} needs the attention weights, '
+      f"which config.model.attention_kernel={model.attention_kernel!r} does not keep; use 'plain'"
+    )
   if clip.height % h or clip.width % w:
     raise ConfigError(
       f'config.clip.height x width={clip.height}x{clip.width} is not divisible by '

@@ -22,7 +22,7 @@ LOCK = '.lock'
 FREE = (
   'checkpoint', 'evaluate', 'mesh', 'data.workers', 'data.timeout', 'data.root',
   'data.max_bad_share', 'train.log_every', 'train.evaluate_every', 'train.checkpoint_every',
-  'model.scan', 'model.remat',
+  'model.scan', 'model.remat', 'model.attention_kernel',
 )  # fmt: skip
 
 

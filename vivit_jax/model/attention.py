@@ -1,35 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention along chosen axes of a token grid, heads split in parallel groups."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vivit_jax.config import Model
+from vivit_jax.model.kernels import attend
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
-
-
-def dot_product_attention(
-  query: Float[Array, '*b q h d'],
-  key: Float[Array, '*b k h d'],
-  value: Float[Array, '*b k h d'],
-  drop: nn.Module | None = None,
-) -> Float[Array, '*b q h d']:
-  """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
-
-  Args:
-    query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
-    drop: dropout applied to the attention weights.
-  """
-  query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
-  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
-  if drop is not None:
-    weights = drop(weights)
-  return jnp.einsum('...hqk,...khd->...qhd', weights, value)
 
 
 class Attention(nn.Module):
@@ -54,13 +34,14 @@ class Attention(nn.Module):
       nn.DenseGeneral(split, kernel_init=init, dtype=dtype, name=name)(x)
       for name in ('query', 'key', 'value')
     )
-    drop = nn.Dropout(config.attention_dropout, deterministic=not train)
+    drops = train and config.attention_dropout > 0
+    drop = nn.Dropout(config.attention_dropout, deterministic=False) if drops else None
     groups = []
     parts = (jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value))
     for axis, q, k, v in zip(self.axes, *parts, strict=True):
       # Behind the split into heads every axis stands one further from the end.
       q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
-      groups.append(jnp.moveaxis(dot_product_attention(q, k, v, drop), -3, axis - 1))
+      groups.append(jnp.moveaxis(attend(config.attention_kernel, q, k, v, drop), -3, axis - 1))
     heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
     return nn.DenseGeneral(
       config.width, axis=(-2, -1), kernel_init=self.out_init, dtype=dtype, name='out'
