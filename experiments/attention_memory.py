@@ -22,7 +22,9 @@ def temporary_bytes(kernel: str, tokens: int, heads: int) -> int:
     return attend(kernel, *tensors).sum()  # type: ignore[arg-type]
 
   compiled = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(shape, shape, shape).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
+  analysis = compiled.memory_analysis()
+  assert analysis is not None
+  return analysis.temp_size_in_bytes
 
 
 def main() -> None:
