@@ -39,7 +39,7 @@ setup(
     'scikit-learn>=1.5',
     'scipy>=1.13',
     'tensorboardX>=2.6.2',
-    'tensorflow-datasets>=4.9.9',
+    'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66',
   ],
   extras_require={

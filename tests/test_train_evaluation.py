@@ -82,6 +82,10 @@ def test_step_views_and_split_are_those_asked_for(tested, run, capsys):
     assert found['split'] == 'validation'
     assert found['views'] == {'temporal': 2, 'spatial': 1}
     assert found['videos'] == 12
+  assert (
+    f'12 videos of validation, fingerprint <code>{results["data"]}<'
+    in (run / 'report.html').read_text()
+  )
   assert (predictions.views == 2).all()
   line = capsys.readouterr().out
   assert line.startswith(f'validation: top1 {results["top1"]:.4f} of 12 videos, 2x1 views, step 8;')

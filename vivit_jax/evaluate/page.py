@@ -65,6 +65,7 @@ def render(
       f'<div class="mistakes">{"".join(map(_mistake, mistakes))}</div>' if mistakes else '',
     ),
     _section('Videos that could not be read', _failures(failures)),
+    _data(results),
     _section(
       'Configuration',
       '<details><summary>Every setting of this run</summary>'
@@ -121,6 +122,17 @@ def _numbers(results: Mapping[str, Any], headline: str) -> str:
   ]
   items = ''.join(f'<div class="number"><b>{b}</b><span>{label}</span></div>' for b, label in boxes)
   return f'<div class="numbers">{items}</div>\n'
+
+
+def _data(results: Mapping[str, Any]) -> str:
+  """Returns which videos these are: of one public data set no two copies are the same."""
+  if 'data' not in results:
+    return ''
+  return _section(
+    'Data',
+    f'<p>{results["videos"]:,} videos of {escape(results["split"])}, '
+    f'fingerprint <code>{escape(results["data"])}</code></p>',
+  )
 
 
 def _tasks(tasks: Mapping[str, Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> str:
