@@ -4,12 +4,10 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import official
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-from test_data_index import contents, finetune, mistake, one_device, rows  # noqa: F401
+from test_data_index import compiled_once, contents, finetune, mistake, one_device, rows  # noqa: F401
 from videos import numbers
 
 from vivit_jax.cli import main
@@ -37,22 +35,6 @@ def copy(copies, tmp_path):
   return give
 
 
-@pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-  """Runs of the same shapes share their programs."""
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is settings:
-      yield
-
-
 def index(*arguments):
   assert main(['data', 'index', *map(str, arguments)]) == 0
 
@@ -73,7 +55,8 @@ def test_indexed_trained_and_evaluated(name, copies, tmp_path, capsys):
   data = tmp_path / 'data'
   index(copies / name, f'--output={data}')
   heads = HEADS.get(name, ('label',))
-  command = capsys.readouterr().out.splitlines()[-1]
+  first, *_, command = capsys.readouterr().out.splitlines()
+  assert first == f'{name}: {copies / name}'
   settings = {'augment__flip': 'off'}
   if len(heads) > 1:
     assert """--config.task.heads="('verb','noun')" --config.task.joint=action""" in command

@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     raise ConfigError(
       f'--format={options.format} is unknown{nearest(options.format, [*FORMATS, OWN])}'
     )
-  index, folder = read_index(Path(options.source), options.format, options.annotations)
+  form, index, folder = read_index(Path(options.source), options.format, options.annotations)
   output = options.output or folder
   write(index, folder, output, options.force)
-  print(as_table(index))
+  print(f'{form}: {folder}\n{as_table(index)}')
   missing = sum(row.path is None for row in index.rows)
   if missing:
     print(f'{missing:,} annotated videos are not there: {output / MISSING}')

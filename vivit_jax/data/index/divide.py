@@ -8,26 +8,28 @@ from collections.abc import Iterable
 
 from vivit_jax.data.index.rows import Row
 
-SHARE = 0.2  # of the training videos that become validation videos
+SHARE = 0.2  # of the training videos of each class that become validation videos
 
 
 def divide(rows: Iterable[Row]) -> list[Row]:
-  """Moves about SHARE of the training videos to validation, chosen by the hash of their path.
+  """Moves SHARE of each class's training videos to validation, those of the lowest hash.
 
-  New videos do not move others. All segments of one video stay together. A class with two or more
-  videos keeps at least one in each split, except where a video it shares with another class would
-  have to be in both.
+  The hash is of the path below the data's folder alone, so further videos move few others. All
+  segments of one video stay together. A class of two or more videos has one in each split, except
+  where a video that it shares with another class would have to be in both.
   """
   rows = list(rows)
   videos: dict[tuple[str, ...], set[str]] = defaultdict(set)
   for row in rows:
     if row.split == 'train' and row.path is not None:
       videos[row.names].add(row.path)
-  chosen = {path for paths in videos.values() for path in paths if _place(path) < SHARE}
+  chosen: set[str] = set()
   for _, paths in sorted(videos.items()):
-    if len(paths) > 1 and not paths & chosen:
-      chosen.add(min(paths, key=_place))
-    elif len(paths) > 1 and paths <= chosen:
+    count = max(round(SHARE * len(paths)), 1) if len(paths) > 1 else 0
+    already = len(paths & chosen)  # by another class, in some segment
+    chosen |= set(sorted(paths - chosen, key=_place)[: max(count - already, 0)])
+  for _, paths in sorted(videos.items()):
+    if len(paths) > 1 and paths <= chosen:
       chosen.discard(max(paths, key=_place))
   return [
     dataclasses.replace(row, split='validation')
@@ -37,7 +39,5 @@ def divide(rows: Iterable[Row]) -> list[Row]:
   ]
 
 
-def _place(path: str) -> float:
-  """Returns a number in [0, 1) that depends on the path alone."""
-  digest = hashlib.sha256(path.encode(errors='surrogateescape')).digest()
-  return int.from_bytes(digest[:6]) / 2**48
+def _place(path: str) -> bytes:
+  return hashlib.sha256(path.encode(errors='surrogateescape')).digest()

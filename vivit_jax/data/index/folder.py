@@ -42,7 +42,7 @@ def read(videos: VideoFiles) -> Index:
   if all(row.split != 'validation' for row in rows):
     rows = divide(rows)
     notes.append(
-      f'no validation folder: about {SHARE:.0%} of the training videos, by the hash of their path'
+      f'no validation folder: {SHARE:.0%} of the videos of each class, by the hash of their path'
     )
   names = sorted({row.names[0] for row in rows})
   return Index(tuple(rows), {'label': tuple(names)}, notes=tuple(notes))

@@ -45,7 +45,7 @@ OWN = 'folder'  # one's own: folders of classes, or one CSV
 
 def read_index(
   source: Path, name: str | None = None, annotations: Path | None = None
-) -> tuple[Index, Path]:
+) -> tuple[str, Index, Path]:
   """Reads a data set.
 
   Args:
@@ -54,7 +54,7 @@ def read_index(
     annotations: folder of the annotation files, or the one above it; `source` if None.
 
   Returns:
-    The data set, and the folder that its paths are relative to.
+    The format, the data set, and the folder that its paths are relative to.
 
   Raises:
     DataError: what is not there or cannot be read, by file and line.
@@ -67,17 +67,17 @@ def read_index(
       raise DataError(
         f'{source} is a file: give the folder of the videos, or a CSV that lists them'
       )
-    return listing.read(source), source.parent
+    return OWN, listing.read(source), source.parent
   place = annotations or source
   name = name or _detect(place, required=annotations is not None)
   if name == OWN:
-    return folder.read(VideoFiles(source)), source
+    return name, folder.read(VideoFiles(source)), source
   if not FORMATS[name].find(place):
     raise DataError(
       f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '
       'a folder directly in it'
     )
-  return FORMATS[name].read(place, VideoFiles(source)), source
+  return name, FORMATS[name].read(place, VideoFiles(source)), source
 
 
 def _detect(place: Path, required: bool) -> str:

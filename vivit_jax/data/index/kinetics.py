@@ -66,7 +66,7 @@ def read(folder: Path, videos: VideoFiles) -> Index:
 
 def _files(folder: Path) -> list[Path]:
   files = [file for place in (folder, *subfolders(folder)) for file in sorted(place.glob('*.csv'))]
-  return [file for file in files if _is_ours(file)]
+  return [file for file in files if file.is_file() and _is_ours(file)]
 
 
 def _is_ours(file: Path) -> bool:

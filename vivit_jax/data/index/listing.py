@@ -45,7 +45,9 @@ def read(file: Path) -> Index:
   notes = []
   if 'split' not in table[0][1]:
     rows = divide(rows)
-    notes.append(f'no split column: validation has about {SHARE:.0%}, by the hash of the path')
+    notes.append(
+      f'no split column: validation has {SHARE:.0%} of each class, by the hash of the path'
+    )
   classes = {}
   for i, head in enumerate(heads):
     cells_of = [tags(row.names[i]) if multi_label else [row.names[i]] for row in rows]

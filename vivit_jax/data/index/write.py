@@ -53,7 +53,9 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
     ]
     files[output / f'{split}.csv'] = _csv(header, rows) if rows else None
   missing = output / MISSING
-  _refuse_to_overwrite(files, index.inputs + ((missing,) if force else ()), force)
+  _refuse_to_lose([*files, missing], index.inputs)
+  if not force:
+    _refuse_to_replace(files)
   (output / 'classes').mkdir(parents=True, exist_ok=True)
   if link is not None and not link.is_symlink():
     link.symlink_to(folder.resolve(), target_is_directory=True)
@@ -79,20 +81,19 @@ def _prefix(folder: Path, output: Path) -> tuple[str, Path | None]:
   return f'{LINK}/', link
 
 
-def _refuse_to_overwrite(
-  files: dict[Path, bytes | None], inputs: Sequence[Path], force: bool
-) -> None:
+def _refuse_to_lose(files: Iterable[Path], inputs: Iterable[Path]) -> None:
   sources = {file.resolve() for file in inputs}
-  differ = []
-  for file, content in files.items():
+  for file in files:
     if file.resolve() in sources:
       raise DataError(
         f'{file} is an annotation file and would be overwritten: move it into a folder of its own '
         'or give --output=FOLDER'
       )
-    if file.exists() and file.read_bytes() != content:
-      differ.append(file)
-  if differ and not force:
+
+
+def _refuse_to_replace(files: dict[Path, bytes | None]) -> None:
+  differ = [file for file, text in files.items() if file.exists() and file.read_bytes() != text]
+  if differ:
     more = f' (and {len(differ) - 1} more)' if len(differ) > 1 else ''
     raise DataError(
       f'{differ[0]} exists and says something else{more}: --force replaces it, or give another '
