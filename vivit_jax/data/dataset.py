@@ -7,6 +7,7 @@ from pathlib import Path
 from vivit_jax.config import Config
 from vivit_jax.data import moving_digits
 from vivit_jax.data.manifest import Manifest, read_class_names, read_manifest
+from vivit_jax.data.quarantine import leave_out
 from vivit_jax.data.shards import is_prepared, open_prepared
 from vivit_jax.errors import ConfigError, DataError
 
@@ -31,11 +32,15 @@ def data_root(config: Config) -> Path:
 
 
 def open_split(config: Config, split: str) -> Manifest:
-  """Returns one split's manifest; `test` is `validation` where the data has no test.csv."""
+  """Returns one split's manifest; `test` is `validation` where the data has no test.csv.
+
+  Videos that `vivit data check` found to be bad are left out.
+  """
   root = data_root(config)
   if split == 'test' and not (root / 'test.csv').exists():
     split = 'validation'
-  return (open_prepared if is_prepared(root) else read_manifest)(root, split, config.task)
+  read = open_prepared if is_prepared(root) else read_manifest
+  return leave_out(read(root, split, config.task), root)
 
 
 def with_classes(config: Config) -> Config:

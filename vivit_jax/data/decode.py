@@ -28,15 +28,6 @@ View = Callable[[av.VideoFrame], np.ndarray]  # what is kept of a decoded frame
 # stay the same to the bit. Not H.265: its frames of a higher layer may refer to such frames.
 SKIPPING = ('h264', 'mpeg4', 'mpeg2video')
 
-ERRORS = (  # all that damaged files were seen to raise
-  av.error.FFmpegError,
-  IndexError,
-  UnicodeDecodeError,
-  ValueError,
-  MemoryError,
-  OSError,
-)
-
 
 class DecodeError(Exception):
   """A video that cannot be read: `path`, and the `reason` in one line."""
@@ -94,7 +85,7 @@ class VideoReader:
         self._times = list(range(self._count()))
       rate = self._stream.guessed_rate or self._stream.average_rate or 25
       unit = 1 / float(rate) if self._counted else float(self._stream.time_base or 0)
-    except ERRORS as error:
+    except diagnose.ERRORS as error:
       opened = self._container is not None
       self.close()
       why = diagnose.reason(error) if opened else diagnose.unreadable(error, path, content)
@@ -162,8 +153,22 @@ class VideoReader:
       for run in self._runs(wanted):
         self._decode(run, view, found)
       return np.stack([found[self._offset + int(i)] for i in indices])
-    except ERRORS as error:
+    except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
+
+  def verify(self) -> None:
+    """Decodes all frames from the first, which finds more than `read` sees, and converts none.
+
+    Raises:
+      DecodeError: a frame is missing or damaged.
+    """
+    wanted = self._times[self._offset : self._offset + self.frames]
+    try:
+      frames = self._frames(min(self._times[0], 0))
+      whole = {time for time, frame in frames if not frame.is_corrupt}
+    except diagnose.ERRORS as error:
+      raise DecodeError(self._path, diagnose.reason(error)) from error
+    self._refuse([i for i, time in enumerate(wanted) if time not in whole])
 
   def _open(self) -> None:
     source = self._path if self._content is None else io.BytesIO(self._content)
@@ -279,7 +284,9 @@ class VideoReader:
           break
       if not pending:
         return
-    raise DecodeError(
-      self._path,
-      f'damaged: {len(pending)} frames missing or broken, the first is {min(pending.values())}',
-    )
+    self._refuse(list(pending.values()))
+
+  def _refuse(self, missing: list[int]) -> None:
+    if missing:
+      what = f'{len(missing)} frames missing or broken, the first is {min(missing)}'
+      raise DecodeError(self._path, f'damaged: {what}')

@@ -36,6 +36,15 @@ SPECIAL = (
   (stat.S_ISSOCK, 'a socket'),
 )
 
+ERRORS = (  # all that damaged files were seen to raise
+  av.error.FFmpegError,
+  IndexError,
+  UnicodeDecodeError,
+  ValueError,
+  MemoryError,
+  OSError,
+)
+
 KINDS = (  # of what the decoder or the system says; the first that fits
   (FileNotFoundError, 'missing'),
   (PermissionError, 'no permission'),

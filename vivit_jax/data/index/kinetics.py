@@ -13,7 +13,8 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vivit_jax.data.decode import ERRORS, OPEN_OPTIONS
+from vivit_jax.data.decode import OPEN_OPTIONS
+from vivit_jax.data.diagnose import ERRORS
 from vivit_jax.data.index.rows import Index, Row, split_name
 from vivit_jax.data.index.tables import Cells, read_table, span, subfolders
 from vivit_jax.data.index.videos import VideoFiles
