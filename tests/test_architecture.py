@@ -21,6 +21,7 @@ LAYERS = (
   {'config'},
   {'config_parse', 'task'},
   {'config_file', 'sharding'},
+  {'recipes'},
   {'model', 'data', 'evaluate', 'convert', 'checkpoint'},
   {'workdir'},
   {'pretrained'},

@@ -276,7 +276,8 @@ def test_shipped_kinetics_config_with_variants():
   assert large.model.layers == large.model.temporal_layers == 24
   assert large.train.steps == 100
   assert message_of(f'--config={path}:B/16x2,factorized') == (
-    f"--config={path}: attention 'factorized' is unknown; did you mean 'factorised_encoder'?"
+    f"--config={path}: 'factorized' is neither an attention nor a word of this recipe; "
+    "did you mean 'factorised_encoder'?"
   )
 
 
