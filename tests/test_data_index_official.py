@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import official
@@ -13,7 +14,10 @@ from videos import numbers
 from vivit_jax.cli import main
 from vivit_jax.config import Task
 from vivit_jax.data.manifest import read_manifest
+from vivit_jax.data_commands.index import RECIPES
 from vivit_jax.train.loop import train
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -198,6 +202,18 @@ def test_ucf101(copies, tmp_path, capsys):
   train, validation = (rows(tmp_path / f'two/{split}.csv') for split in ('train', 'validation'))
   assert train[2][0] == 'videos/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi'
   assert [row[0] for row in validation[1:]] == ['videos/Archery/v_Archery_g08_c01.avi']
+
+
+def test_a_whole_data_set_is_trained_by_its_own_recipe(copy, capsys):
+  data = copy('ucf101')
+  names = ['Archery', 'ApplyEyeMakeup', 'YoYo', *(f'Class{k}' for k in range(98))]
+  lines = ''.join(f'{i} {name}\n' for i, name in enumerate(names, 1))
+  (data / 'ucfTrainTestlist/classInd.txt').write_text(lines)
+  index(data)
+  command = capsys.readouterr().out.splitlines()[-1]
+  assert command.startswith(f'vivit train --config=configs/ucf101.py --config.data.root={data} ')
+  for recipe in RECIPES.values():
+    assert (ROOT / 'configs' / recipe).is_file()
 
 
 @pytest.mark.parametrize('name', official.COPIES)

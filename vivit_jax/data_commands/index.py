@@ -2,9 +2,13 @@
 """`vivit data index`: manifests from a folder of videos or official annotation files."""
 
 import argparse
+import typing
 from pathlib import Path
 
 from vivit_jax.command_line import add_command
+
+if typing.TYPE_CHECKING:
+  from vivit_jax.data.index.rows import Index
 
 HELP = """
 examples:
@@ -18,6 +22,16 @@ formats: folder (one's own), kinetics, something_something, epic_kitchens, momen
 
 docs/data.md says how the folders of each format look.
 """
+
+
+RECIPES = {  # by format and number of classes per head: a part of a data set has fewer
+  ('kinetics', (400,)): 'kinetics400.py',
+  ('kinetics', (600,)): 'kinetics600.py',
+  ('something_something', (174,)): 'something_something_v2.py',
+  ('epic_kitchens', (97, 300)): 'epic_kitchens.py',
+  ('moments_in_time', (339,)): 'moments_in_time.py',
+  ('ucf101', (101,)): 'ucf101.py',
+}
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
@@ -62,14 +76,22 @@ def run(options: argparse.Namespace) -> int:
   missing = sum(row.path is None for row in index.rows)
   if missing:
     print(f'{missing:,} annotated videos are not there: {output / MISSING}')
-  print(f'\nvivit train --config=configs/finetune.py --config.data.root={output}', end='')
-  heads = tuple(index.classes)
-  if index.multi_label:
-    print(' --config.task.kind=multi_label', end='')
-  if heads != ('label',):
-    names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
-    print(f' --config.task.heads="{names}"', end='')
-  if heads == ('verb', 'noun'):
-    print(' --config.task.joint=action', end='')
-  print(' --config.init.checkpoint=WEIGHTS --workdir=RUN')
+  print(f'\n{_next_command(form, index, output)}')
   return 0
+
+
+def _next_command(form: str, index: 'Index', output: Path) -> str:
+  """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
+  counts = tuple(len(names) for names in index.classes.values())
+  recipe = RECIPES.get((form.partition(':')[0], counts))
+  words = [f'vivit train --config=configs/{recipe or "finetune.py"}']
+  words.append(f'--config.data.root={output}')
+  heads = tuple(index.classes)
+  if recipe is None and index.multi_label:
+    words.append('--config.task.kind=multi_label')
+  if recipe is None and heads != ('label',):
+    names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
+    words.append(f'--config.task.heads="{names}"')
+  if recipe is None and heads == ('verb', 'noun'):
+    words.append('--config.task.joint=action')
+  return ' '.join([*words, '--config.init.checkpoint=WEIGHTS --workdir=RUN'])
