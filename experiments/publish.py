@@ -29,6 +29,7 @@ SMALL = (
   '--config=configs/moving_digits.py:factorised_encoder',
   '--config.clip.height=32',
   '--config.clip.width=32',
+  '--config.augment.crop.short_side=32',
   '--config.model.layers=2',
   '--config.model.temporal_layers=1',
   '--config.model.width=64',

@@ -29,6 +29,7 @@ from vivit_jax.train.evaluation import predict
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.step import compile_forward
+from vivit_jax.workdir import read_config
 
 RESULT = 'experiment.json'
 Row = dict[str, Any]
@@ -145,11 +146,11 @@ def measure(run: Run, folder: Path) -> Row:
       results['report'] = scores(train(config, workdir))
     for test in run.tests:
       if test.name not in results:
-        results[test.name] = scores(evaluate(config, workdir, test))
+        results[test.name] = scores(evaluate(workdir, test))
     if run.as_image:
       source = dataclasses.replace(load_run(workdir).source, kind='image')
       safetensors_file.write(source, workdir / 'image.safetensors')
-  logged = read_metrics(workdir)
+  logged, config = read_metrics(workdir), read_config(workdir)
   speeds = [row['clips_per_second'] for row in logged if 'clips_per_second' in row]
   cost = model_cost(build(config), config.clip)
   row = {
@@ -168,8 +169,9 @@ def measure(run: Run, folder: Path) -> Row:
   return row
 
 
-def evaluate(config: Config, workdir: Path, test: Test) -> Row:
+def evaluate(workdir: Path, test: Test) -> Row:
   """Returns the results of a test of the run's best parameters (see `metrics.compute`)."""
+  config = read_config(workdir)
   temporal, spatial = test.views or (config.evaluate.temporal_views, config.evaluate.spatial_views)
   protocol = dataclasses.replace(config.evaluate, temporal_views=temporal, spatial_views=spatial)
   data = open_split(config, test.split)

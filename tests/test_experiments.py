@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from vivit_jax.convert.load import load_source
 from vivit_jax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-NAMES = ('factorisations', 'small_data', 'views', 'tubelets')
+NAMES = ('factorisations', 'small_data', 'views', 'tubelets', 'regularisers')
 
 
 @pytest.fixture
@@ -76,11 +77,12 @@ def test_a_config_of_ones_own_replaces_the_small_settings(modules, tmp_path, mon
 
 TINY = (
   '--config=configs/moving_digits.py',
-  '--config.clip.frames=2',
+  '--config.model.attention=spatio_temporal',
+  '--config.clip.frames=1',
+  '--config.model.patch=(1,8,8)',
   '--config.clip.height=16',
   '--config.clip.width=16',
   '--config.model.layers=1',
-  '--config.model.temporal_layers=1',
   '--config.model.width=8',
   '--config.model.mlp_dim=8',
   '--config.model.heads=1',
@@ -98,40 +100,29 @@ TINY = (
 def test_a_sweep_measures_once_goes_on_and_refuses_other_settings(modules, tmp_path, monkeypatch):
   monkeypatch.setenv('VIVIT_CACHE', str(tmp_path / 'cache'))
   sweep = modules('sweep')
-  test = sweep.Test('train', split='train', views=(2, 1))
-  image = ('--config.clip.frames=1', '--config.model.patch=(1,8,8)')
-  first = sweep.Run('image', 0, (*TINY, *image), as_image=True)
-  start = '--config.init.checkpoint={runs}/image-0/image.safetensors'
-  second = sweep.Run('two', 1, (*TINY, start), (test,))
-  shown = []
-  rows = sweep.sweep([first, second], tmp_path / 'runs', shown.append)
-  assert [row['name'] for row in rows] == ['image', 'two']
-  assert rows[1]['steps'] == 2
-  assert set(rows[1]['results']) == {'report', 'train'}
-  assert [text[:20] for text in shown] == [
-    '0 of 2 runs are done',
-    '1 of 2 runs are done',
-    '2 of 2 runs are done',
-  ]
-  log = tmp_path / 'runs/two-1/log.txt'
-  assert 'safetensors: vivit_jax run, image model' in log.read_text()
+  run = sweep.Run('one frame', 3, TINY, (sweep.Test('train', split='train'),), as_image=True)
+  shown, folder = [], tmp_path / 'runs'
+  rows = sweep.sweep([run], folder, shown.append)
+  assert [text[:20] for text in shown] == ['0 of 1 runs are done', '1 of 1 runs are done']
+  assert (rows[0]['name'], rows[0]['seed'], rows[0]['steps']) == ('one frame', 3, 2)
+  assert set(rows[0]['results']) == {'report', 'train'}
+  assert load_source(folder / 'one_frame-3/image.safetensors').kind == 'image'
 
-  (tmp_path / 'runs/two-1/experiment.json').unlink()  # stopped between training and tests
-  again = sweep.sweep([first, second], tmp_path / 'runs', shown.append)
-  assert again == rows
-  assert log.read_text().count('step 1/2') == 1
+  (folder / 'one_frame-3/experiment.json').unlink()  # stopped between training and tests
+  assert sweep.sweep([run], folder, shown.append) == rows
+  assert (folder / 'one_frame-3/log.txt').read_text().count('step 1/2') == 1
 
-  monkeypatch.setattr(sweep, 'train', None)
-  assert sweep.sweep([first, second], tmp_path / 'runs', shown.append) == rows
-  more = dataclasses.replace(second, tests=(test, sweep.Test('two views', views=(2, 1))))
-  assert set(sweep.sweep([more], tmp_path / 'runs')[0]['results']) == {
-    'report', 'train', 'two views'
-  }  # fmt: skip
-  changed = dataclasses.replace(second, settings=(*TINY, start, '--config.train.learning_rate=0.1'))
-  with pytest.raises(ConfigError, match=r'two-1/experiment.json was measured with'):
-    sweep.sweep([first, changed], tmp_path / 'runs')
+  monkeypatch.setattr(sweep, 'train', None)  # from here on nothing is trained
+  assert sweep.sweep([run], folder, shown.append) == rows
+  more = dataclasses.replace(run, tests=(*run.tests, sweep.Test('two views', views=(2, 1))))
+  results = sweep.sweep([more], folder, shown.append)[0]['results']
+  assert {name: results.pop(name) for name in ('report', 'train')} == rows[0]['results']
+  assert set(results) == {'two views'}
+  changed = dataclasses.replace(run, settings=(*TINY, '--config.train.learning_rate=0.1'))
+  with pytest.raises(ConfigError, match=r'one_frame-3/experiment.json was measured with'):
+    sweep.sweep([changed], folder)
   with pytest.raises(ConfigError, match='learning_rat'):
-    sweep.sweep([sweep.Run('x', 0, (*TINY, '--config.train.learning_rat=1'))], tmp_path / 'runs')
+    sweep.sweep([sweep.Run('x', 0, (*TINY, '--config.train.learning_rat=1'))], folder)
 
 
 def test_tables_and_sections_of_the_page(modules, tmp_path):
