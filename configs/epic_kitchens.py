@@ -39,9 +39,11 @@ def get_config(variant: str = 'B/16x2,factorised_encoder'):
   config.train.update({'learning_rate': 0.5, 'epochs': 50.0, 'label_smoothing': 0.2})
   config.model.update({'drop_path': 0.2, 'drop_path_schedule': 'paper'})
   config.mix.mixup = 0.1
+  config.augment.rand_augment.update({'layers': 2, 'magnitude': 15.0})
 
   if 'scenic' in words:
     config.clip.stride = 1
+    config.augment.rand_augment.operations = 'scenic'
     config.model.drop_path_schedule = 'from_zero'
   if 'modern' in words:
     config.clip.update({'height': 320, 'width': 320, 'stride_seconds': 2 / 60})

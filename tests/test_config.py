@@ -67,12 +67,6 @@ def test_whole_numbers_are_good_floats():
       'config.clip=3 is not a section; set one of frames, stride, stride_seconds, sampling, '
       'height, width in it',
     ),
-    (
-      {'data': {'flip': 'off'}},
-      'config.data.flip does not exist; choose from '
-      "'source', 'root', "
-      "'moving_digits', 'freeze_time', 'workers', 'max_bad_share'",
-    ),
     # Types.
     (
       {'train': {'batch_size': '64'}},
@@ -171,6 +165,18 @@ def test_whole_numbers_are_good_floats():
     (
       {'augment': {'crop': {'ratio': (0.0, 1.0)}}},
       'config.augment.crop.ratio=(0.0, 1.0) must be (low, high), 0 < low',
+    ),
+    (
+      {'augment': {'erase': {'area': (0.5, 0.1)}}},
+      'config.augment.erase.area=(0.5, 0.1) must be (low, high), 0 < low',
+    ),
+    (
+      {'augment': {'colour': {'contrast': (1.4, 0.6)}}},
+      'config.augment.colour.contrast=(1.4, 0.6) must be (low, high)',
+    ),
+    (
+      {'augment': {'repeats': 3}},
+      'config.train.batch_size=64 is not divisible by config.augment.repeats=3',
     ),
     (
       {'clip': {'stride_seconds': 0}},

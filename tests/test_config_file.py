@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vivit_jax.config import SIZES, Attention, Config, Hints
+from vivit_jax.config_augment import Augment, Colour
 from vivit_jax.config_file import apply_variant, defaults, load
 from vivit_jax.config_parse import parse
 from vivit_jax.errors import ConfigError
@@ -271,7 +272,9 @@ def test_unknown_size(variant):
 
 def test_shipped_kinetics_config_with_variants():
   path = CONFIGS / 'kinetics400.py'
-  assert load([f'--config={path}']) == Config()
+  assert load([f'--config={path}']) == Config(
+    augment=Augment(colour=Colour(probability=0.8, drop=0.1))
+  )
   large = load([f'--config={path}:L/16x2,factorised_encoder', '--config.train.steps=100'])
   assert large.model.layers == large.model.temporal_layers == 24
   assert large.train.steps == 100

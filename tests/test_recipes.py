@@ -37,7 +37,11 @@ TABLE_7 = {
   'train.warmup_epochs': (2.5,) * 5,
   'train.learning_rate': (0.1, 0.1, 0.25, 0.5, 0.5),
   'train.epochs': (30, 30, 10, 50, 35),
-  'augment.flip': ('paper',) * 5,
+  'augment.flip': ('paper',) * 4 + ('swap_labels',),  # the last is ours
+  'augment.colour.probability': (0.8, 0.8, 0.8, 0, 0),
+  'augment.colour.drop': (0.1, 0.1, 0.1, 0, 0),
+  'augment.rand_augment.layers': (0, 0, 0, 2, 2),
+  'augment.rand_augment.magnitude': (10, 10, 10, 15, 20),  # of no layers: the default
   'augment.crop.kind': ('scale_jitter',) * 5,
   'augment.crop.scale': ((0.9, 1.33),) * 5,
   'model.drop_path': (0, 0, 0, 0.2, 0.3),

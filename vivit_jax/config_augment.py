@@ -2,9 +2,9 @@
 """Settings of the training augmentation, the section `augment` of an experiment."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from vivit_jax.config_types import Count, Fraction, NonNegative
+from vivit_jax.config_types import Count, CountOrZero, Fraction, NonNegative, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,52 @@ class TrainingCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class Colour:
+  """Colour jitter and colour drop; strengths of DMVR, which the paper's recipes use."""
+
+  probability: Fraction = 0.0  # of the jitter; the paper's 0.8 on Kinetics and Moments in Time
+  brightness: Fraction = 32 / 255  # added or subtracted at most; 1 = from black to white
+  saturation: tuple[NonNegative, NonNegative] = (0.6, 1.4)  # factors
+  contrast: tuple[NonNegative, NonNegative] = (0.6, 1.4)  # factors
+  hue: Fraction = 0.2  # at most, of the colour circle in either direction
+  drop: Fraction = 0.0  # share of gray clips; the paper's 0.1 on Kinetics and Moments in Time
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+  """Random operations one after the other (arXiv 1909.13719), see data/rand_augment.py."""
+
+  layers: CountOrZero = 0  # operations; the paper's 2 on Epic-Kitchens and Something-Something
+  # On a scale whose regular end is 10: the paper's 15 on Epic-Kitchens, 20 on Something-Something.
+  magnitude: Annotated[float, Range(0.0, 30.0)] = 10.0
+  # all: the 16 of TensorFlow models. scenic: without the five that move pixels, as Scenic does.
+  operations: Literal['all', 'scenic'] = 'all'
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase:
+  """Random erasing (arXiv 1708.04896) in VideoMAE's way; its sizes are those of timm."""
+
+  probability: Fraction = 0.0  # VideoMAE fine-tunes with 0.25
+  area: tuple[NonNegative, Fraction] = (0.02, 1 / 3)  # of the clip
+  ratio: tuple[NonNegative, NonNegative] = (0.3, 1 / 0.3)  # height / width
+
+
+@dataclasses.dataclass(frozen=True)
 class Augment:
-  """How training clips are varied; the defaults are what the paper does on every data set."""
+  """How training clips are varied; the defaults are what the paper does on every data set.
+
+  Whatever is drawn for a clip is the same in all of its frames.
+  """
 
   crop: TrainingCrop = TrainingCrop()
-  flip: Literal['paper', 'off'] = 'paper'  # paper: half of all clips, whatever they show
+  # paper: half of all clips, whatever they show. swap_labels: they then take the label of the class
+  # whose name has left and right exchanged, for Something-Something; see data/mirror.py.
+  flip: Literal['paper', 'off', 'swap_labels'] = 'paper'
+  rand_augment: RandAugment = RandAugment()
+  colour: Colour = Colour()
+  erase: Erase = Erase()
+  # Clips of a video next to each other in a batch (repeated augmentation, arXiv 1901.09335;
+  # VideoMAE fine-tunes with 2). Epochs count clips: with k, an epoch has as many steps as with 1
+  # and shows one video in k, so that VideoMAE's n epochs are k * n of these.
+  repeats: Count = 1

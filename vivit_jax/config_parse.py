@@ -141,7 +141,11 @@ def check(config: Config) -> None:
       f'config.train.warmup_epochs={train.warmup_epochs} is longer than '
       f'config.train.epochs={train.epochs}'
     )
-  groups = (('mix.group', config.mix.group), ('train.clip_groups', train.clip_groups))
+  groups = (
+    ('mix.group', config.mix.group),
+    ('train.clip_groups', train.clip_groups),
+    ('augment.repeats', config.augment.repeats),
+  )
   for name, size in groups[0 if config.mix.mixup or config.mix.cutmix else 1 :]:
     if size and train.batch_size % size:
       raise ConfigError(
@@ -156,13 +160,16 @@ def check(config: Config) -> None:
 
 
 def _check_augment(augment: Augment) -> None:
-  crop = augment.crop
-  for name in ('scale', 'area', 'ratio'):
-    low, high = getattr(crop, name)
-    if not 0 < low <= high:
-      raise ConfigError(
-        f'config.augment.crop.{name}={getattr(crop, name)} must be (low, high), 0 < low'
-      )
+  ranges = (
+    *(('crop', name) for name in ('scale', 'area', 'ratio')),
+    *(('colour', name) for name in ('saturation', 'contrast')),
+    *(('erase', name) for name in ('area', 'ratio')),
+  )
+  for section, name in ranges:
+    low, high = value = getattr(getattr(augment, section), name)
+    if not (low <= high and (low > 0 or section == 'colour')):
+      least = '' if section == 'colour' else ', 0 < low'
+      raise ConfigError(f'config.augment.{section}.{name}={value} must be (low, high){least}')
 
 
 def check_clip(clip: Clip) -> None:

@@ -88,4 +88,8 @@ def finetune_as_videomae(
   )
   config.mix.update({'mixup': 0.8, 'cutmix': 1.0})
   config.augment.crop.kind = 'inception'
+  config.augment.erase.probability = 0.25
+  # Its operations and strengths are timm's, of which these are the nearest.
+  config.augment.rand_augment.update({'layers': 4, 'magnitude': 7.0})
+  config.augment.colour.update({'probability': 0.0, 'drop': 0.0})
   config.model.update({'drop_path': 0.1, 'drop_path_rescale': True})

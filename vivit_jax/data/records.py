@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from vivit_jax.config import Config
+from vivit_jax.data.augment import draw
 from vivit_jax.data.clips import evaluation_clips, training_clip
-from vivit_jax.data.crop import SpatialCrops, draw_crop
+from vivit_jax.data.crop import SpatialCrops
 from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
 
@@ -73,6 +75,7 @@ class TrainingReader:
   manifest: Manifest
   config: Config
   videos: int  # of the split
+  mirrored: tuple[tuple[int | None, ...], ...] = ()  # per head, where labels follow the mirror
 
   def rng(self, number: int, attempt: int) -> np.random.Generator:
     """Returns what an attempt draws from; each first one where it looks for a substitute."""
@@ -84,12 +87,17 @@ class TrainingReader:
     rng = self.rng(attempt.number, attempt.attempt)
     if attempt.attempt:
       rng.integers(self.videos)  # drew the video
-    clip, data, augment = self.config.clip, self.config.data, self.config.augment
-    with self.manifest.open(attempt.index, attempt.video) as reader:
+    clip, video = self.config.clip, attempt.video
+    labels = mirrored_labels(video.labels, self.mirrored) if self.mirrored else video.labels
+    with self.manifest.open(attempt.index, video) as reader:
       indices = training_clip(reader.times, clip, rng)
-      crop = draw_crop(clip, augment.crop, augment.flip != 'off', rng)
-      frames = reader.read(np.full_like(indices, indices[0]) if data.freeze_time else indices, crop)
-    return frames[None], label(attempt.video, self.manifest)
+      if self.config.data.freeze_time:
+        indices = np.full_like(indices, indices[0])
+      augmentation = draw(clip, self.config.augment, rng, mirrors=labels is not None)
+      pixels = augmentation(reader.read(indices, augmentation.crop))
+    if augmentation.crop.flip and labels is not None:
+      video = dataclasses.replace(video, labels=labels)
+    return pixels[None], label(video, self.manifest)
 
 
 class TrainingExamples:
@@ -101,7 +109,11 @@ class TrainingExamples:
     import grain  # late: processes that decode do without
 
     self._manifest = manifest
-    self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos))
+    mirrored: tuple[tuple[int | None, ...], ...] = ()
+    if config.augment.flip == 'swap_labels':
+      mirrored = tuple(mirrored_classes(names) for names in manifest.class_names.values())
+    self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos), mirrored)
+    self._repeats = config.augment.repeats
     # Neighbouring seeds must not give shifted copies of the same epochs.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
@@ -110,7 +122,8 @@ class TrainingExamples:
     """Returns the video of an example, or after failures a substitute fixed by `number` too.
 
     Args:
-      number: of the example; every len(videos) of them make an epoch that shows each video once.
+      number: of the example; every len(videos) of them make an epoch that shows each video once,
+        or with `augment.repeats` = k every k-th video k times, in clips of consecutive numbers.
       failures: of the attempts before.
 
     Raises:
@@ -125,7 +138,7 @@ class TrainingExamples:
     if k:
       index = int(self.reader.rng(number, k).integers(len(self._manifest.videos)))
     else:
-      index = int(self._order[number])
+      index = int(self._order[number // self._repeats])
     return Attempt(number, k, index, self._manifest.videos[index])
 
   def label(self, number: int) -> Label:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training augmentation: all of it drawn before a clip is decoded, then applied to it.
+
+The crop is cut out while frames are decoded; the rest follows on the small clip in Scenic's order:
+RandAugment, colours, erasing. Every part has the same numbers drawn for it whether others are on or
+off, so that two runs that differ in one setting see the same crops.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vivit_jax.config import Clip
+from vivit_jax.config_augment import Augment
+from vivit_jax.data.colour import ColourChange, draw_colour, drop_colour
+from vivit_jax.data.crop import RandomCrop, draw_crop
+from vivit_jax.data.erase import Noise, draw_noise
+from vivit_jax.data.rand_augment import Operation, draw_operations
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """All that is drawn for one clip, the same for all of its frames."""
+
+  crop: RandomCrop  # for the decoder
+  operations: tuple[Operation, ...]
+  colour: ColourChange | None
+  gray: bool
+  noise: Noise | None
+
+  def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
+    """Returns a clip of crops, uint8 [F, H, W, 3], with the rest of the augmentation done."""
+    for operation in self.operations:
+      video = operation(video)
+    if self.colour is not None:
+      video = self.colour(video)
+    if self.gray:
+      video = drop_colour(video)
+    return video if self.noise is None else self.noise(video)
+
+
+def draw(
+  clip: Clip, settings: Augment, rng: np.random.Generator, mirrors: bool = True
+) -> Augmentation:
+  """Draws the augmentation of a clip.
+
+  Args:
+    clip: its size.
+    settings: what is on, and how strong.
+    rng: of the clip.
+    mirrors: whether a mirrored clip has a label; see mirror.py.
+  """
+  crop = draw_crop(clip, settings.crop, mirrors and settings.flip != 'off', rng)
+  layers, colours, erasing = rng.spawn(3)
+  colour, gray = draw_colour(settings.colour, colours)
+  noise = draw_noise(settings.erase, clip.height, clip.width, erasing)
+  return Augmentation(crop, draw_operations(settings.rand_augment, layers), colour, gray, noise)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random erasing: a box of noise at the same place in all frames, as VideoMAE fine-tunes with.
+
+VideoMAE takes timm's box and fills it, after normalising, with values from N(0, 1), new ones in
+each frame. Here that is noise around ImageNet's mean colour with its deviations, cut off at 0 and
+255.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from vivit_jax.config_augment import Erase
+
+TRIES = 100  # boxes drawn until one is smaller than the frame, as in timm
+MEAN = np.array([0.485, 0.456, 0.406]) * 255  # of ImageNet's red, green and blue
+DEVIATION = np.array([0.229, 0.224, 0.225]) * 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """A box of noise, in pixels of the clip."""
+
+  top: int
+  left: int
+  height: int
+  width: int
+  seed: int  # of the noise
+
+  def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
+    """Returns the clip with the box erased in all frames."""
+    shape = (len(video) * self.height, self.width, 3)
+    noise = np.random.default_rng(self.seed).integers(0, 256, shape, np.uint8)
+    result = video.copy()
+    box = result[:, self.top : self.top + self.height, self.left : self.left + self.width]
+    box[:] = cv2.LUT(noise, _normal()).reshape(box.shape)
+    return result
+
+
+def draw_noise(settings: Erase, height: int, width: int, rng: np.random.Generator) -> Noise | None:
+  """Draws what is erased of a clip, if anything.
+
+  Args:
+    settings: how often, and how large.
+    height, width: of the clip, pixels.
+    rng: draws as many numbers for one clip as for any other.
+  """
+  low, high = settings.ratio
+  apply, top, left = rng.random(3)
+  areas = rng.uniform(*settings.area, TRIES) * height * width
+  ratios = np.exp(rng.uniform(math.log(low), math.log(high), TRIES))
+  seed = int(rng.integers(2**63))
+  if apply >= settings.probability:
+    return None
+  for area, ratio in zip(areas, ratios, strict=True):
+    box_h, box_w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if box_h < height and box_w < width:
+      place = int(top * (height - box_h + 1)), int(left * (width - box_w + 1))
+      return Noise(*place, box_h, box_w, seed)
+  return None
+
+
+@functools.cache
+def _normal() -> UInt8[np.ndarray, '1 256 3']:
+  """Returns a table that makes normal values of uniform ones, which are faster to draw."""
+  normal = statistics.NormalDist()
+  values = np.array([normal.inv_cdf((i + 0.5) / 256) for i in range(256)])
+  colours = MEAN + DEVIATION * values[None, :, None]
+  return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
