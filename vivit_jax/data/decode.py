@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from vivit_jax.data import diagnose
 from vivit_jax.data.boxes import Crops
 from vivit_jax.data.display import Screen
+from vivit_jax.data.stages import stage
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
@@ -143,15 +144,17 @@ class VideoReader:
     crops = transform if isinstance(transform, Crops) else None
 
     def view(frame: av.VideoFrame) -> np.ndarray:
-      if crops is not None and (found := self._screen.crops(frame, aspect, crops)) is not None:
-        return found
-      return transform(self._screen.whole(frame, aspect))
+      with stage('crop'):
+        if crops is not None and (result := self._screen.crops(frame, aspect, crops)) is not None:
+          return result
+        return transform(self._screen.whole(frame, aspect))
 
     wanted = sorted({self._offset + int(i) for i in indices})
     found: dict[int, np.ndarray] = {}
     try:
-      for run in self._runs(wanted):
-        self._decode(run, view, found)
+      with stage('decode'):
+        for run in self._runs(wanted):
+          self._decode(run, view, found)
       return np.stack([found[self._offset + int(i)] for i in indices])
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
@@ -245,7 +248,8 @@ class VideoReader:
       self._open()
       yield from enumerate(self._container.decode(self._stream))
     else:
-      self._container.seek(target, stream=self._stream)
+      with stage('seek'):
+        self._container.seek(target, stream=self._stream)
       needed = wanted if self._stream.codec_context.name in SKIPPING else None
       progressive = False
       for packet in self._container.demux(self._stream):

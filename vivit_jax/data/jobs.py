@@ -10,6 +10,7 @@ import numpy as np
 from vivit_jax.data.buffers import Place
 from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.records import Attempt, Failure, Reader
+from vivit_jax.data.stages import stage
 
 QUEUE = 2  # jobs of a decoder that need not wait for bytes: it never idles between two
 
@@ -40,7 +41,8 @@ def do(job: Job, reader: Reader, row: Callable[[Place], np.ndarray]) -> Answer:
   except DecodeError as error:
     return Answer(job.ticket, job.attempt.index, failure=(error.path, error.reason))
   for place, view in zip(job.places, pixels, strict=True):
-    row(place)[...] = view
+    with stage('batch'):
+      row(place)[...] = view
   return Answer(job.ticket, job.attempt.index, label=label)
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
 from vivit_jax.data.decode import VideoReader
+from vivit_jax.data.stages import stage
 from vivit_jax.errors import DataError
 
 SPLITS = ('train', 'validation', 'test')
@@ -55,8 +56,10 @@ class Manifest:
       video: what stands there, for a process that was not given `videos`.
     """
     video = video or self.videos[index]
-    content = None if self.contents is None else self.contents[index]
-    return VideoReader(video.path, video.start, video.end, content)
+    with stage('fetch'):
+      content = None if self.contents is None else self.contents[index]
+    with stage('open'):
+      return VideoReader(video.path, video.start, video.end, content)
 
 
 def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:

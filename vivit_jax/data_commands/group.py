@@ -4,13 +4,14 @@
 import argparse
 from collections.abc import Callable
 
-from vivit_jax.data_commands import build, check, index
+from vivit_jax.data_commands import bench, build, check, index
 
 # Each declares one command on the parsers of the group.
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
   index.add,
   check.add,
   build.add,
+  bench.add,
 )
 
 

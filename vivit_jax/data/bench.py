@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a clip takes from file to device, stage by stage, and what workers make of it."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vivit_jax.config import Config
+from vivit_jax.data import pipeline
+from vivit_jax.data.jobs import Job, do
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.records import TrainingExamples
+from vivit_jax.data.stages import STAGES, measuring
+
+TURNS = 3  # of each number of workers, in turns, so that a busy machine is busy for all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Milliseconds per clip in one thread."""
+
+  name: str
+  cpu: float
+  wall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+  """What `workers` processes give; medians over turns."""
+
+  workers: int  # 0: threads of the trainer, one per core
+  clips_per_second: float
+  parent_ms: float  # CPU of the training process per clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """All that was measured."""
+
+  clips: int  # behind the stages, and behind each turn of each rate
+  clip_bytes: int
+  unreadable: int  # clips whose video could not be read; they are not in `stages`
+  stages: tuple[Stage, ...]
+  rates: tuple[Rate, ...]
+  demand: float  # clips per second of one device
+  latency: float  # seconds added to each fetch
+
+  @property
+  def cpu(self) -> float:
+    """CPU milliseconds of one clip over all stages that a worker does."""
+    return sum(stage.cpu for stage in self.stages if stage.name != 'transfer')
+
+  def cores(self, devices: int) -> float:
+    """Returns how many cores feed this many devices."""
+    return devices * self.demand * self.cpu / 1000
+
+
+def bench(
+  manifest: Manifest,
+  config: Config,
+  *,
+  clips: int,
+  workers: Sequence[int],
+  demand: float,
+  latency: float = 0.0,
+) -> Result:
+  """Measures the training split.
+
+  Args:
+    manifest: of the training split; already delayed where that is asked for.
+    config: its clip, data and augmentation are those of training; `train.batch_size` too.
+    clips: to read for the stages, and again in each turn of each number of workers.
+    workers: how many processes to try, 0 for threads.
+    demand: clips per second of one device.
+    latency: seconds by which the manifest was delayed; for the report alone.
+
+  Raises:
+    DataError: the videos cannot be read.
+  """
+  config = dataclasses.replace(
+    config,
+    train=dataclasses.replace(
+      # At least four batches: the first one waits for the workers' start.
+      config.train,
+      batch_size=max(1, min(config.train.batch_size, clips // 4)),
+    ),
+  )
+  stages, unreadable = _stages(manifest, config, clips)
+  turns: dict[int, list[Rate]] = {count: [] for count in workers}
+  for _ in range(TURNS):
+    for count in workers:
+      turns[count].append(_rate(manifest, config, clips, count))
+  rates = tuple(
+    Rate(
+      count,
+      statistics.median(rate.clips_per_second for rate in found),
+      statistics.median(rate.parent_ms for rate in found),
+    )
+    for count, found in turns.items()
+  )
+  clip = config.clip
+  size = clip.frames * clip.height * clip.width * 3
+  return Result(clips, size, unreadable, stages, rates, demand, latency)
+
+
+def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[Stage, ...], int]:
+  """Returns the stages, in their order, and how many clips could not be read."""
+  import jax
+
+  clip, size = config.clip, config.train.batch_size
+  batch = np.zeros((size, clip.frames, clip.height, clip.width, 3), np.uint8)
+  jax.block_until_ready(jax.device_put(batch))  # the first one waits for the device
+  examples = TrainingExamples(manifest, config)
+  unreadable, sent = 0, 0
+  with measuring() as clock:
+    for number in tqdm(range(clips), desc='stages', unit='clip', disable=None):
+      attempt = examples.attempt(number, [])
+      with clock.stage('other'):
+        job = Job(number, attempt, ((0, number % size),))
+        answer = do(job, examples.reader, lambda place: batch[place[1]])
+      unreadable += answer.failure is not None
+      if (number + 1) % size == 0:
+        with clock.stage('transfer'):
+          jax.block_until_ready(jax.device_put(batch))
+        sent += size
+  read = max(1, clips - unreadable)
+  counts = dict.fromkeys((*STAGES, 'other'), read) | {'transfer': max(1, sent)}
+  return tuple(
+    Stage(name, 1000 * clock.cpu[name] / count, 1000 * clock.wall[name] / count)
+    for name, count in counts.items()
+    if name in clock.cpu
+  ), unreadable
+
+
+def _rate(manifest: Manifest, config: Config, clips: int, workers: int) -> Rate:
+  """Reads batches as the trainer does; the time of the first one, which starts workers, is out."""
+  size = config.train.batch_size
+  steps = max(2, clips // size)
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
+  batches = pipeline.train_batches(manifest, config, start_step=0, stop_step=steps, rows=(0, size))
+  bar = tqdm(total=steps * size, desc=f'{workers} workers', unit='clip', disable=None)
+  with bar:
+    next(batches)
+    bar.update(size)
+    begin, cpu = time.perf_counter(), time.process_time()
+    for _ in batches:
+      bar.update(size)
+    taken, cpu = time.perf_counter() - begin, time.process_time() - cpu
+  counted = (steps - 1) * size
+  return Rate(workers, counted / taken, 1000 * cpu / counted)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+  """Returns plain values, with the derived ones."""
+  return {
+    **dataclasses.asdict(result),
+    'cpu_ms': result.cpu,
+    'cores_of_one_device': result.cores(1),
+    'cores_of_eight_devices': result.cores(8),
+  }
+
+
+def as_text(result: Result) -> str:
+  """Returns tables to read."""
+  lines = [f'{"stage":<10}{"CPU ms":>8}{"ms":>8}   per clip, one thread, {result.clips} clips']
+  lines += [f'{s.name:<10}{s.cpu:8.2f}{s.wall:8.2f}' for s in result.stages]
+  lines.append(f'{"worker":<10}{result.cpu:8.2f}           all but the transfer')
+  if result.unreadable:
+    lines.append(f'{result.unreadable} clips could not be read and are not counted')
+  if result.latency:
+    lines.append(f'every video is {1000 * result.latency:g} ms away')
+  lines += ['', f'{"workers":<10}{"clips/s":>8}{"MB/s":>8}{"parent CPU ms/clip":>20}']
+  for rate in result.rates:
+    speed = rate.clips_per_second
+    lines.append(
+      f'{rate.workers or "threads":<10}{speed:8.1f}{speed * result.clip_bytes / 1e6:8.0f}'
+      f'{rate.parent_ms:20.2f}'
+    )
+  flow = result.demand * result.clip_bytes / 1e9
+  lines += ['', f'{"devices":<10}{"clips/s":>8}{"GB/s":>8}{"cores":>8}']
+  lines += [f'{n:<10}{n * result.demand:8.0f}{n * flow:8.1f}{result.cores(n):8.1f}' for n in (1, 8)]
+  return '\n'.join(lines)
