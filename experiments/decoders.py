@@ -66,6 +66,7 @@ def pyav(file: Path, indices: np.ndarray, crop: Crops) -> np.ndarray:
 
 def torchcodec(file: Path, indices: np.ndarray, crop: Crops) -> np.ndarray:
   """TorchCodec: exact seeking; its own crop and resize took longer than OpenCV's."""
+  importlib.import_module('torch').set_num_threads(1)
   decoders = importlib.import_module('torchcodec.decoders')
   decoder = decoders.VideoDecoder(str(file), num_ffmpeg_threads=1, dimension_order='NHWC')
   frames = decoder.get_frames_at(indices.tolist()).data.numpy()
