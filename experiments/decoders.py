@@ -19,9 +19,9 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from decoder_sources import SOURCES, Source, ensure  # type: ignore[import-not-found]
 from tqdm import tqdm
 
+from decoder_sources import SOURCES, Source, ensure  # type: ignore[import-not-found]
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import TrainingCrop
 from vivit_jax.data.boxes import Crops
