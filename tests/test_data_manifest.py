@@ -117,3 +117,39 @@ def test_missing_and_binary_files_are_named(root):
   (root / 'train.csv').write_bytes(b'path,verb\n\xff\xfe\n')
   with pytest.raises(DataError, match=r'train.csv is not UTF-8'):
     read_manifest(root, 'train', VERB)
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'\xef\xbb\xbfpath,verb\r\nx.mp4,open\r\n',  # as spreadsheets save it
+    'path,verb\n\u202egpm.4\u0301\U0001f3a5.mp4,open\n'.encode(),
+    b'path,verb\n' + b'a' * 100_000 + b'.mp4,open\n',
+  ],
+)
+def test_unusual_text_is_still_a_manifest(root, content):
+  (root / 'train.csv').write_bytes(content)
+  assert len(read_manifest(root, 'train', VERB).videos) == 1
+
+
+def test_damaged_manifests_are_read_or_refused_in_one_line(root, rng):
+  whole = b'path,start,end,verb\na.mp4,,,open\n"b, c.mp4",1,2.5,close\n' * 3
+  refused = []
+  for content in [
+    *(b'path,verb\n' + text + b',open\n' for text in (b'x\0.mp4', b'x' * 200_000, b'\xed\xa0\x80')),
+    *(_damaged(whole, rng) for _ in range(400)),
+  ]:
+    (root / 'train.csv').write_bytes(content)
+    try:
+      assert read_manifest(root, 'train', VERB).videos
+    except DataError as error:
+      refused.append(str(error))
+  assert len(refused) > 200
+  assert not [line for line in refused if '\n' in line or len(line) > 1000]
+
+
+def _damaged(content, rng):
+  data = bytearray(content)
+  for place in rng.integers(len(data), size=int(rng.integers(1, 6))):
+    data[place] = int(rng.choice([0, 10, 13, 34, 44, 0x85, 0xE2, int(rng.integers(256))]))
+  return bytes(data)

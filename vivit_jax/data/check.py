@@ -92,7 +92,7 @@ def examine_all(
     megabytes: that a process may take, beside what it starts with.
   """
   context = multiprocessing.get_context('spawn')
-  pool = ProcessPool(workers, context=context, initializer=_confine, initargs=(megabytes,))
+  pool = ProcessPool(workers, context=context, initializer=confine, initargs=(megabytes,))
   try:
     running: dict[concurrent.futures.Future, tuple[File, float]] = {}
     waiting = iter(files)
@@ -139,7 +139,7 @@ def _megabytes(file: File) -> float:
     return 0.0
 
 
-def _confine(megabytes: int) -> None:
+def confine(megabytes: int) -> None:
   """Ends this process when it takes too much memory, or when its parent is gone."""
   parent = multiprocessing.parent_process()
   assert parent is not None
