@@ -23,6 +23,7 @@ setup(
     'array_record>=0.8.1',
     'av>=18.0',
     'einops>=0.8',
+    'etils[epath]>=1.15',
     'flax>=0.12.1',
     'grain>=0.2.18',
     'jax>=0.8.2',
@@ -45,8 +46,14 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
-    'hub': ['google-cloud-storage>=3.0', 'google-crc32c>=1.6', 'huggingface_hub>=1.0'],
+    'hub': [
+      'gcsfs>=2026.4.0',
+      'google-cloud-storage>=3.0',
+      'google-crc32c>=1.6',
+      'huggingface_hub>=1.0',
+    ],
     'test': [
+      'gcsfs>=2026.4.0',
       'google-cloud-storage>=3.0',
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',

@@ -28,6 +28,7 @@ class Service(http.server.ThreadingHTTPServer):
   Attributes:
     files: name to content.
     content: names whose content was asked for, with the Range header.
+    asked: the paths of all requests.
     status: that every request is answered with, where not None.
     cuts: how many answers with content still stop half way.
     wrong: whether content has a flipped byte.
@@ -36,6 +37,7 @@ class Service(http.server.ThreadingHTTPServer):
   def __init__(self):
     super().__init__(('127.0.0.1', 0), Handler)
     self.files, self.content, self.status, self.cuts = dict(FOLDER), [], None, 0
+    self.asked = []
     self.wrong, self.generation, self.composed, self.unlisted = False, 1, False, False
     self.address = f'http://127.0.0.1:{self.server_port}'
     self.thread = threading.Thread(
@@ -59,6 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.do_GET()
 
   def do_GET(self):
+    self.server.asked.append(self.path)
     path, _, query = self.path.partition('?')
     parts = [urllib.parse.unquote(part) for part in path.strip('/').split('/')]
     query = dict(urllib.parse.parse_qsl(query))
@@ -69,7 +72,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     elif parts[2:3] == ['resolve']:
       self.file('/'.join(parts[4:]))
     elif parts[0] == 'download':
-      self.file(parts[-1].removeprefix('owner/name/'))
+      name = parts[-1].removeprefix('owner/name/')
+      if name in self.server.files:
+        self.file(name)
+      else:
+        self.answer(404, {'error': {'message': 'no object'}})
     elif parts[0] == 'storage':
       self.bucket(parts[3], parts[5:], query)
     else:

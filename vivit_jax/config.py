@@ -86,7 +86,7 @@ class Data:
   """Where the videos are and how they are read."""
 
   source: Literal['manifests', 'moving_digits'] = 'manifests'
-  root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/
+  root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer

@@ -8,11 +8,12 @@ from vivit_jax.config import Config
 from vivit_jax.data import moving_digits
 from vivit_jax.data.manifest import Manifest, read_class_names, read_manifest
 from vivit_jax.data.quarantine import leave_out
-from vivit_jax.data.shards import is_prepared, open_prepared
+from vivit_jax.data.shards import FACTS, is_prepared, open_prepared
+from vivit_jax.data.storage import Folder, exists, folder
 from vivit_jax.errors import ConfigError, DataError
 
 
-def data_root(config: Config) -> Path:
+def data_root(config: Config) -> Folder:
   """Returns the folder of the manifests; generates the embedded data set where it is asked for.
 
   Raises:
@@ -25,8 +26,9 @@ def data_root(config: Config) -> Path:
     raise ConfigError(
       'config.data.root is not set: give the folder of train.csv, validation.csv and classes/'
     )
-  root = Path(config.data.root).expanduser()
-  if not root.is_dir():
+  root = folder(config.data.root)
+  # Of a remote one that is said where its files are read: there are no folders.
+  if isinstance(root, Path) and not root.is_dir():
     raise DataError(f'config.data.root={config.data.root} is not a folder')
   return root
 
@@ -37,10 +39,17 @@ def open_split(config: Config, split: str) -> Manifest:
   Videos that `vivit data check` found to be bad are left out.
   """
   root = data_root(config)
-  if split == 'test' and not (root / 'test.csv').exists():
+  if split == 'test' and not exists(root / 'test.csv'):
     split = 'validation'
-  read = open_prepared if is_prepared(root) else read_manifest
-  return leave_out(read(root, split, config.task), root)
+  if isinstance(root, Path):
+    read = open_prepared if is_prepared(root) else read_manifest
+    return leave_out(read(root, split, config.task), root)
+  if exists(root / FACTS):
+    raise DataError(
+      f'{root} holds shards, which are read from a local disk: copy it there, '
+      f'e.g. gcloud storage cp -r {root} .'
+    )
+  return read_manifest(root, split, config.task)
 
 
 def with_classes(config: Config) -> Config:

@@ -5,14 +5,14 @@ import csv
 import dataclasses
 import hashlib
 import math
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
 from vivit_jax.data.decode import VideoReader
 from vivit_jax.data.stages import stage
+from vivit_jax.data.storage import Folder, Objects, folder, is_remote, reading
 from vivit_jax.errors import DataError
 
 SPLITS = ('train', 'validation', 'test')
@@ -62,11 +62,11 @@ class Manifest:
       return VideoReader(video.path, video.start, video.end, content)
 
 
-def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
+def read_manifest(root: str | Folder, split: str, task: Task) -> Manifest:
   """Reads `root/<split>.csv` and `root/classes/<head>.txt`.
 
   Args:
-    root: folder of the manifests; the `path` column is relative to it.
+    root: folder of the manifests, local or gs://; the `path` column is relative to it.
     split: 'train', 'validation' or 'test'.
     task: its heads are columns of the CSV; its class counts, if given, must be those of the files.
 
@@ -76,7 +76,7 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
   Raises:
     DataError: a file, column, row or class count that cannot be used.
   """
-  root = Path(os.path.abspath(root))
+  root = folder(root)
   class_names = read_class_names(root, task)
   _check_counts(root, task, class_names)
   file = root / f'{split}.csv'
@@ -89,17 +89,19 @@ def read_manifest(root: str | Path, split: str, task: Task) -> Manifest:
     raise DataError(f'{file} lists no videos: give one row per video below the header')
   parts = [content, *(f'{head}\n' + '\n'.join(names) for head, names in class_names.items())]
   digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
-  return Manifest(split, videos, class_names, digest[:16], task.kind == 'multi_label')
+  contents = Objects(tuple(video.path for video in videos)) if is_remote(root) else None
+  return Manifest(split, videos, class_names, digest[:16], task.kind == 'multi_label', contents)
 
 
-def read_class_names(root: Path, task: Task) -> dict[str, tuple[str, ...]]:
+def read_class_names(root: Folder, task: Task) -> dict[str, tuple[str, ...]]:
   """Returns the names in `root/classes/<head>.txt` per head of the task; raises DataError."""
   return {head: _read_classes(root / 'classes' / f'{head}.txt') for head in task.heads}
 
 
-def _read_text(file: Path) -> str:
+def _read_text(file: Folder) -> str:
   try:
-    return file.read_text(encoding='utf-8-sig')
+    with reading(file):
+      return file.read_bytes().decode('utf-8-sig')
   except FileNotFoundError:
     raise DataError(
       f'{file} does not exist: config.data.root must hold {", ".join(f"{s}.csv" for s in SPLITS)} '
@@ -111,7 +113,7 @@ def _read_text(file: Path) -> str:
     raise DataError(f'{file} cannot be read: {error.strerror}') from None
 
 
-def _read_classes(file: Path) -> tuple[str, ...]:
+def _read_classes(file: Folder) -> tuple[str, ...]:
   names = tuple(line.strip() for line in _read_text(file).rstrip().splitlines())
   seen: dict[str, int] = {}
   for line, name in enumerate(names, start=1):
@@ -123,7 +125,7 @@ def _read_classes(file: Path) -> tuple[str, ...]:
   return names
 
 
-def _check_counts(root: Path, task: Task, class_names: dict[str, tuple[str, ...]]) -> None:
+def _check_counts(root: Folder, task: Task, class_names: dict[str, tuple[str, ...]]) -> None:
   found = tuple(len(names) for names in class_names.values())
   if not task.classes:
     return
@@ -136,7 +138,7 @@ def _check_counts(root: Path, task: Task, class_names: dict[str, tuple[str, ...]
       )
 
 
-def _rows(file: Path, content: str, task: Task):
+def _rows(file: Folder, content: str, task: Task):
   """Yields (line, row by column) after checking the header and the number of cells."""
   reader = csv.DictReader(content.splitlines(), strict=True)
   try:
@@ -159,7 +161,7 @@ def _rows(file: Path, content: str, task: Task):
 
 
 def _video(
-  root: Path, where: str, row: dict[str, str], task: Task, ids: dict[str, dict[str, int]]
+  root: Folder, where: str, row: dict[str, str], task: Task, ids: dict[str, dict[str, int]]
 ) -> Video:
   path = row['path']
   check_path(where, path, root)
@@ -175,7 +177,7 @@ def _video(
   return Video(str(root / path), start, end, labels)
 
 
-def check_path(where: str, path: str, root: Path) -> None:
+def check_path(where: str, path: str, root: Folder) -> None:
   """Refuses the path of a row unless it names something below `root`; raises DataError."""
   if not path or '\0' in path:
     raise DataError(f'{where} has no usable path ({path!r}): give one relative to {root}')
