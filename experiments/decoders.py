@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from decoder_sources import SOURCES, Source, ensure  # type: ignore[import-not-found]
+from decoder_sources import SOURCES, Source, ensure
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import TrainingCrop
 from vivit_jax.data.boxes import Crops
