@@ -52,6 +52,7 @@ setup(
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
     ],
+    'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],
     'test': [
       'gcsfs>=2026.4.0',
       'google-cloud-storage>=3.0',

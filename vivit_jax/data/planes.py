@@ -50,7 +50,8 @@ class PlaneCutter:
       # Starting threads takes longer than converting, and the default is one per processor.
       rgb = self._reformatter.reformat(small, width, height, 'rgb24', threads=1)
       # Memory of its own that nobody else writes to: a copy would be one too many.
-      lines = np.frombuffer(rgb.planes[0], np.uint8).reshape(height, -1)
+      packed: Any = rgb.planes[0]
+      lines = np.frombuffer(packed, np.uint8).reshape(height, -1)
       results.append(lines[:, : 3 * width].reshape(height, width, 3))
     return results[0][None] if len(results) == 1 else np.stack(results)
 
