@@ -33,7 +33,7 @@ def test_the_command_prints_stages_rates_and_demand(root, capsys):
   assert main(['data', 'bench', *settings(root), '--workers=0']) == 0
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
   words = {line[0]: line for line in lines if line}
-  for name in (*stages.STAGES[:5], 'batch', 'transfer', 'worker', 'threads'):
+  for name in (*stages.STAGES, 'transfer', 'worker', 'threads'):
     assert name in words, name
   assert words['8'][1] == '1840'
   assert float(words['8'][3]) == pytest.approx(8 * float(words['1'][3]), rel=0.3, abs=0.5)

@@ -18,6 +18,7 @@ from vivit_jax.data.crop import SpatialCrops
 from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.mirror import mirrored_classes, mirrored_labels
+from vivit_jax.data.stages import stage
 from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
 
@@ -94,7 +95,9 @@ class TrainingReader:
       if self.config.data.freeze_time:
         indices = np.full_like(indices, indices[0])
       augmentation = draw(clip, self.config.augment, rng, mirrors=labels is not None)
-      pixels = augmentation(reader.read(indices, augmentation.crop))
+      frames = reader.read(indices, augmentation.crop)
+      with stage('augment'):
+        pixels = augmentation(frames)
     if augmentation.crop.flip and labels is not None:
       video = dataclasses.replace(video, labels=labels)
     return pixels[None], label(video, self.manifest)
