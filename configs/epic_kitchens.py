@@ -20,8 +20,9 @@ Top-1 in % with 4 x 1 views, which the model zoo of Scenic names for its L (43.6
 
 Words after the model:
 
-- `scenic`: every frame instead of every second one, and stochastic depth that starts at 0, as in
-  Scenic's configs/epic_kitchens/vivit_large_factorised_encoder.py;
+- `scenic`: every frame instead of every second one, as in Scenic's
+  configs/epic_kitchens/vivit_large_factorised_encoder.py; stochastic depth that starts at 0, and
+  RandAugment without the operations that move pixels, as in its code;
 - `modern`: that of arXiv 2106.05058, from github.com/alibaba-mmai-research/TAdaConv,
   configs/projects/epic-kitchen-ar/ek100/vivit_fac_enc.yaml;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
@@ -59,4 +60,10 @@ def get_config(variant: str = 'B/16x2,factorised_encoder'):
     )
     config.model.update({'drop_path_schedule': 'from_zero', 'drop_path_rescale': True})
     config.mix.update({'mixup': 0.2, 'cutmix': 1.0})
+    config.augment.rand_augment.layers = 0
+    config.augment.erase.probability = 0.25
+    # Their brightness is a factor of 0.5 to 1.5; ours, which is added, stays at its default.
+    config.augment.colour.update(
+      {'probability': 1.0, 'contrast': (0.5, 1.5), 'saturation': (0.5, 1.5), 'hue': 0.25}
+    )
   return scale_batch(config, words)

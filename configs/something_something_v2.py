@@ -10,9 +10,10 @@ only that it adds all of Table 4, the first row of which is a start from Kinetic
 TPU-v3 (section 4.1) and tests with 4 views, as in all tables that do not say otherwise. Its Table
 6e: L/16x2 factorised encoder, top-1 65.9 %, top-5 89.9 %. Words after the model:
 
-- `scenic`: rate 0.4, every frame, 256 pixels with resized positions, mirrored clips under their old
-  labels, 4 x 3 views and stochastic depth that starts at 0, as in Scenic's
-  configs/something_something_v2/vivit_large_factorised_encoder.py;
+- `scenic`: rate 0.4, every frame, 256 pixels with resized positions and 4 x 3 views, as in
+  Scenic's configs/something_something_v2/vivit_large_factorised_encoder.py; as in its code,
+  mirrored clips keep their labels, stochastic depth starts at 0 and RandAugment is without the
+  operations that move pixels;
 - `modern`: VideoMAE's fine-tuning on this data set, for B;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """

@@ -272,9 +272,8 @@ def test_unknown_size(variant):
 
 def test_shipped_kinetics_config_with_variants():
   path = CONFIGS / 'kinetics400.py'
-  assert load([f'--config={path}']) == Config(
-    augment=Augment(colour=Colour(probability=0.8, drop=0.1))
-  )
+  colour = Colour(probability=0.8, drop=0.1)
+  assert load([f'--config={path}']) == Config(augment=Augment(colour=colour))
   large = load([f'--config={path}:L/16x2,factorised_encoder', '--config.train.steps=100'])
   assert large.model.layers == large.model.temporal_layers == 24
   assert large.train.steps == 100

@@ -12,7 +12,8 @@ import jax
 import pytest
 from test_train_step import make_batch, train
 
-from vivit_jax.config import SIZES, Attention, Clip, Config, Evaluate, Model
+from vivit_jax.config import SIZES, Attention, Clip, Config, Evaluate, Mix, Model
+from vivit_jax.config_augment import Augment
 from vivit_jax.config_parse import check, parse
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params
@@ -38,15 +39,17 @@ TABLE_7 = {
   'train.learning_rate': (0.1, 0.1, 0.25, 0.5, 0.5),
   'train.epochs': (30, 30, 10, 50, 35),
   'augment.flip': ('paper',) * 4 + ('swap_labels',),  # the last is ours
-  'augment.colour.probability': (0.8, 0.8, 0.8, 0, 0),
-  'augment.colour.drop': (0.1, 0.1, 0.1, 0, 0),
-  'augment.rand_augment.layers': (0, 0, 0, 2, 2),
-  'augment.rand_augment.magnitude': (10, 10, 10, 15, 20),  # of no layers: the default
   'augment.crop.kind': ('scale_jitter',) * 5,
   'augment.crop.scale': ((0.9, 1.33),) * 5,
+  'augment.colour.probability': (0.8, 0.8, 0.8, 0, 0),
+  'augment.rand_augment.layers': (0, 0, 0, 2, 2),
+  'augment.rand_augment.magnitude': (10, 10, 10, 15, 20),  # of no layers: the default
   'model.drop_path': (0, 0, 0, 0.2, 0.3),
   'train.label_smoothing': (0, 0, 0, 0.2, 0.3),
   'mix.mixup': (0, 0, 0, 0.1, 0.3),
+  # Of Scenic's configs.
+  'augment.colour.drop': (0.1, 0.1, 0.1, 0, 0),
+  'train.clip_norm': (1,) * 5,
   # By section 4.1 and by what the table does not name.
   'train.optimizer': ('sgd',) * 5,
   'clip.frames': (32,) * 5,
@@ -54,6 +57,8 @@ TABLE_7 = {
   'clip.height': (224,) * 5,
   'evaluate.temporal_views': (4,) * 5,
   'mix.cutmix': (0,) * 5,
+  'augment.erase.probability': (0,) * 5,
+  'augment.repeats': (1,) * 5,
   'train.weight_decay': (0,) * 5,
   'train.ema_decay': (0,) * 5,
   'train.layer_decay': (1,) * 5,
@@ -165,6 +170,7 @@ def test_scenic_has_the_values_that_it_released():
   assert something.init.positions == 'scenic'
   for config in (kitchens, something):
     assert config.model.drop_path_schedule == 'from_zero'
+    assert config.augment.rand_augment.operations == 'scenic'
 
 
 def test_views_and_frames_of_the_best_kinetics_model():
@@ -220,3 +226,52 @@ def test_every_config_is_tested_here():
   others = {'finetune', 'moving_digits'}
   assert {path.stem for path in CONFIGS.glob('*.py')} == {*WORDS, *others}
   assert set(DATA_SETS) | {'ucf101'} == set(WORDS)
+
+
+def test_modern_counts_clips_where_videomae_counts_videos():
+  """Its script for Kinetics-400 and B: 5e-4 for 256 videos, 75 epochs, two clips of each."""
+  modern = recipe('kinetics400', 'B/16x2', 'modern')
+  assert modern.augment.repeats == 2
+  assert modern.train.learning_rate == pytest.approx(5e-4 * (64 / 2) / 256)
+  assert modern.train.epochs == 2 * 75
+  assert modern.train.optimizer == 'adamw'
+  large = recipe('kinetics400', 'L/16x2', 'modern')
+  assert large.train.learning_rate == pytest.approx(2e-3 * (64 / 2) / 256)
+  assert large.train.epochs == 2 * 35
+
+
+def test_modern_never_blends_two_clips_of_one_video():
+  with pytest.raises(ConfigError, match='group=2 would blend clips of one video'):
+    check(Config(mix=Mix(mixup=0.1), augment=Augment(repeats=2)))
+  check(Config(mix=Mix(mixup=0.1, group=4), augment=Augment(repeats=2)))
+  for name, words in WORDS.items():
+    config = recipe(name, 'B/16x2', 'modern') if 'modern' in words else recipe(name)
+    n, repeats = config.mix.group, config.augment.repeats
+    for i in range(n):  # clip i is blended with clip n - 1 - i
+      assert i // repeats != (n - 1 - i) // repeats
+
+
+EXPERIMENT = runpy.run_path(str(CONFIGS.parent / 'experiments' / 'recipes.py'))
+
+
+def test_the_document_is_what_the_experiment_prints():
+  text = (CONFIGS.parent / 'docs' / 'recipes.md').read_text()
+  command = 'python experiments/recipes.py docs/recipes.md'
+  assert text.endswith(EXPERIMENT['report']() + '\n'), f'write it again: {command}'
+
+
+def test_the_tests_of_every_regulariser_exist():
+  for regulariser in EXPERIMENT['REGULARISERS']:
+    assert regulariser.tests
+    for file, function in (test.split('::') for test in regulariser.tests):
+      text = (Path(__file__).parent / f'test_{file}.py').read_text()
+      assert f'\ndef test_{function}(' in text, f'{file}: {function}'
+
+
+def test_users_of_a_regulariser_are_found():
+  users = {r.name: EXPERIMENT['users'](r) for r in EXPERIMENT['REGULARISERS']}
+  assert users['colour drop'] == 'kinetics400, kinetics600, moments_in_time'
+  assert users['frozen parts'] == 'none: for experiments'
+  assert users['clipping'].startswith('epic_kitchens, finetune, kinetics400')
+  assert 'epic_kitchens, ' in users['mixup']
+  assert 'epic_kitchens (modern)' in users['cutmix']

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vivit_jax.config import Clip, Config, Model
+from vivit_jax.config import Clip, Config, Mix, Model
 from vivit_jax.config_augment import Augment
 from vivit_jax.errors import ConfigError
 
@@ -132,6 +132,7 @@ def check(config: Config) -> None:
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
   _check_augment(config.augment)
+  _check_mix(config.mix, config.augment.repeats)
   if train.steps is None and train.epochs <= 0:
     raise ConfigError(
       f'config.train.epochs={train.epochs} trains nothing: give epochs > 0 or config.train.steps'
@@ -170,6 +171,14 @@ def _check_augment(augment: Augment) -> None:
     if not (low <= high and (low > 0 or section == 'colour')):
       least = '' if section == 'colour' else ', 0 < low'
       raise ConfigError(f'config.augment.{section}.{name}={value} must be (low, high){least}')
+
+
+def _check_mix(mix: Mix, repeats: int) -> None:
+  if (mix.mixup or mix.cutmix) and repeats > 1 and mix.group % (2 * repeats):
+    raise ConfigError(
+      f'config.mix.group={mix.group} would blend clips of one video with each other, of which '
+      f'config.augment.repeats={repeats} stand together: give a multiple of {2 * repeats}'
+    )
 
 
 def check_clip(clip: Clip) -> None:

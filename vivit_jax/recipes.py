@@ -65,20 +65,24 @@ def finetune_as_videomae(
 ) -> None:
   """Sets VideoMAE's fine-tuning (github.com/MCG-NJU/VideoMAE, run_class_finetuning.py).
 
-  Its defaults there, but for 0.9999-averaged weights, which it has as an option.
+  Its defaults there, but for averaged weights, which it has as an option. RandAugment is timm's
+  `rand-m7-n4-mstd0.5-inc1`, here with the operations of TensorFlow models and without noise on the
+  magnitude. Its batches and epochs count videos, of each of which a step sees two clips; ours count
+  clips.
 
   Args:
     config: to change.
     epochs: of the script of the data set in its scripts/.
-    rate: peak learning rate of a batch of 256, from the same script.
+    rate: peak learning rate of a batch of 256 videos, from the same script.
     layer_decay: from the same script.
   """
+  repeats = config.augment.repeats = 2
   config.train.update(
     {
       'optimizer': 'adamw',
-      'learning_rate': rate * config.train.batch_size / 256,
-      'epochs': epochs,
-      'warmup_epochs': 5.0,
+      'learning_rate': rate * config.train.batch_size / repeats / 256,
+      'epochs': epochs * repeats,
+      'warmup_epochs': 5.0 * repeats,
       'weight_decay': 0.05,
       'clip_norm': 0.0,
       'label_smoothing': 0.1,
@@ -86,10 +90,9 @@ def finetune_as_videomae(
       'ema_decay': 0.9999,
     }
   )
-  config.mix.update({'mixup': 0.8, 'cutmix': 1.0})
+  config.mix.update({'mixup': 0.8, 'cutmix': 1.0, 'group': 2 * repeats})  # of different videos
   config.augment.crop.kind = 'inception'
-  config.augment.erase.probability = 0.25
-  # Its operations and strengths are timm's, of which these are the nearest.
-  config.augment.rand_augment.update({'layers': 4, 'magnitude': 7.0})
   config.augment.colour.update({'probability': 0.0, 'drop': 0.0})
+  config.augment.rand_augment.update({'layers': 4, 'magnitude': 7.0})
+  config.augment.erase.probability = 0.25
   config.model.update({'drop_path': 0.1, 'drop_path_rescale': True})
