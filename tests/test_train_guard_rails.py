@@ -9,6 +9,7 @@ import pytest
 from test_train_loop import cache, command, settings, tiny  # noqa: F401
 
 from vivit_jax.config import Config, Init, Train
+from vivit_jax.config_augment import Augment
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.train.guard_rails import hints
 from vivit_jax.train.overfit import overfit_one_batch
@@ -57,6 +58,34 @@ def test_classes_without_examples_are_named(multi_label):
   assert "2 of 3 classes of 'label' have no training video (b, c)" in hint
   many = manifest((0,), names=tuple(map(str, range(10))))
   assert hints(Config(), many, params(1))[0].count(', ...') == 1
+
+
+LEFT_RIGHT = ('Turning left', 'turning right', 'lifting', 'going left')
+TURNS = ('spin clockwise', 'spin anti-clockwise', 'wind clockwise', 'stop_counterclockwise')
+
+
+@pytest.mark.parametrize(
+  'names, flip, classes, remedy',
+  [
+    (LEFT_RIGHT, 'paper', '2 classes', 'swap_labels or off'),
+    (LEFT_RIGHT, 'swap_labels', None, None),
+    (LEFT_RIGHT, 'off', None, None),
+    (TURNS, 'paper', '2 classes', 'off'),
+    (TURNS, 'swap_labels', '2 classes', 'off'),
+    (TURNS, 'off', None, None),
+    (('left behind', 'right there'), 'paper', None, None),
+    ((*LEFT_RIGHT, *TURNS), 'paper', '4 classes', 'off'),
+  ],
+)
+def test_flips_of_classes_that_differ_in_direction(names, flip, classes, remedy):
+  data = manifest(*((i,) for i in range(len(names))), names=names)
+  found = hints(Config(augment=Augment(flip=flip)), data, params(1))
+  if classes is None:
+    assert found == []
+  else:
+    assert len(found) == 1
+    assert f"{classes} of 'label' differ only in direction (" in found[0]
+    assert found[0].endswith(f'): give --config.augment.flip={remedy}')
 
 
 def test_a_run_prints_its_hints_and_goes_on(tmp_path):
