@@ -3,6 +3,8 @@
 
 import json
 
+import pytest
+
 from vivit_jax.train.log import RunLog, read_metrics
 
 
@@ -13,11 +15,12 @@ def test_rows_and_lines_say_the_same(tmp_path, capsys):
   train, validation = read_metrics(tmp_path)
   rate = train.pop('clips_per_second')
   assert rate > 0
+  assert train.pop('data_wait') == 0
   assert train == {'step': 20, 'loss': 2.0, 'top1': 0.25, 'learning_rate': 0.1}
   assert validation == {'step': 20, 'validation_top1': 0.5, 'validation_top1_verb': 0.75}
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].startswith('step 20/40  loss 2  top1 0.25  learning_rate 0.1  ')
-  assert ' clips/s  ETA ' in lines[0]
+  assert ' clips/s  data_wait 0%  ETA ' in lines[0]
   assert lines[1] == 'step 20/40  validation: top1 0.5  top1_verb 0.75'
   assert list((tmp_path / 'tensorboard').glob('events.out.tfevents.*'))
 
@@ -39,6 +42,40 @@ def test_rows_after_the_checkpoint_come_again_and_a_cut_row_is_left_out(tmp_path
   assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3, 'validation_top1': 0.5}]
   for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
     json.loads(line)
+
+
+@pytest.mark.parametrize(
+  ('waits', 'busy', 'hints'),
+  [
+    ((1, 1.5, 5), False, 1),
+    ((5, 0, 1), False, 0),  # the first window, when decoders start
+    ((0, 5, 5), True, 0),  # the devices had something to do
+  ],
+)
+def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
+  tmp_path, capsys, monkeypatch, waits, busy, hints
+):
+  now = [0.0]
+  monkeypatch.setattr('vivit_jax.train.log.time.monotonic', lambda: now[0])
+
+  def batches():
+    for wait in waits:
+      now[0] += wait
+      yield 0
+
+  with RunLog(tmp_path, start=0, steps=3, clips_per_step=8) as log:
+    for step, _ in enumerate(log.waiting(batches(), lambda: busy), 1):
+      now[0] += 10 - waits[step - 1]
+      log.train(step, {'loss': 1.0})
+  shares = [row['data_wait'] for row in read_metrics(tmp_path)]
+  assert shares == pytest.approx([0 if busy else wait / 10 for wait in waits])
+  printed = capsys.readouterr()
+  assert 'clips/s  data_wait ' in printed.out
+  lines = [line for line in printed.err.splitlines() if line.startswith('vivit: hint: ')]
+  assert len(lines) == hints
+  for line in lines:
+    assert '--config.data.workers=' in line
+    assert '`vivit data build`' in line
 
 
 def test_no_file_is_no_rows(tmp_path):

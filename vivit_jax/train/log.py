@@ -4,9 +4,10 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from vivit_jax.files import replace_file
 
 METRICS = 'metrics.jsonl'
+MUCH_WAITING = 0.1  # share of the time, above which a hint says what to do
+
+T = TypeVar('T')
 
 
 def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
@@ -32,7 +36,8 @@ class RunLog:
   """Progress of a run; a context manager.
 
   `metrics.jsonl` has one JSON object a line: `step` and, for training rows, `loss`, `top1`,
-  `learning_rate`, `clips_per_second`, ...; for evaluation rows the same names behind `validation_`.
+  `learning_rate`, `clips_per_second`, `data_wait`, ...; for evaluation rows the
+  same names behind `validation_`.
   """
 
   def __init__(self, workdir: Path, *, start: int, steps: int, clips_per_step: int):
@@ -48,7 +53,9 @@ class RunLog:
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
     )
     self._steps, self._clips = steps, clips_per_step
-    self._last, self._began = start, time.monotonic()
+    self._windows = 0  # rows of training written
+    self._hinted = False
+    self.restart_clock(start)
 
   def __enter__(self) -> 'RunLog':
     return self
@@ -64,20 +71,55 @@ class RunLog:
     """Moves the progress bar by one step."""
     self._bar.update()
 
+  def waiting(self, batches: Iterable[T], busy: Callable[[], bool]) -> Iterator[T]:
+    """Yields batches, and counts the time that they are waited for.
+
+    Args:
+      batches: of any kind.
+      busy: whether the devices are still at work, so that a wait that has ended cost nothing.
+    """
+    iterator = iter(batches)
+    while True:
+      began = time.monotonic()
+      batch = next(iterator, None)
+      if batch is None:
+        return
+      if not busy():
+        self._waited += time.monotonic() - began
+      yield batch
+
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes the mean metrics since the last call, with speed and time left."""
-    speed = ''
+    """Writes the mean metrics since the last call, with speed, time left and time waited for data.
+
+    `data_wait` is a share of the time since then.
+    """
+    speed, line = {}, ''
     if step > self._last:  # else it is the first step, whose time is compilation
-      rate = (step - self._last) * self._clips / (time.monotonic() - self._began)
-      left = (self._steps - step) * self._clips / rate
-      speed = f'  {rate:.1f} clips/s  ETA {tqdm.format_interval(left)}'
-    self._write(step, {**metrics, **({'clips_per_second': rate} if speed else {})})
-    self.say(f'step {step}/{self._steps}  {_show(metrics)}{speed}')
+      seconds = time.monotonic() - self._began
+      rate, wait = (step - self._last) * self._clips / seconds, self._waited / seconds
+      left = tqdm.format_interval((self._steps - step) * self._clips / rate)
+      speed = {'clips_per_second': rate, 'data_wait': wait}
+      line = f'  {rate:.1f} clips/s  data_wait {wait:.0%}  ETA {left}'
+      self._bar.set_postfix_str(f'data_wait {wait:.0%}')
+      self._hint(wait)
+    self._write(step, {**metrics, **speed})
+    self.say(f'step {step}/{self._steps}  {_show(metrics)}{line}')
+    self._windows += 1
     self.restart_clock(step)
+
+  def _hint(self, wait: float) -> None:
+    """Says once that data is the bottleneck; not in the first window, when decoders start."""
+    if wait > MUCH_WAITING and self._windows and not self._hinted:
+      self._hinted = True
+      tqdm.write(
+        f'vivit: hint: {wait:.0%} of the time is spent waiting for data: give more processes as '
+        '--config.data.workers=N, or make the videos cheaper to read with `vivit data build`',
+        file=sys.stderr,
+      )
 
   def restart_clock(self, step: int) -> None:
     """Leaves what happened since the last row, such as an evaluation, out of the speed."""
-    self._last, self._began = step, time.monotonic()
+    self._last, self._began, self._waited = step, time.monotonic(), 0.0
 
   def validation(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the metrics of a scheduled evaluation."""

@@ -122,9 +122,12 @@ class _Run:
       RunLog(self.workdir, start=start, steps=self.steps, clips_per_step=train.batch_size) as log,
       contextlib.closing(self._batches(start)) as batches,
     ):
-      for done, batch in enumerate(batches, start + 1):
+      for done, batch in enumerate(log.waiting(batches, lambda: _at_work(pending)), start + 1):
         state, metrics = step(state, batch)
         pending.append(metrics)
+        # Unbounded, the steps in flight would each hold a batch on the devices, and fetching it
+        # would look like waiting for data.
+        jax.block_until_ready(pending[-2:-1])
         log.advance()
         if done == start + 1:
           jax.block_until_ready(state)
@@ -156,6 +159,12 @@ class _Run:
     ):
       failures.add(batch['failures'])
       yield put_batch(self.mesh, {name: batch[name] for name in ('video', 'label')})
+
+
+def _at_work(pending: list[dict[str, jax.Array]]) -> bool:
+  """Returns whether the last step has not ended."""
+  values: list[Any] = [value for row in pending[-1:] for value in row.values()]
+  return not all(value.is_ready() for value in values)
 
 
 def _mean(rows: list[dict[str, jax.Array]]) -> dict[str, float]:
