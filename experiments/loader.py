@@ -30,7 +30,7 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.processes import Processes
 
-ROUNDS = 5
+ROUNDS = 3
 DEMAND = 230  # clips a second that one H100 trains factorised B/16x2 on
 
 

@@ -122,6 +122,18 @@ def test_killed_workers_are_replaced_and_nothing_changes(root):
   assert gone(list(seen))
 
 
+def test_processes_are_replaced_when_they_are_old(root, monkeypatch):
+  monkeypatch.setattr('vivit_jax.data.processes.LIFETIME', 10)
+  settings = config(workers=2)
+  manifest = manifest_of(root, settings)
+  found, seen = [], set()
+  for batch in train_batches(manifest, settings, start_step=0, stop_step=16, rows=(0, 4)):
+    found.append(batch)
+    seen.update(worker_pids(os.getpid()))
+  assert_equal(found, batches(root, 0, stop=16))
+  assert len(seen) > 2
+
+
 def test_what_a_reader_raises_ends_the_run_with_its_type(root):
   with pytest.raises(KeyError, match='no video 3') as error:
     batches(root, 2, raises=(3,))

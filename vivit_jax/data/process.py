@@ -31,6 +31,7 @@ class Process:
     link: what it says comes here: see `worker.main`.
     ready: whether it has started.
     jobs: given and not answered; it works on the first.
+    done: jobs answered.
     since: when it began with that, or was started (`time.monotonic`).
   """
 
@@ -52,6 +53,7 @@ class Process:
     self.link = Connection(ours.detach())
     self.ready = False
     self.jobs: deque[Job] = deque()
+    self.done = 0
     self.since = time.monotonic()
     self._buffers: set[int] = set()
 
@@ -75,6 +77,7 @@ class Process:
   def answered(self) -> None:
     """Takes note that its first job is done."""
     self.jobs.popleft()
+    self.done += 1
     self.since = time.monotonic()
 
   def ended(self) -> int:

@@ -20,6 +20,9 @@ from vivit_jax.errors import DataError
 
 STARTS = 3  # attempts to start a process in a row, before that counts as impossible
 START_SECONDS = 60.0  # for one attempt
+# Jobs, after which a process is replaced: what decoders free lies scattered, and the memory of a
+# process grows by 1 kB a video, for as long as it lives.
+LIFETIME = 10_000
 
 
 class Processes:
@@ -114,7 +117,8 @@ class Processes:
 
   def _feed(self) -> list[Answer]:
     """Gives out jobs, to the least busy first; returns answers on behalf of those who died."""
-    ready = [(len(p.jobs), k) for k, p in enumerate(self._processes) if p.ready]
+    old = self._retiring()
+    ready = [(len(p.jobs), k) for k, p in enumerate(self._processes) if p.ready and p is not old]
     heapq.heapify(ready)
     processes = list(self._processes)
     while ready and (self._waiting or self._suspects):
@@ -141,6 +145,15 @@ class Processes:
           self.submit(job)
         return self._died(process)
     return []
+
+  def _retiring(self) -> Process | None:
+    """Returns the process that is finishing its last jobs; one at a time, others go on."""
+    old = next((p for p in self._processes if p.done >= LIFETIME), None)
+    if old is None or not all(p.ready for p in self._processes):
+      return None
+    if not old.jobs:
+      self._replace(old)
+    return old
 
   def _hear(self, process: Process) -> list[Answer]:
     try:
