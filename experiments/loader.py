@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from loader_sources import Filled, write_videos  # type: ignore[import-not-found]
 
+from loader_sources import Filled, write_videos
 from vivit_jax.config import Clip, Config, Data, Task, Train
 from vivit_jax.config_file import load
 from vivit_jax.data.assembly import Assembly
