@@ -18,10 +18,10 @@ from sklearn.datasets import load_sample_image
 
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import Augment, Colour, Erase, RandAugment, TrainingCrop
-from vivit_jax.data.augment import draw
-from vivit_jax.data.colour import ColourChange, drop_colour
-from vivit_jax.data.erase import Noise
-from vivit_jax.data.rand_augment import KINDS, Operation
+from vivit_jax.data.augmentation.augment import draw
+from vivit_jax.data.augmentation.colour import ColourChange, drop_colour
+from vivit_jax.data.augmentation.erase import Noise
+from vivit_jax.data.augmentation.rand_augment import KINDS, Operation
 
 CLIP = Clip()
 WEIGHTS = jnp.array([0.299, 0.587, 0.114])

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from decoder_sources import SOURCES, Source, ensure
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import TrainingCrop
-from vivit_jax.data.boxes import Crops
-from vivit_jax.data.crop import draw_crop
-from vivit_jax.data.decode import VideoReader
-from vivit_jax.data.reencode import Encoding, stored_video
+from vivit_jax.data.augmentation.crop import draw_crop
+from vivit_jax.data.prepare.reencode import Encoding, stored_video
+from vivit_jax.data.video.boxes import Crops
+from vivit_jax.data.video.decode import VideoReader
 
 cv2.setNumThreads(1)
 Read = Callable[[Path, np.ndarray, Crops], np.ndarray]

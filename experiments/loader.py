@@ -22,13 +22,13 @@ import numpy as np
 from loader_sources import Filled, write_videos
 from vivit_jax.config import Clip, Config, Data, Task, Train
 from vivit_jax.config_file import load
-from vivit_jax.data.assembly import Assembly
-from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.dataset import open_split
-from vivit_jax.data.latency import delayed
+from vivit_jax.data.loader.assembly import Assembly
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.latency import delayed
+from vivit_jax.data.loader.processes import Processes
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
-from vivit_jax.data.processes import Processes
 
 ROUNDS = 3
 DEMAND = 230  # clips a second that one H100 trains factorised B/16x2 on

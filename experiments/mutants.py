@@ -21,7 +21,7 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from vivit_jax.data.check import MEGABYTES, confine
-from vivit_jax.data.decode import DecodeError, VideoReader
+from vivit_jax.data.video.decode import DecodeError, VideoReader
 
 FRAMES, SECONDS = 24, 20.0  # of each video; that one may take
 SOURCES = {

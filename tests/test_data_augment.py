@@ -9,7 +9,7 @@ from videos import config, write_dataset, write_images
 
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import Augment, Colour, Erase, RandAugment, TrainingCrop
-from vivit_jax.data.augment import draw
+from vivit_jax.data.augmentation.augment import draw
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.records import TrainingExamples
 

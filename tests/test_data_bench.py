@@ -10,7 +10,7 @@ from vivit_jax.cli import main
 from vivit_jax.data import stages
 from vivit_jax.data.bench import Result, Stage, bench
 from vivit_jax.data.dataset import open_split
-from vivit_jax.data.latency import delayed
+from vivit_jax.data.loader.latency import delayed
 
 
 @pytest.fixture(scope='module')

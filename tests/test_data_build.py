@@ -21,11 +21,11 @@ from videos import FIRST, STEP, config, numbers, write_dataset, write_video
 
 from vivit_jax import cli
 from vivit_jax.config import Task
-from vivit_jax.data.build import build
 from vivit_jax.data.dataset import open_split
-from vivit_jax.data.decode import VideoReader
-from vivit_jax.data.reencode import Encoding
-from vivit_jax.data.shards import open_prepared
+from vivit_jax.data.prepare.build import build
+from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.shards import open_prepared
+from vivit_jax.data.video.decode import VideoReader
 from vivit_jax.errors import DataError
 
 ROOT = Path(__file__).parent.parent

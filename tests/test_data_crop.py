@@ -10,7 +10,7 @@ import pytest
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import TrainingCrop
 from vivit_jax.config_file import load
-from vivit_jax.data.crop import Inception, RandomCrop, Scaled, SpatialCrops, draw_crop
+from vivit_jax.data.augmentation.crop import Inception, RandomCrop, Scaled, SpatialCrops, draw_crop
 
 
 def ramps(height, width):

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from vivit_jax.data.crop import SpatialCrops
-from vivit_jax.data.decode import VideoReader
-from vivit_jax.data.display import square_size
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.data.video.display import square_size
 
 RED, GREEN, BLUE, GRAY = (200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)
 

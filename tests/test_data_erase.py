@@ -4,7 +4,7 @@
 import numpy as np
 
 from vivit_jax.config_augment import Erase
-from vivit_jax.data.erase import DEVIATION, MEAN, Noise, draw_noise
+from vivit_jax.data.augmentation.erase import DEVIATION, MEAN, Noise, draw_noise
 
 
 def test_only_the_box_is_erased_and_in_every_frame(rng):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels in the mirror: left and right exchanged, as words, where such a class exists."""
 
-from vivit_jax.data.mirror import mirrored_classes, mirrored_labels
+from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
 
 NAMES = (  # the first six are Something-Something's
   'Pulling something from left to right',

@@ -14,9 +14,9 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from vivit_jax.config import MovingDigits, Task
-from vivit_jax.data.decode import VideoReader
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.moving_digits import NOUNS, SHARES, VERBS, Sample, draw, ensure, samples
+from vivit_jax.data.video.decode import VideoReader
 
 SMALL = MovingDigits(train_videos=80, validation_videos=16, test_videos=24)
 CHANCE = 1 / len(VERBS)

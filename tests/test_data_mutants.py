@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from vivit_jax.data.diagnose import ERRORS
+from vivit_jax.data.video.diagnose import ERRORS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'experiments'))
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from vivit_jax.config_augment import RandAugment
-from vivit_jax.data import operations as do
-from vivit_jax.data.rand_augment import KINDS, Operation, draw_operations
+from vivit_jax.data.augmentation import operations as do
+from vivit_jax.data.augmentation.rand_augment import KINDS, Operation, draw_operations
 
 # What `level_to_arg` of TensorFlow models makes of magnitudes 5, 10, 15 and 20, worked out by hand
 # from its formulas; signs are drawn apart.

@@ -15,12 +15,12 @@ import tensorflow_datasets as tfds
 from videos import config, write_dataset
 
 from vivit_jax.config import Task
-from vivit_jax.data.build import build
 from vivit_jax.data.dataset import open_split
-from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.pipeline import train_batches
-from vivit_jax.data.reencode import Encoding
-from vivit_jax.data.shards import Shards, open_prepared
+from vivit_jax.data.prepare.build import build
+from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.shards import Shards, open_prepared
+from vivit_jax.data.video.decode import DecodeError
 from vivit_jax.errors import DataError
 
 ROOT = Path(__file__).parent.parent

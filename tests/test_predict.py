@@ -18,8 +18,8 @@ from vivit_jax.convert import safetensors_file
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import shapes
 from vivit_jax.convert.source import Preprocessing, Source
+from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.collect import collect_videos
-from vivit_jax.data.crop import SpatialCrops
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError

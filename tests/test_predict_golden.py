@@ -9,7 +9,8 @@ import pytest
 from golden import make
 
 from vivit_jax import predict
-from vivit_jax.data import boxes, decode, planes, views
+from vivit_jax.data import views
+from vivit_jax.data.video import boxes, decode, planes
 
 EXPECTED = json.loads((make.FOLDER / make.EXPECTED).read_text())
 

@@ -36,7 +36,7 @@ class Colour:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-  """Random operations one after the other (arXiv 1909.13719), see data/rand_augment.py."""
+  """Random operations one after the other (arXiv 1909.13719), see data/augmentation/."""
 
   layers: CountOrZero = 0  # operations; the paper's 2 on Epic-Kitchens and Something-Something
   # On a scale whose regular end is 10: the paper's 15 on Epic-Kitchens, 20 on Something-Something.
@@ -63,7 +63,7 @@ class Augment:
 
   crop: TrainingCrop = TrainingCrop()
   # paper: half of all clips, whatever they show. swap_labels: they then take the label of the class
-  # whose name has left and right exchanged, for Something-Something; see data/mirror.py.
+  # whose name has left and right exchanged, for Something-Something.
   flip: Literal['paper', 'off', 'swap_labels'] = 'paper'
   rand_augment: RandAugment = RandAugment()
   colour: Colour = Colour()

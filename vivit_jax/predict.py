@@ -19,8 +19,8 @@ from vivit_jax.config import Task
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.source import Source
 from vivit_jax.data.collect import collect_videos
-from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.decode import DecodeError
 from vivit_jax.data.views import Protocol, Triple, read_all_views
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as page

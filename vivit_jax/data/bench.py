@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vivit_jax.config import Config
 from vivit_jax.data import pipeline
-from vivit_jax.data.jobs import Job, do
+from vivit_jax.data.loader.jobs import Job, do
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.records import TrainingExamples
 from vivit_jax.data.stages import STAGES, measuring

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from vivit_jax.data.decode import DecodeError, VideoReader
+from vivit_jax.data.video.decode import DecodeError, VideoReader
 
 MEGABYTES = 2048  # beside what a process starts with; 4096 x 2304 takes 250 with all its references
 SECONDS = 30.0  # for a file of nothing, and one more per megabyte: five times what decoding takes

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from vivit_jax.config import Task
 from vivit_jax.data.check import CRASHED, LARGE, SLOW, File, Found, Span, examine_all
 from vivit_jax.data.manifest import SPLITS, read_manifest
+from vivit_jax.data.prepare.shards import is_prepared
 from vivit_jax.data.quarantine import Bad, read_list, write_list
-from vivit_jax.data.shards import is_prepared
 from vivit_jax.errors import DataError
 
 # What another machine, or the same one on another day, may see otherwise: examined again.

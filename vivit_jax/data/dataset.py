@@ -7,8 +7,8 @@ from pathlib import Path
 from vivit_jax.config import Config
 from vivit_jax.data import moving_digits
 from vivit_jax.data.manifest import Manifest, read_class_names, read_manifest
+from vivit_jax.data.prepare.shards import FACTS, is_prepared, open_prepared
 from vivit_jax.data.quarantine import leave_out
-from vivit_jax.data.shards import FACTS, is_prepared, open_prepared
 from vivit_jax.data.storage import Folder, exists, folder
 from vivit_jax.errors import ConfigError, DataError
 

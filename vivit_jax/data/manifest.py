@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
-from vivit_jax.data.decode import VideoReader
 from vivit_jax.data.stages import stage
 from vivit_jax.data.storage import Folder, Objects, folder, is_remote, reading
+from vivit_jax.data.video.decode import VideoReader
 from vivit_jax.errors import DataError
 
 SPLITS = ('train', 'validation', 'test')

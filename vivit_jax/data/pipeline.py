@@ -6,13 +6,13 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from vivit_jax.config import Config
-from vivit_jax.data.assembly import Assembly, Batch
-from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.jobs import Decoders
+from vivit_jax.data.loader.assembly import Assembly, Batch
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.jobs import Decoders
+from vivit_jax.data.loader.processes import Processes
+from vivit_jax.data.loader.threads import Threads
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.processes import Processes
 from vivit_jax.data.records import EvaluationVideos, Examples, TrainingExamples, label
-from vivit_jax.data.threads import Threads
 
 
 def train_batches(

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from vivit_jax.config import Config
-from vivit_jax.data.augment import draw
-from vivit_jax.data.clips import evaluation_clips, training_clip
-from vivit_jax.data.crop import SpatialCrops
-from vivit_jax.data.decode import DecodeError
+from vivit_jax.data.augmentation.augment import draw
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.manifest import Manifest, Video
-from vivit_jax.data.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.stages import stage
+from vivit_jax.data.video.clips import evaluation_clips, training_clip
+from vivit_jax.data.video.decode import DecodeError
 from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
 

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vivit_jax.config import Clip
-from vivit_jax.data.clips import evaluation_clips
-from vivit_jax.data.crop import SpatialCrops
-from vivit_jax.data.decode import VideoReader
+from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.clips import evaluation_clips
+from vivit_jax.data.video.decode import VideoReader
 
 Triple = tuple[float, float, float]
 

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.config_file import load
   from vivit_jax.data.bench import as_json, as_text, bench
   from vivit_jax.data.dataset import open_split, with_classes
-  from vivit_jax.data.latency import delayed
+  from vivit_jax.data.loader.latency import delayed
 
   if options.clips < 8:
     raise ConfigError(f'--clips={options.clips} is less than 8: too few to say anything')

@@ -50,8 +50,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs the command."""
-  from vivit_jax.data.build import build
-  from vivit_jax.data.reencode import Encoding
+  from vivit_jax.data.prepare.build import build
+  from vivit_jax.data.prepare.reencode import Encoding
 
   for name, least in (('short_side', 16), ('key_frames', 1)):
     value = getattr(options, name)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from vivit_jax.config import Config
+from vivit_jax.data.augmentation.mirror import mirrored_classes
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.mirror import mirrored_classes
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.

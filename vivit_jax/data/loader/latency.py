@@ -5,8 +5,8 @@ import dataclasses
 import time
 from pathlib import Path
 
-from vivit_jax.data.decode import DecodeError
 from vivit_jax.data.manifest import Contents, Manifest
+from vivit_jax.data.video.decode import DecodeError
 
 
 @dataclasses.dataclass(frozen=True)

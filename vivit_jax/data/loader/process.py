@@ -12,11 +12,13 @@ from collections import deque
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 
-from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.jobs import Job
-from vivit_jax.data.worker import NewBuffer
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.jobs import Job
+from vivit_jax.data.loader.worker import NewBuffer
 
-PROGRAM = 'import sys; from vivit_jax.data import worker; worker.main(*map(int, sys.argv[1:]))'
+PROGRAM = (
+  'import sys; from vivit_jax.data.loader import worker; worker.main(*map(int, sys.argv[1:]))'
+)
 PATIENCE = 1.0  # seconds for a process that ends to be gone
 
 

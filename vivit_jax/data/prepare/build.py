@@ -17,11 +17,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from vivit_jax.data.build_samples import Failures, Finished, finish_samples
-from vivit_jax.data.build_source import Head, Source, read_source
 from vivit_jax.data.failures import FILE as SKIPPED
-from vivit_jax.data.reencode import Encoding
-from vivit_jax.data.shards import FACTS, NAME, VERSION, WORK
+from vivit_jax.data.prepare.build_samples import Failures, Finished, finish_samples
+from vivit_jax.data.prepare.build_source import Head, Source, read_source
+from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.shards import FACTS, NAME, VERSION, WORK
 from vivit_jax.errors import DataError
 from vivit_jax.files import replace_file, write_json
 
@@ -70,7 +70,7 @@ def _run(
   source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_share: float, key: dict
 ) -> None:
   # Takes a second, which a target that is complete need not wait for.
-  from vivit_jax.data import build_shards
+  from vivit_jax.data.prepare import build_shards
 
   finished = Finished(target / WORK)
   skip = functools.partial(_write_skipped, target)

@@ -15,8 +15,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
-from vivit_jax.data import boxes as whole
-from vivit_jax.data.boxes import Box
+from vivit_jax.data.video import boxes as whole
+from vivit_jax.data.video.boxes import Box
 
 FORMATS = ('yuv420p', 'yuvj420p')  # 8 bits; the colour planes have half the height and width
 STEPS = (1, 2, 2)  # pixels per sample of each plane, either way

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import TrainingCrop
-from vivit_jax.data.boxes import Box, cut
+from vivit_jax.data.video.boxes import Box, cut
 
 TRIES = 10  # boxes drawn for an inception crop until one fits, as in torchvision
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vivit_jax.config import Task
 from vivit_jax.data.manifest import SEPARATOR, SPLITS, Manifest, read_manifest
-from vivit_jax.data.shards import is_prepared
+from vivit_jax.data.prepare.shards import is_prepared
 from vivit_jax.errors import DataError
 
 

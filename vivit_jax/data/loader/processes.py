@@ -10,12 +10,12 @@ import signal
 import time
 from collections import deque
 
-from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.jobs import QUEUE, Answer, Job
-from vivit_jax.data.process import Gone, Process, ending
-from vivit_jax.data.read_ahead import DEPTH
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.jobs import QUEUE, Answer, Job
+from vivit_jax.data.loader.process import Gone, Process, ending
+from vivit_jax.data.loader.read_ahead import DEPTH
+from vivit_jax.data.loader.worker import Orders
 from vivit_jax.data.records import Reader
-from vivit_jax.data.worker import Orders
 from vivit_jax.errors import DataError
 
 STARTS = 3  # attempts to start a process in a row, before that counts as impossible

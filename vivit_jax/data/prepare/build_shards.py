@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vivit_jax.data.build_samples import Finished
-from vivit_jax.data.build_source import Head, Sample
-from vivit_jax.data.decode import DecodeError
-from vivit_jax.data.reencode import Encoding, Facts, is_copied
-from vivit_jax.data.shards import NAME, VERSION, WORK, Shards
+from vivit_jax.data.prepare.build_samples import Finished
+from vivit_jax.data.prepare.build_source import Head, Sample
+from vivit_jax.data.prepare.reencode import Encoding, Facts, is_copied
+from vivit_jax.data.prepare.shards import NAME, VERSION, WORK, Shards
+from vivit_jax.data.video.decode import DecodeError
 from vivit_jax.errors import DataError
 
 SHARD = 2**28  # bytes of video after which another begins; the writer holds one shard in memory

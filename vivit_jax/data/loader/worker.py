@@ -17,9 +17,9 @@ import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
-from vivit_jax.data.buffers import rows
-from vivit_jax.data.jobs import Answer, Job, do
-from vivit_jax.data.read_ahead import reading_ahead
+from vivit_jax.data.loader.buffers import rows
+from vivit_jax.data.loader.jobs import Answer, Job, do
+from vivit_jax.data.loader.read_ahead import reading_ahead
 from vivit_jax.data.records import Reader
 
 PR_SET_PDEATHSIG = 1

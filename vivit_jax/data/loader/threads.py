@@ -5,9 +5,9 @@ import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
 
-from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.jobs import QUEUE, Answer, Job, do
-from vivit_jax.data.read_ahead import DEPTH, reading_ahead
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.jobs import QUEUE, Answer, Job, do
+from vivit_jax.data.loader.read_ahead import DEPTH, reading_ahead
 from vivit_jax.data.records import Reader
 
 

@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 
 from vivit_jax.config import Clip
 from vivit_jax.config_augment import Augment
-from vivit_jax.data.colour import ColourChange, draw_colour, drop_colour
-from vivit_jax.data.crop import RandomCrop, draw_crop
-from vivit_jax.data.erase import Noise, draw_noise
-from vivit_jax.data.rand_augment import Operation, draw_operations
+from vivit_jax.data.augmentation.colour import ColourChange, draw_colour, drop_colour
+from vivit_jax.data.augmentation.crop import RandomCrop, draw_crop
+from vivit_jax.data.augmentation.erase import Noise, draw_noise
+from vivit_jax.data.augmentation.rand_augment import Operation, draw_operations
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from vivit_jax.data.buffers import Place
-from vivit_jax.data.decode import DecodeError
+from vivit_jax.data.loader.buffers import Place
 from vivit_jax.data.records import Attempt, Failure, Reader
 from vivit_jax.data.stages import stage
+from vivit_jax.data.video.decode import DecodeError
 
 QUEUE = 2  # jobs of a decoder that need not wait for bytes: it never idles between two
 

@@ -14,8 +14,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
-from vivit_jax.data.boxes import Crops
-from vivit_jax.data.planes import PlaneCutter, can_cut
+from vivit_jax.data.video.boxes import Crops
+from vivit_jax.data.video.planes import PlaneCutter, can_cut
 
 # Encoders round the ratio to what their fields hold; below 1 % nobody sees it, and a resize costs.
 SQUARE = (Fraction(99, 100), Fraction(101, 100))

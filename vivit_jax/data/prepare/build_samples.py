@@ -17,9 +17,9 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from vivit_jax.data.build_source import Sample
-from vivit_jax.data.decode import DecodeError
-from vivit_jax.data.reencode import Encoding, Facts, is_copied, stored_video
+from vivit_jax.data.prepare.build_source import Sample
+from vivit_jax.data.prepare.reencode import Encoding, Facts, is_copied, stored_video
+from vivit_jax.data.video.decode import DecodeError
 from vivit_jax.errors import DataError
 from vivit_jax.files import replace_file
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RandAugment for clips: which operations, how strong; data/operations.py has what they do.
+"""RandAugment for clips: which operations, how strong; operations.py has what they do.
 
 Follows `RandAugment` of TensorFlow models (official/vision/ops/augment.py): each layer takes one of
 its 16 operations or, as likely as one of them, none; strengths are `magnitude` on a scale whose
@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vivit_jax.config_augment import RandAugment
-from vivit_jax.data import operations as do
+from vivit_jax.data.augmentation import operations as do
 
 END = 10.0  # of the regular scale of magnitudes
 

@@ -10,10 +10,10 @@ import av
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from vivit_jax.data import diagnose
-from vivit_jax.data.boxes import Crops
-from vivit_jax.data.display import Screen
 from vivit_jax.data.stages import stage
+from vivit_jax.data.video import diagnose
+from vivit_jax.data.video.boxes import Crops
+from vivit_jax.data.video.display import Screen
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {

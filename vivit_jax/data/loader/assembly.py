@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.jobs import Answer, Decoders, Job
+from vivit_jax.data.loader.buffers import Buffers
+from vivit_jax.data.loader.jobs import Answer, Decoders, Job
 from vivit_jax.data.records import Examples, Failure
 
 Batch = dict[str, Any]

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.data.decode import OPEN_OPTIONS, DecodeError, VideoReader
-from vivit_jax.data.diagnose import ERRORS, reason, special_file
+from vivit_jax.data.video.decode import OPEN_OPTIONS, DecodeError, VideoReader
+from vivit_jax.data.video.diagnose import ERRORS, reason, special_file
 
 KEY_FRAMES = 12  # at 250, x264's own, decoding 32 random frames takes twice as long
 ENCODER = {
