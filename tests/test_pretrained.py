@@ -69,7 +69,9 @@ def test_image_model_starts_every_video_model(attention):
   pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
   model = Model(attention, 3, 48, 96, 4, patch=(2, 8, 8), temporal_layers=1, pooling=pooling)
   init = Init(str(REFERENCE / 'augreg/vit.npz'))
-  config = Config(task=Task(classes=(3,)), model=model, clip=Clip(4, 2, 32, 48), init=init)
+  config = Config(
+    task=Task(classes=(3,)), model=model, clip=Clip(4, height=32, width=48), init=init
+  )
   fresh = init_params(build(config), config.clip, jax.random.key(0))
   params, table = initialise_params(config, fresh)
   assert {k: v.shape for k, v in flatten_dict(params).items()} == {
@@ -84,7 +86,7 @@ def test_image_model_starts_every_video_model(attention):
 
 def test_scenic_options_copy_the_spatial_attention():
   model = Model('factorised_self_attention', 3, 48, 96, 4, patch=(2, 8, 8), pooling='mean')
-  config = Config(task=Task(classes=(3,)), model=model, clip=Clip(4, 2, 32, 32))
+  config = Config(task=Task(classes=(3,)), model=model, clip=Clip(4, height=32, width=32))
   fresh = init_params(build(config), config.clip, jax.random.key(0))
   kernels = []
   for temporal in ('zero_projection', 'copied'):

@@ -69,6 +69,8 @@ FREE_CHANGES = [
   {'train': {'checkpoint_every': 1}},
   {'model': {'scan': True}},
   {'model': {'remat': 'block'}},
+  {'model': {'attention_kernel': 'blockwise'}},
+  {'data': {'timeout': 5.0}},
 ]
 
 
