@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from sweep import Row, Run, sweep
+from sweep import Row, Run, finished, sweep
 from vivit_jax import __version__
 from vivit_jax.errors import UserError
 from vivit_jax.files import replace_file, write_json
@@ -82,6 +82,12 @@ def values(rows: Iterable[Row], name: str, test: str, metric: str) -> list[float
   return [100 * row['results'][test][metric] for row in rows if row['name'] == name]
 
 
+def held(rows: Iterable[Row], names: Iterable[str]) -> list[str]:
+  """Returns the names that have a row, in their order: all of them unless asked for --done."""
+  found = {row['name'] for row in rows}
+  return [name for name in names if name in found]
+
+
 def spread(found: Sequence[float], digits: int = 1) -> str:
   """Returns the mean, and from the least to the greatest."""
   mean, low, high = statistics.mean(found), min(found), max(found)
@@ -107,8 +113,10 @@ def main(experiment: Experiment, about: str | None) -> None:
     raise SystemExit(f'{wrong[0]} is no option and no --config.SECTION.NAME=VALUE')
   own = any(text.startswith('--config=') for text in overrides)
   plan = Plan((() if own else experiment.small) + tuple(overrides), known.seeds)
+  runs = experiment.runs(plan)
+  results = known.results or (known.runs if overrides else HERE / 'results')
   try:
-    rows = experiment.finish(sweep(experiment.runs(plan), known.runs))
+    rows = experiment.finish(done(runs, known.runs) if known.done else sweep(runs, known.runs))
   except (UserError, Stopped) as error:
     print(f'{experiment.name}: {error}', file=sys.stderr)
     raise SystemExit(130 if isinstance(error, Stopped) else 1) from None
@@ -121,12 +129,21 @@ def main(experiment: Experiment, about: str | None) -> None:
     'date': datetime.date.today().isoformat(),
     'version': __version__,
   }
-  known.results.mkdir(parents=True, exist_ok=True)
-  write_json(known.results / f'{experiment.name}.json', {**facts, 'runs': rows})
-  experiment.plot(rows).savefig(known.results / f'{experiment.name}.png', dpi=100)
-  if known.results == HERE / 'results':
+  results.mkdir(parents=True, exist_ok=True)
+  write_json(results / f'{experiment.name}.json', {**facts, 'runs': rows})
+  experiment.plot(rows).savefig(results / f'{experiment.name}.png', dpi=100)
+  if results == HERE / 'results':
     ran = f'`{facts["command"]}`, {known.seeds} seeds, {known.hardware}, {facts["date"]}'
     fill_in(HERE / 'README.md', experiment.name, f'\n{text}\n{ran}\n\n')
+
+
+def done(runs: Sequence[Run], folder: Path) -> list[Row]:
+  """Returns the rows of all names of which every run is finished."""
+  rows = [finished(run, folder) for run in runs]
+  missing = {run.name for run, row in zip(runs, rows, strict=True) if row is None}
+  for name in sorted(missing):
+    print(f'left out, as not all of its runs are done: {name}', file=sys.stderr)
+  return [row for row in rows if row is not None and row['name'] not in missing]
 
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
@@ -139,7 +156,12 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     '--runs', type=Path, default=Path('runs/experiments'), help='their workdirs (%(default)s)'
   )
   options.add_argument(
-    '--results', type=Path, default=HERE / 'results', help=f'where {name}.json and .png go'
+    '--results',
+    type=Path,
+    help=f"where {name}.json and .png go (experiments/results; with other settings, --runs')",
+  )
+  options.add_argument(
+    '--done', action='store_true', help='train nothing, show the lines whose runs are all done'
   )
   cores = f'{len(os.sched_getaffinity(0))} cores'
   options.add_argument(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import factorisations
 from draw import curves
-from publish import Experiment, Plan, main, markdown, spread, values
+from publish import Experiment, Plan, held, main, markdown, spread, values
 from sweep import Row, Run, Test, repeat
 
 SIZES = (100, 400)  # training videos, beside all of them
@@ -33,13 +33,11 @@ def runs(plan: Plan) -> list[Run]:
 
 def accuracies(rows: Sequence[Row], test: str) -> dict[str, dict[float, list[float]]]:
   """Returns by model and number of videos the verb top-1 of each seed, in percent."""
-  return {
-    name: {
-      **{size: values(rows, f'{name} {size}', test, 'verb') for size in SIZES},
-      ALL: values(rows, name, test, 'verb'),
-    }
-    for name in NAMES
-  }
+  found: dict[str, dict[float, list[float]]] = {}
+  for name in NAMES:
+    called = {**{f'{name} {size}': size for size in SIZES}, name: ALL}
+    found[name] = {called[run]: values(rows, run, test, 'verb') for run in held(rows, called)}
+  return found
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -47,9 +45,9 @@ def table(rows: Sequence[Row]) -> str:
   train, test = accuracies(rows, 'train'), accuracies(rows, 'report')
   lines = []
   for name in NAMES:
-    for size in (*SIZES, ALL):
+    for size in test[name]:
       gaps = [a - b for a, b in zip(train[name][size], test[name][size], strict=True)]
-      lines.append([name, size, *map(spread, (train[name][size], test[name][size], gaps))])
+      lines.append([name, f'{size:g}', *map(spread, (train[name][size], test[name][size], gaps))])
   return markdown(('model', 'training videos', 'train verb %', 'test verb %', 'gap'), lines)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from draw import dots
-from publish import SMALL, VERB_NOUN, Experiment, Plan, main, markdown, spread, values
+from publish import SMALL, VERB_NOUN, Experiment, Plan, held, main, markdown, spread, values
 from sweep import Row, Run, repeat
 
 # Settings, and Kinetics-400 top-1 in percent of the paper's Table 1. All have 4 x 4 x 4 tokens.
@@ -33,10 +33,11 @@ STILL = (  # digits of single frames, named by what they are and not by how they
   '--config.clip.frames=1',
   '--config.model.patch=(1,8,8)',
   '--config.model.tubelet_init=random',
-  '--config.train.steps=1200',
+  '--config.train.steps=2400',
   '--config.train.learning_rate=0.002',
 )
 IMAGE_MODEL = Run('image model', 0, (*SMALL, *STILL, *MODEL), as_image=True)
+LONGER = ('--config.train.steps=300',)  # with two labels, 100 leave the verbs at chance
 FROM_IMAGE = '--config.init.checkpoint={runs}/' + f'{IMAGE_MODEL.folder}/image.safetensors'
 HEADS = ('verb', 'noun', 'action')
 
@@ -59,9 +60,9 @@ def table(rows: Sequence[Row]) -> str:
     [
       name,
       *(spread(values(rows, name, 'report', head)) for head in HEADS),
-      f'{paper:.1f}',
+      f'{TOKENIZERS[name][1]:.1f}',
     ]
-    for name, (_, paper) in TOKENIZERS.items()
+    for name in held(rows, TOKENIZERS)
   ]
   still = values(rows, IMAGE_MODEL.name, 'report', 'noun')[0]
   text = markdown(('start', *(f'test {head} %' for head in HEADS), 'paper: K400 %'), lines)
@@ -70,19 +71,20 @@ def table(rows: Sequence[Row]) -> str:
 
 def plot(rows: Sequence[Row]) -> Figure:
   """Returns verb, noun and action beside the paper's."""
+  names = held(rows, TOKENIZERS)
   return dots(
     {
       **{
-        f'{head} top-1 on test videos, %': {n: values(rows, n, 'report', head) for n in TOKENIZERS}
+        f'{head} top-1 on test videos, %': {n: values(rows, n, 'report', head) for n in names}
         for head in HEADS
       },
-      'paper: Kinetics-400 top-1, %': {n: [paper] for n, (_, paper) in TOKENIZERS.items()},
+      'paper: Kinetics-400 top-1, %': {n: [TOKENIZERS[n][1]] for n in names},
     },
     'Table 1: tokenisers started from an image model (each dot a seed, | their mean)',
   )
 
 
-EXPERIMENT = Experiment('tubelets', runs, table, plot, small=(*SMALL, *VERB_NOUN))
+EXPERIMENT = Experiment('tubelets', runs, table, plot, small=(*SMALL, *VERB_NOUN, *LONGER))
 
 if __name__ == '__main__':
   main(EXPERIMENT, __doc__)

@@ -10,12 +10,19 @@ from matplotlib.figure import Figure
 
 import factorisations
 from draw import curves
-from publish import Experiment, Plan, main, markdown, spread, values
+from publish import Experiment, Plan, held, main, markdown, spread, values
 from sweep import Row, Run, Test, repeat
 
 VIEWS = (1, 2, 3, 4, 6)  # temporal; one spatial
 FRAMES = (4, 8, 12)  # of a clip, every second one of the video's 24; 8 is SMALL's
-TESTS = tuple(Test(f'{views} views', views=(views, 1)) for views in VIEWS)
+
+
+def many(views: int) -> str:
+  """Returns what a test with so many views is called."""
+  return '1 view' if views == 1 else f'{views} views'
+
+
+TESTS = tuple(Test(many(views), views=(views, 1)) for views in VIEWS)
 
 
 def name(frames: int) -> str:
@@ -45,6 +52,7 @@ def table(rows: Sequence[Row]) -> str:
       *(spread(values(rows, name(frames), test.name, 'verb')) for test in TESTS),
     ]
     for frames in FRAMES
+    if held(rows, [name(frames)])
   ]
   return markdown(('clip: test verb %', *(test.name for test in TESTS)), lines)
 
@@ -53,13 +61,11 @@ def plot(rows: Sequence[Row]) -> Figure:
   """Returns accuracy against views for each length of clip, and against frames with one view."""
 
   def found(frames: int, views: int) -> list[float]:
-    return values(rows, name(frames), f'{views} views', 'verb')
+    return values(rows, name(frames), many(views), 'verb')
 
-  by_views = {f'{f} frames': {float(v): found(f, v) for v in VIEWS} for f in FRAMES}
-  by_frames = {
-    '1 view' if v == 1 else f'{v} views': {float(f): found(f, v) for f in FRAMES}
-    for v in (VIEWS[0], VIEWS[-1])
-  }
+  frames = [f for f in FRAMES if held(rows, [name(f)])]
+  by_views = {f'{f} frames': {float(v): found(f, v) for v in VIEWS} for f in frames}
+  by_frames = {many(v): {float(f): found(f, v) for f in frames} for v in (VIEWS[0], VIEWS[-1])}
   return curves(
     {
       'verb top-1 on test videos, %': ('temporal views of a video', by_views),
