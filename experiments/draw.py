@@ -59,14 +59,17 @@ def curves(
   """
   figure = Figure(figsize=(1.0 + 3.6 * len(panels), 3.6), layout='constrained')
   figure.suptitle(title, fontsize=11)
-  every = figure.subplots(1, len(panels), squeeze=False)[0]
+  every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
   for axes, (ylabel, (xlabel, series)) in zip(every, panels.items(), strict=True):
-    for name, points in series.items():
+    span = max(x for points in series.values() for x in points)
+    for k, (name, points) in enumerate(series.items()):
+      shift = (k - (len(series) - 1) / 2) / 50  # keeps error bars of one x apart
+      places = [x * (1 + shift) if log else x + shift * span / 2 for x in points]
       means = [statistics.mean(found) for found in points.values()]
       below = [mean - min(found) for mean, found in zip(means, points.values(), strict=True)]
       above = [max(found) - mean for mean, found in zip(means, points.values(), strict=True)]
       axes.errorbar(
-        list(points), means, yerr=[below, above], marker='o', ms=5, capsize=3, lw=1.8, label=name
+        places, means, yerr=[below, above], marker='o', ms=5, capsize=3, lw=1.8, label=name
       )
     ticks = sorted({x for points in series.values() for x in points})
     if log:
@@ -76,7 +79,7 @@ def curves(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if len(series) > 1:
-      axes.legend(frameon=False, fontsize='small')
+      axes.legend(frameon=False, fontsize='small', loc='lower left', bbox_to_anchor=(0, 1), ncols=3)
     _quiet(axes)
   return figure
 

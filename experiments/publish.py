@@ -120,10 +120,12 @@ def main(experiment: Experiment, about: str | None) -> None:
   except (UserError, Stopped) as error:
     print(f'{experiment.name}: {error}', file=sys.stderr)
     raise SystemExit(130 if isinstance(error, Stopped) else 1) from None
+  partial = {run.name for run in runs} > {row['name'] for row in rows}
   text = experiment.table(rows)
   print(f'\n{text}')
   facts = {
-    'command': ' '.join([f'python experiments/{experiment.name}.py', *overrides]),
+    'command': ' '.join([f'python experiments/{experiment.name}.py', *overrides])
+    + ' --done' * partial,
     'seeds': known.seeds,
     'hardware': known.hardware,
     'date': datetime.date.today().isoformat(),

@@ -20,12 +20,16 @@ ADDED: dict[str, tuple[tuple[str, ...], float]] = {
   'random crop': ((), 38.4),
   '+ image model': ((FROM_IMAGE, '--config.model.tubelet_init=central_frame'), 39.6),
   '+ stochastic depth': (('--config.model.drop_path=0.2',), 40.2),
+  '+ RandAugment': (
+    ('--config.augment.rand_augment.layers=2', '--config.augment.rand_augment.magnitude=15'),
+    41.1,
+  ),
   '+ label smoothing': (('--config.train.label_smoothing=0.2',), 43.1),
   '+ mixup': (('--config.mix.mixup=0.1',), 43.7),
 }
 HEADS = ('verb', 'noun', 'action')
 TESTS = (Test('train', split='train'),)
-FEW = ('--config.data.moving_digits.train_videos=160', '--config.train.steps=150')
+FEW = ('--config.data.moving_digits.train_videos=160',)
 
 
 def runs(plan: Plan) -> list[Run]:
