@@ -2,6 +2,7 @@
 """Eight virtual CPU devices for every test, and random arrays and parameters to start from."""
 
 import os
+import signal
 
 # Before the first import of JAX, which reads both once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -13,6 +14,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
   ]
 ).strip()
+
+# A script that runs tests in the background makes them, and the commands they interrupt, deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import jax.numpy as jnp

@@ -6,6 +6,7 @@ It imports neither JAX nor grain, and so is decoding half a second after its sta
 
 import ctypes
 import dataclasses
+import itertools
 import mmap
 import os
 import pickle
@@ -23,6 +24,7 @@ from vivit_jax.data.loader.read_ahead import reading_ahead
 from vivit_jax.data.records import Reader
 
 PR_SET_PDEATHSIG = 1
+TIDY = 500  # jobs, after which free memory goes back to the system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,10 @@ def _decode(
   buffers: dict[int, mmap.mmap],
   jobs: 'queue.SimpleQueue[Job]',
 ) -> None:
-  while True:
+  for done in itertools.count(1):
     job = jobs.get()
+    if done % TIDY == 0:
+      ctypes.CDLL(None).malloc_trim(0)  # what decoders free lies scattered, a kilobyte a video
     answer: Answer | Exception
     try:
       answer = do(job, reader, lambda place: rows(buffers[place[0]], row)[place[1]])
