@@ -15,13 +15,13 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 ).strip()
 
-# A script that runs tests in the background makes them, and the commands they interrupt, deaf to it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+# Run by a script in the background, tests and the commands that they interrupt would be deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
