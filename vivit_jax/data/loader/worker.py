@@ -6,7 +6,6 @@ It imports neither JAX nor grain, and so is decoding half a second after its sta
 
 import ctypes
 import dataclasses
-import itertools
 import mmap
 import os
 import pickle
@@ -24,7 +23,6 @@ from vivit_jax.data.loader.read_ahead import reading_ahead
 from vivit_jax.data.records import Reader
 
 PR_SET_PDEATHSIG = 1
-TIDY = 500  # jobs, after which free memory goes back to the system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +84,8 @@ def _decode(
   buffers: dict[int, mmap.mmap],
   jobs: 'queue.SimpleQueue[Job]',
 ) -> None:
-  for done in itertools.count(1):
+  while True:
     job = jobs.get()
-    if done % TIDY == 0:
-      ctypes.CDLL(None).malloc_trim(0)  # what decoders free lies scattered, a kilobyte a video
     answer: Answer | Exception
     try:
       answer = do(job, reader, lambda place: rows(buffers[place[0]], row)[place[1]])
