@@ -71,7 +71,9 @@ def plot(rows: Sequence[Row]) -> Figure:
   )
 
 
-EXPERIMENT = Experiment('regularisers', runs, table, plot, small=(*SMALL, *VERB_NOUN, *FEW))
+EXPERIMENT = Experiment(
+  'regularisers', runs, table, plot, small=(*SMALL, *VERB_NOUN, *FEW, '--config.train.steps=300')
+)
 
 if __name__ == '__main__':
   main(EXPERIMENT, __doc__)

@@ -37,7 +37,7 @@ STILL = (  # digits of single frames, named by what they are and not by how they
   '--config.train.learning_rate=0.002',
 )
 IMAGE_MODEL = Run('image model', 0, (*SMALL, *STILL, *MODEL), as_image=True)
-LONGER = ('--config.train.steps=200',)  # with two labels, 100 leave the verbs at chance
+LONGER = ('--config.train.steps=400',)  # with two labels, 100 leave the verbs at chance
 FROM_IMAGE = '--config.init.checkpoint={runs}/' + f'{IMAGE_MODEL.folder}/image.safetensors'
 HEADS = ('verb', 'noun', 'action')
 
