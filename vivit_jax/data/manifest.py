@@ -165,9 +165,7 @@ def _video(
 ) -> Video:
   path = row['path']
   check_path(where, path, root)
-  start, end = (parse_seconds(where, name, row.get(name)) for name in ('start', 'end'))
-  if end is not None and end <= (start or 0.0):
-    raise DataError(f'{where} end={end} is not after start={start or 0.0}: both are in seconds')
+  start, end = parse_span(where, row.get('start'), row.get('end'))
   if task.kind == 'multi_label':
     head = task.heads[0]
     names = [n.strip() for n in row[head].split(SEPARATOR)] if row[head].strip() else []
@@ -199,6 +197,14 @@ def parse_seconds(where: str, name: str, cell: str | None) -> float | None:
   if not 0 <= value < math.inf:
     raise DataError(f'{where} {name}={cell!r} is not a time: give seconds >= 0 or leave it empty')
   return value
+
+
+def parse_span(where: str, start: str | None, end: str | None) -> tuple[float | None, float | None]:
+  """Returns the seconds in two cells, None where empty; raises DataError unless end > start."""
+  low, high = parse_seconds(where, 'start', start), parse_seconds(where, 'end', end)
+  if high is not None and high <= (low or 0.0):
+    raise DataError(f'{where} end={high} is not after start={low or 0.0}: both are in seconds')
+  return low, high
 
 
 def _class_id(where: str, head: str, name: str, ids: dict[str, int]) -> int:

@@ -10,8 +10,9 @@ EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv name. Action is verb and
 from pathlib import Path
 
 from vivit_jax.data.index.rows import Index, Row, in_order
-from vivit_jax.data.index.tables import clock, found, locate, read_table, span, whole_number
+from vivit_jax.data.index.tables import clock, found, locate, read_table, whole_number
 from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.data.manifest import parse_span
 from vivit_jax.errors import DataError
 
 NEEDS = 'EPIC_100_train.csv or EPIC_100_validation.csv, EPIC_100_verb_classes.csv, ...noun...'
@@ -42,7 +43,7 @@ def read(folder: Path, videos: VideoFiles) -> Index:
         )
         video = cells['video_id'].strip()
         path = videos.find(video, split)
-        rows.append(Row(split, path, names, f'{video}.MP4', where, *span(where, start, end)))
+        rows.append(Row(split, path, names, f'{video}.MP4', where, *parse_span(where, start, end)))
   if not rows:
     raise DataError(f'{place} has neither {_SPLITS[0]} nor {_SPLITS[1]}')
   return Index(tuple(rows), classes, inputs=tuple(inputs))

@@ -14,8 +14,9 @@ import av
 from tqdm import tqdm
 
 from vivit_jax.data.index.rows import Index, Row, split_name
-from vivit_jax.data.index.tables import Cells, read_table, span, subfolders
+from vivit_jax.data.index.tables import Cells, read_table, subfolders
 from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.data.manifest import parse_span
 from vivit_jax.data.video.decode import OPEN_OPTIONS
 from vivit_jax.data.video.diagnose import ERRORS
 from vivit_jax.errors import DataError
@@ -81,7 +82,7 @@ def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Row, bool]:
   split, video, label = split_name(cells['split']), cells['youtube_id'].strip(), cells['label']
   if split is None:
     raise DataError(f'{where} split={cells["split"]!r} is not train, val or test')
-  start, end = span(where, cells['time_start'], cells['time_end'])
+  start, end = parse_span(where, cells['time_start'], cells['time_end'])
   if not video or '/' in video or start is None or end is None:
     raise DataError(f'{where} needs a youtube_id, a time_start and a time_end: {cells}')
   name = f'{video}_{round(start):06d}_{round(end):06d}'

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vivit_jax.data.index.divide import SHARE, divide
 from vivit_jax.data.index.rows import Index, Row, split_name, tags
-from vivit_jax.data.index.tables import read_table, span
-from vivit_jax.data.manifest import SEPARATOR, check_path
+from vivit_jax.data.index.tables import read_table
+from vivit_jax.data.manifest import SEPARATOR, check_path, parse_span
 from vivit_jax.errors import DataError
 
 _OURS = ('path', 'start', 'end', 'split')
@@ -39,7 +39,7 @@ def read(file: Path) -> Index:
       if not cells[head].strip() and not multi_label:
         raise DataError(f'{where} {head} is empty: give the name of a class')
     there = path if (file.parent / path).is_file() else None
-    start, end = span(where, cells.get('start'), cells.get('end'))
+    start, end = parse_span(where, cells.get('start'), cells.get('end'))
     names = tuple(cells[head].strip() for head in heads)
     rows.append(Row(split, there, names, path, where, start, end))
   notes = []

@@ -7,7 +7,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from vivit_jax.config_parse import nearest
-from vivit_jax.data.manifest import parse_seconds
 from vivit_jax.errors import DataError
 
 Cells = dict[str, str]
@@ -96,14 +95,6 @@ def _numbered(reader) -> Iterator[tuple[int, list[str]]]:
   for cells in reader:
     if cells:
       yield reader.line_num, cells
-
-
-def span(where: str, start: str | None, end: str | None) -> tuple[float | None, float | None]:
-  """Returns the seconds in two cells, None where empty; raises DataError unless end > start."""
-  low, high = parse_seconds(where, 'start', start), parse_seconds(where, 'end', end)
-  if high is not None and high <= (low or 0.0):
-    raise DataError(f'{where} end={high} is not after start={low or 0.0}: both are in seconds')
-  return low, high
 
 
 def clock(where: str, name: str, cell: str) -> str:
