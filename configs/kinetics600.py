@@ -20,7 +20,7 @@ Words after the model:
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import finetune_as_videomae, read_variant, scale_batch
+from vivit_jax.recipes import finetune_on_kinetics, read_variant, scale_batch
 
 
 def get_config(variant: str = 'L/16x2,factorised_encoder'):
@@ -33,9 +33,5 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
   if 'scenic' in words and config.model.attention == 'factorised_encoder':
     config.train.learning_rate = 0.05
   if 'modern' in words:
-    if large:
-      finetune_as_videomae(config, epochs=35.0, rate=2e-3)
-    else:
-      finetune_as_videomae(config, epochs=75.0)
-    config.evaluate.temporal_views = 5
+    finetune_on_kinetics(config)
   return scale_batch(config, words)

@@ -96,3 +96,12 @@ def finetune_as_videomae(
   config.augment.rand_augment.update({'layers': 4, 'magnitude': 7.0})
   config.augment.erase.probability = 0.25
   config.model.update({'drop_path': 0.1, 'drop_path_rescale': True})
+
+
+def finetune_on_kinetics(config: config_dict.ConfigDict) -> None:
+  """Sets VideoMAE's fine-tuning on Kinetics-400, by its scripts for B and for L."""
+  if config.model.layers == 24:
+    finetune_as_videomae(config, epochs=35.0, rate=2e-3)
+  else:
+    finetune_as_videomae(config, epochs=75.0)
+  config.evaluate.temporal_views = 5
