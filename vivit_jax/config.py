@@ -158,6 +158,16 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Faults:
+  """What a run does when something outside of it goes wrong."""
+
+  hang_seconds: NonNegative = 1800.0  # a step or an evaluation batch that takes longer ends the run
+  heartbeat_seconds: Count = 60  # a host that is silent for longer is lost, and the others end
+  nonfinite_in_row: Count = 10  # steps whose loss or gradient is no number, before the run ends
+  disk_full: Literal['end', 'go_on'] = 'end'  # go_on trains without the save that failed
+
+
+@dataclasses.dataclass(frozen=True)
 class Hints:
   """What the caller says of a checkpoint; None = the file or its side-car must tell.
 
@@ -212,6 +222,7 @@ class Config:
   mix: Mix = Mix()
   evaluate: Evaluate = Evaluate()
   checkpoint: Checkpoint = Checkpoint()
+  faults: Faults = Faults()
   mesh: Mesh = Mesh()
   init: Init = Init()
 
