@@ -71,6 +71,7 @@ FREE_CHANGES = [
   {'model': {'remat': 'block'}},
   {'model': {'attention_kernel': 'blockwise'}},
   {'data': {'timeout': 5.0}},
+  {'faults': {'hang_seconds': 5.0}},
 ]
 
 
