@@ -85,7 +85,7 @@ def rate(config: Config, manifest: Manifest, workers: int, batches: int) -> tupl
   size = config.train.batch_size
   warm = 4 + 16 * max(workers, 1) // size
   before = _cpu()
-  stream = train_batches(manifest, config, start_step=0, stop_step=warm + batches, rows=(0, size))
+  stream = train_batches(manifest, config, start_step=0, stop_step=warm + batches, rows=range(size))
   for _ in range(warm):
     next(stream)
   clock = time.monotonic()
@@ -140,7 +140,7 @@ def memory() -> None:
   size = config.train.batch_size
   print(f'| clips ({name}) | trainer MB | processes MB |')
   print('|---|---|---|')
-  stream = train_batches(manifest, config, start_step=0, stop_step=10**6, rows=(0, size))
+  stream = train_batches(manifest, config, start_step=0, stop_step=10**6, rows=range(size))
   for step, _ in enumerate(stream, 1):
     if step * size in (1024, 4992, 10016, 20000):
       children = Path(f'/proc/{os.getpid()}/task').glob('*/children')

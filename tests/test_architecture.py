@@ -19,7 +19,8 @@ LAYERS = (
   {'config_types', 'remote'},
   {'config_augment'},
   {'config'},
-  {'config_parse', 'task'},
+  {'config_mesh', 'sharding_rules', 'task'},
+  {'config_parse'},
   {'config_file', 'sharding'},
   {'recipes'},
   {'model', 'data', 'evaluate', 'convert', 'checkpoint'},
@@ -35,9 +36,11 @@ LAYERS = (
 # What has to run on any accelerator image, and what it may need besides the standard library.
 CORE = (
   'config',
+  'config_mesh',
   'config_parse',
   'task',
   'sharding',
+  'sharding_rules',
   'model.attention',
   'model.cost',
   'model.kernels',

@@ -8,7 +8,8 @@ import typing
 import pytest
 
 from vivit_jax.config import SIZES, Attention, Clip, Config, Model
-from vivit_jax.config_parse import check_devices, check_model, nearest, parse, to_dict
+from vivit_jax.config_mesh import check_devices
+from vivit_jax.config_parse import check_model, nearest, parse, to_dict
 from vivit_jax.errors import ConfigError
 
 
@@ -282,30 +283,100 @@ def test_every_size_with_every_attention_that_has_enough_heads(size, attention):
     assert parse({'model': model}).model.layers == SIZES[size].layers
 
 
+FIVE_CLIPS = {'train': {'batch_size': 5}, 'evaluate': {'batch_size': 5}}
+
+
 @pytest.mark.parametrize(
-  'tree, devices, data',
-  [({}, 8, 8), ({}, 1, 1), ({'mesh': {'data': 4}}, 4, 4)],
+  'mesh, devices, shape',
+  [
+    ({}, 8, (8, 1, 1)),
+    ({}, 1, (1, 1, 1)),
+    ({'data': 4}, 4, (4, 1, 1)),
+    ({'fsdp': 4}, 8, (2, 4, 1)),
+    ({'data': 1, 'fsdp': -1}, 8, (1, 8, 1)),
+    ({'fsdp': 2, 'context': 4}, 64, (8, 2, 4)),
+    ({'data': 2, 'fsdp': 2, 'context': -1}, 64, (2, 2, 16)),
+  ],
 )
-def test_data_axis(tree, devices, data):
-  assert check_devices(parse(tree), devices) == data
+def test_axes_of_a_mesh(mesh, devices, shape):
+  assert check_devices(parse({'mesh': mesh}), devices) == shape
 
 
 @pytest.mark.parametrize(
-  'tree, message',
+  'tree, devices, message',
   [
     (
       {'train': {'batch_size': 12}},
-      'config.train.batch_size=12 is not divisible by the data axis of 8 devices',
+      8,
+      'config.train.batch_size=12 is not divisible by the 8 devices along config.mesh.data=8 x '
+      'fsdp=1',
     ),
     (
-      {'evaluate': {'batch_size': 6}},
-      'config.evaluate.batch_size=6 is not divisible by the data axis of 8 devices',
+      {'evaluate': {'batch_size': 10}, 'mesh': {'fsdp': 2}},
+      8,
+      'config.evaluate.batch_size=10 is not divisible by the 8 devices along config.mesh.data=4 x '
+      'fsdp=2',
     ),
-    ({'mesh': {'data': 4}}, 'config.mesh.data=4 does not cover the 8 devices; use -1'),
+    (
+      {},
+      256,
+      'config.train.batch_size=64 leaves some of the 256 devices along config.mesh.data=256 x '
+      'fsdp=1 without a clip: split the frames of a clip with config.mesh.context=4',
+    ),
+    (
+      {'mesh': {'fsdp': 4, 'context': 2}},
+      256,
+      'config.train.batch_size=64 leaves some of the 128 devices along config.mesh.data=32 x '
+      'fsdp=4 without a clip: split the frames of a clip with config.mesh.context=4',
+    ),
+    (
+      FIVE_CLIPS,
+      8,
+      'config.train.batch_size=5 leaves some of the 8 devices along config.mesh.data=8 x fsdp=1 '
+      'without a clip: split the frames of a clip with config.mesh.context=8',
+    ),
+    (
+      {**FIVE_CLIPS, 'clip': {'frames': 4}},
+      8,
+      'config.train.batch_size=5 leaves some of the 8 devices along config.mesh.data=8 x fsdp=1 '
+      'without a clip: give a larger batch, or fewer devices',
+    ),
+    (
+      {'mesh': {'data': 4}},
+      8,
+      'config.mesh.data=4 x fsdp=1 x context=1 is a mesh of 4 devices, but there are 8: use -1 for '
+      'one axis',
+    ),
+    (
+      {'mesh': {'fsdp': 3}},
+      8,
+      'config.mesh.data=-1 x fsdp=3 x context=1 does not divide the 8 devices',
+    ),
+    (
+      {'mesh': {'context': 8}, 'clip': {'frames': 8}},
+      8,
+      'config.mesh.context=8 does not divide the 4 tubelets along time of config.clip.frames=8: '
+      'give a divisor',
+    ),
   ],
 )
-def test_batches_that_the_devices_do_not_divide(tree, message):
-  assert message_of(check_devices, parse(tree), 8) == message
+def test_meshes_on_which_an_experiment_does_not_fit(tree, devices, message):
+  assert message_of(check_devices, parse(tree), devices) == message
+
+
+@pytest.mark.parametrize(
+  'mesh, message',
+  [
+    ({'fsdp': 0}, 'config.mesh.fsdp=0 leaves no device; use -1 for all of them'),
+    (
+      {'fsdp': -1},
+      'config.mesh.data=-1 and config.mesh.fsdp=-1: only one axis can take the devices that are '
+      'left',
+    ),
+  ],
+)
+def test_meshes_of_no_devices(mesh, message):
+  assert message_of(parse, {'mesh': mesh}) == message
 
 
 def test_nearest_names_one_or_lists_all():

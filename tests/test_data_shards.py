@@ -47,7 +47,7 @@ def shard(target):
 def test_batches_are_those_of_the_loose_videos_with_threads_and_workers(prepared):
   source, target = prepared
   batches = [
-    list(train_batches(open_split(c, 'train'), c, start_step=0, stop_step=2, rows=(0, 4)))
+    list(train_batches(open_split(c, 'train'), c, start_step=0, stop_step=2, rows=range(4)))
     for c in (
       config(root=str(source)),
       config(root=str(target)),

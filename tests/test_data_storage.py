@@ -42,7 +42,7 @@ def bucket(tmp_path_factory):
 
 def batches(root, workers=0):
   c = config(root=str(root), workers=workers)
-  stream = train_batches(open_split(c, 'train'), c, start_step=0, stop_step=3, rows=(0, 4))
+  stream = train_batches(open_split(c, 'train'), c, start_step=0, stop_step=3, rows=range(4))
   try:
     return list(itertools.islice(stream, 3))
   finally:

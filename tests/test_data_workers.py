@@ -37,7 +37,7 @@ def manifest_of(root, settings, split='train', **bad):
   return dataclasses.replace(manifest, contents=Bad(files, **bad)) if bad else manifest
 
 
-def batches(root, workers, start=0, stop=3, rows=(0, 4), timeout=30.0, **bad):
+def batches(root, workers, start=0, stop=3, rows=range(4), timeout=30.0, **bad):
   settings = config(batch_size=4, workers=workers, timeout=timeout)
   manifest = manifest_of(root, settings, **bad)
   return list(train_batches(manifest, settings, start_step=start, stop_step=stop, rows=rows))
@@ -74,7 +74,7 @@ def test_videos_that_crash_their_decoder_are_replaced_like_unreadable_ones(root,
       ('2.mp4', 'the decoder crashed with signal 11 (SIGSEGV)'),
       ('5.mp4', 'the decoder ended with exit status 3'),
     }
-  parts = [batches(root, 2, start=2, rows=rows, **bad) for rows in ((0, 1), (1, 4))]
+  parts = [batches(root, 2, start=2, rows=rows, **bad) for rows in ([0], [1, 2, 3])]
   for k, batch in enumerate(reference[2:]):
     joined = np.concatenate([part[k]['video'] for part in parts])
     np.testing.assert_array_equal(joined, batch['video'])
@@ -108,7 +108,7 @@ def test_killed_workers_are_replaced_and_nothing_changes(root):
   reference = batches(root, 0, stop=24)
   settings = config(workers=2)
   manifest = manifest_of(root, settings)
-  stream = train_batches(manifest, settings, start_step=0, stop_step=24, rows=(0, 4))
+  stream = train_batches(manifest, settings, start_step=0, stop_step=24, rows=range(4))
   found, seen = [], set()
   for k, batch in enumerate(stream):
     found.append(batch)
@@ -127,7 +127,7 @@ def test_processes_are_replaced_when_they_are_old(root, monkeypatch):
   settings = config(workers=2)
   manifest = manifest_of(root, settings)
   found, seen = [], set()
-  for batch in train_batches(manifest, settings, start_step=0, stop_step=16, rows=(0, 4)):
+  for batch in train_batches(manifest, settings, start_step=0, stop_step=16, rows=range(4)):
     found.append(batch)
     seen.update(worker_pids(os.getpid()))
   assert_equal(found, batches(root, 0, stop=16))
@@ -144,7 +144,7 @@ def test_processes_that_cannot_start_are_one_line(root, capfd):
   settings = config(workers=1)
   manifest = dataclasses.replace(manifest_of(root, settings), contents=Unknown())
   with pytest.raises(DataError, match=r'cannot be started .* ended with exit status 1'):
-    next(train_batches(manifest, settings, start_step=0, stop_step=2, rows=(0, 4)))
+    next(train_batches(manifest, settings, start_step=0, stop_step=2, rows=range(4)))
   assert 'Unknown' in capfd.readouterr().err
 
 
@@ -162,7 +162,7 @@ def test_videos_are_read_while_others_are_decoded(root, tmp_path):
   # Eight at a time: as one after the other, 64 of them would take 12.8 s.
   settings = config(workers=1)
   manifest = delayed(manifest_of(root, settings), 0.2)
-  stream = train_batches(manifest, settings, start_step=0, stop_step=16, rows=(0, 4))
+  stream = train_batches(manifest, settings, start_step=0, stop_step=16, rows=range(4))
   next(stream)
   began = time.monotonic()
   rest = list(stream)
@@ -185,7 +185,7 @@ def test_a_batch_that_is_looked_at_never_changes(root):
   manifest = manifest_of(root, settings)
   mesh = make_mesh(None)
   kept, copies = [], []
-  for batch in train_batches(manifest, settings, start_step=0, stop_step=30, rows=(0, 8)):
+  for batch in train_batches(manifest, settings, start_step=0, stop_step=30, rows=range(8)):
     copies.append(batch['video'].copy())
     kept.append(put_batch(mesh, batch['video']))
   for array, copy in zip(kept, copies, strict=True):
@@ -217,7 +217,7 @@ def test_a_consumer_that_forgets_needs_few_buffers(root, monkeypatch):
   monkeypatch.setattr(Buffers, '_make', lambda self: made.append(0) or make(self))
   settings = config(workers=2)
   manifest = manifest_of(root, settings)
-  for batch in train_batches(manifest, settings, start_step=0, stop_step=60, rows=(0, 4)):
+  for batch in train_batches(manifest, settings, start_step=0, stop_step=60, rows=range(4)):
     batch['video'].sum()
   assert len(made) <= 4
 

@@ -24,7 +24,7 @@ def test_rows_go_out_and_come_back_in_their_order(devices):
     'video': np.arange(16 * 6, dtype=np.uint8).reshape(16, 2, 3),
     'label': np.arange(16, dtype=np.int32),
   }
-  assert host_rows(mesh, 16) == (0, 16)
+  assert host_rows(mesh, 16) == list(range(16))
   put = put_batch(mesh, batch)
   for name, rows in batch.items():
     assert put[name].dtype == rows.dtype
@@ -50,8 +50,8 @@ def test_what_every_device_holds_comes_back_once():
   ('config', 'message'),
   [
     (Config(train=Train(batch_size=12)), 'config.train.batch_size=12 is not divisible'),
-    (Config(evaluate=Evaluate(batch_size=4)), 'config.evaluate.batch_size=4 is not divisible'),
-    (Config(mesh=Mesh(data=4)), 'config.mesh.data=4 does not cover the 8 devices; use -1'),
+    (Config(evaluate=Evaluate(batch_size=4)), 'config.evaluate.batch_size=4 leaves some of the 8'),
+    (Config(mesh=Mesh(data=4)), 'a mesh of 4 devices, but there are 8'),
   ],
 )
 def test_an_experiment_that_does_not_fit_the_devices(config, message):

@@ -152,9 +152,13 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices per axis; -1 takes what is left."""
+  """Devices per axis, of which one may be -1 and takes what is left; see docs/scale.md."""
 
-  data: Annotated[int, Range(-1)] = -1
+  data: Annotated[int, Range(-1)] = -1  # each has clips of its own
+  fsdp: Annotated[int, Range(-1)] = 1  # the same, and a part of every large parameter
+  # Devices that share a clip, each with some of its frames; they belong to one host, since a host
+  # decodes whole clips.
+  context: Annotated[int, Range(-1)] = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from vivit_jax.config import Clip, Config, Mix, Model
 from vivit_jax.config_augment import Augment
+from vivit_jax.config_mesh import check_mesh
 from vivit_jax.errors import ConfigError
 
 
@@ -156,8 +157,7 @@ def check(config: Config) -> None:
     raise ConfigError(
       f'config.train.clip_groups={train.clip_groups} needs a config.train.clip_norm above 0'
     )
-  if config.mesh.data == 0:
-    raise ConfigError('config.mesh.data=0 leaves no device; use -1 for all of them')
+  check_mesh(config.mesh)
 
 
 def _check_augment(augment: Augment) -> None:
@@ -238,22 +238,3 @@ def check_model(model: Model, clip: Clip) -> None:
       f'config.clip.frames={clip.frames} is not divisible by the tubelet length t={t} of '
       f'config.model.patch={model.patch}'
     )
-
-
-def check_devices(config: Config, devices: int) -> int:
-  """Returns the size of the data axis on `devices` devices; refuses batches it does not divide."""
-  data = devices if config.mesh.data == -1 else config.mesh.data
-  if data != devices:
-    raise ConfigError(f'config.mesh.data={data} does not cover the {devices} devices; use -1')
-  for name, size in (('train', config.train.batch_size), ('evaluate', config.evaluate.batch_size)):
-    if size % data:
-      raise ConfigError(
-        f'config.{name}.batch_size={size} is not divisible by the data axis of {data} devices'
-      )
-  mix = config.mix
-  if (mix.mixup or mix.cutmix) and config.train.batch_size // data % mix.group:
-    raise ConfigError(
-      f'config.mix.group={mix.group} does not divide the {config.train.batch_size // data} clips '
-      'of a device, so that clips would have to cross devices'
-    )
-  return data

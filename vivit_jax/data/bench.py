@@ -142,7 +142,9 @@ def _rate(manifest: Manifest, config: Config, clips: int, workers: int) -> Rate:
   size = config.train.batch_size
   steps = max(2, clips // size)
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
-  batches = pipeline.train_batches(manifest, config, start_step=0, stop_step=steps, rows=(0, size))
+  batches = pipeline.train_batches(
+    manifest, config, start_step=0, stop_step=steps, rows=range(size)
+  )
   bar = tqdm(total=steps * size, desc=f'{workers} workers', unit='clip', disable=None)
   with bar:
     next(batches)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vivit_jax.data.records import EvaluationVideos, Examples, TrainingExamples,
 
 
 def train_batches(
-  manifest: Manifest, config: Config, *, start_step: int, stop_step: int, rows: tuple[int, int]
+  manifest: Manifest, config: Config, *, start_step: int, stop_step: int, rows: Sequence[int]
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of the global batches of steps [start_step, stop_step).
 
@@ -28,7 +28,7 @@ def train_batches(
     config: `train.batch_size` is over all hosts; `data.workers` processes decode, 0 = threads.
     start_step: of the first batch.
     stop_step: one after that of the last batch.
-    rows: [low, high) of every global batch.
+    rows: which of every global batch, ascending.
 
   Returns:
     Batches of 'video' uint8 [B, F, H, W, 3]; 'label' int32 [B, heads] or multi-hot float32 [B, C];
@@ -38,11 +38,10 @@ def train_batches(
   Raises:
     DataError: too many videos in a row cannot be read, or no worker can be started.
   """
-  low, high = rows
   size = config.train.batch_size
-  numbers = (step * size + row for step in range(start_step, stop_step) for row in range(low, high))
+  numbers = (step * size + row for step in range(start_step, stop_step) for row in rows)
   examples = TrainingExamples(manifest, config)
-  return _batches(examples, numbers, manifest, config, stop_step - start_step, high - low)
+  return _batches(examples, numbers, manifest, config, stop_step - start_step, len(rows))
 
 
 def evaluation_batches(

@@ -22,7 +22,7 @@ from vivit_jax.data.pipeline import train_batches
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
-from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
+from vivit_jax.sharding import host_rows, make_mesh, put_batch, put_state, state_sharding
 from vivit_jax.train.evaluation import evaluate_run, validate
 from vivit_jax.train.guard_rails import hints
 from vivit_jax.train.log import RunLog
@@ -73,11 +73,12 @@ def _start(
   checkpoints: Checkpoints,
 ) -> TrainState:
   """Returns the newest state in the workdir, else a fresh one, on its given weights if any."""
-  whole = replicated(mesh)
   if checkpoints.steps:
+    shapes = abstract_state(config, model, optimizer)
     abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-      abstract_state(config, model, optimizer),
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      state_sharding(mesh, shapes),
     )
     return checkpoints.restore(checkpoints.steps[-1], abstract)
   state = init_state(config, model, optimizer)
@@ -90,7 +91,7 @@ def _start(
       raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
     print(table, flush=True)
     state = start_from(config, state, params)
-  return jax.device_put(state, whole)
+  return put_state(mesh, state)
 
 
 @dataclasses.dataclass

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import sys
 
-import jax
 from tqdm import tqdm
 
 from vivit_jax.config import Config
@@ -13,7 +12,7 @@ from vivit_jax.data.dataset import open_split, with_classes
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.model.vivit import build
 from vivit_jax.pretrained import initialise_params
-from vivit_jax.sharding import host_rows, make_mesh, put_batch, replicated
+from vivit_jax.sharding import host_rows, make_mesh, put_batch, put_state
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state, start_from
 from vivit_jax.train.step import compile_step
@@ -43,7 +42,7 @@ def overfit_one_batch(config: Config) -> bool:
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
     state = start_from(config, state, initialise_params(config, state.params)[0])
-  state = jax.device_put(state, replicated(mesh))
+  state = put_state(mesh, state)
   step = compile_step(config, model, optimizer, mesh)
   history = []
   for _ in tqdm(range(STEPS), 'overfit', unit='step', disable=not sys.stderr.isatty()):

@@ -13,13 +13,13 @@ from jaxtyping import Array
 
 from vivit_jax.config import Config
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated
+from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated, state_sharding
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
 from vivit_jax.train.group_clip import clipped_by_group
 from vivit_jax.train.mix import mix
 from vivit_jax.train.parameter_groups import is_trained
-from vivit_jax.train.state import TrainState
+from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
 
@@ -78,13 +78,18 @@ def train_step(
 def compile_step(
   config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-  """Returns `train_step` jitted over the mesh: batch split, state replicated and donated."""
-  step = functools.partial(train_step, config=config, model=model, optimizer=optimizer)
-  whole = replicated(mesh)
+  """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+
+  def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
+      return train_step(state, batch, config=config, model=model, optimizer=optimizer)
+
+  state = state_sharding(mesh, abstract_state(config, model, optimizer))
+  batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}
   return jax.jit(
     step,
-    in_shardings=(whole, batch_sharding(mesh)),
-    out_shardings=(whole, whole),
+    in_shardings=(state, batch),
+    out_shardings=(state, replicated(mesh)),
     donate_argnums=0,
   )
 
@@ -95,10 +100,11 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
 
   @functools.partial(
     jax.jit,
-    in_shardings=(replicated(mesh), batch_sharding(mesh)),
+    in_shardings=(None, batch_sharding(mesh, video=True)),  # parameters stay where they are
     out_shardings=batch_sharding(mesh),
   )
   def forward(params: Any, video: Array) -> Array:
-    return apply(model, params, losses.as_pixels(video))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return apply(model, params, losses.as_pixels(video))
 
   return lambda params, video: local_rows(forward(params, put_batch(mesh, video)))
