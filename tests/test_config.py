@@ -61,7 +61,7 @@ def test_whole_numbers_are_good_floats():
     ),
     (
       {'mesh': {'pipeline': 1}},
-      'config.mesh.pipeline does not exist; choose from ' + repr('data'),
+      "config.mesh.pipeline does not exist; choose from 'data', 'fsdp', 'context'",
     ),
     (
       {'clip': 3},
