@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from publish import markdown, values
+from markdown_table import markdown
+from publish import values
 from sweep import Row, Run, sweep
 from vivit_jax.errors import UserError
 from vivit_jax.train.stop import Stopped

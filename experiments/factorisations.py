@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 from draw import dots
-from publish import Experiment, Plan, main, markdown, spread, values
+from markdown_table import markdown
+from publish import Experiment, Plan, main, spread, values
 from sweep import Row, Run, repeat
 from vivit_jax.config import Config
 from vivit_jax.config_file import load

@@ -10,7 +10,6 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from matplotlib.figure import Figure
@@ -92,18 +91,6 @@ def spread(found: Sequence[float], digits: int = 1) -> str:
   """Returns the mean, and from the least to the greatest."""
   mean, low, high = statistics.mean(found), min(found), max(found)
   return f'{mean:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})'
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-  """Returns a table that is as readable on a terminal; the first column is text."""
-  cells = [list(map(str, line)) for line in (head, *lines)]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  cells.insert(1, ['-' * widths[0], *('-' * max(1, width - 1) + ':' for width in widths[1:])])
-  text = ''
-  for line in cells:
-    padded = [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
-    text += f'| {" | ".join(padded)} |\n'
-  return text
 
 
 def main(experiment: Experiment, about: str | None) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from draw import dots
-from publish import SMALL, VERB_NOUN, Experiment, Plan, held, main, markdown, spread, values
+from markdown_table import markdown
+from publish import SMALL, VERB_NOUN, Experiment, Plan, held, main, spread, values
 from sweep import Row, Run, Test, repeat
 from tubelets import FROM_IMAGE, IMAGE_MODEL
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 import factorisations
 from draw import curves
-from publish import Experiment, Plan, held, main, markdown, spread, values
+from markdown_table import markdown
+from publish import Experiment, Plan, held, main, spread, values
 from sweep import Row, Run, Test, repeat
 
 SIZES = (100, 400)  # training videos, beside all of them

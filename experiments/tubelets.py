@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from draw import dots
-from publish import SMALL, VERB_NOUN, Experiment, Plan, held, main, markdown, spread, values
+from markdown_table import markdown
+from publish import SMALL, VERB_NOUN, Experiment, Plan, held, main, spread, values
 from sweep import Row, Run, repeat
 
 # Settings, and Kinetics-400 top-1 in percent of the paper's Table 1. All have 4 x 4 x 4 tokens.

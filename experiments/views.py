@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 import factorisations
 from draw import curves
-from publish import Experiment, Plan, held, main, markdown, spread, values
+from markdown_table import markdown
+from publish import Experiment, Plan, held, main, spread, values
 from sweep import Row, Run, Test, repeat
 
 VIEWS = (1, 2, 3, 4, 6)  # temporal; one spatial

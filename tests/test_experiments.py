@@ -7,10 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from vivit_jax.convert.load import load_source
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.vivit import build, video_shape
 
 ROOT = Path(__file__).parent.parent
 NAMES = ('factorisations', 'small_data', 'views', 'tubelets', 'regularisers')
@@ -137,3 +139,15 @@ def test_tables_and_sections_of_the_page(modules, tmp_path):
   )
   with pytest.raises(SystemExit, match='0 sections'):
     publish.fill_in(page, 'absent', '')
+
+
+@pytest.mark.parametrize('attention', ['factorised_encoder', 'spatio_temporal'])
+def test_the_plain_port_has_the_parameters_of_ours(modules, attention):
+  contest = modules('contestant').Contest('ours', attention, size='Ti', pixels=32)
+  config = modules('throughput_jax').experiment(contest)
+  video = video_shape(config.clip)
+  sizes = [
+    sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), video)))
+    for model in (build(config), modules('plain_port').PlainViViT(config.model, 400))
+  ]
+  assert sizes[0] == sizes[1]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a timed program and the one that times it say to each other, one JSON object a line."""
+
+# Imported by programs of both frameworks, so it needs the standard library alone.
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+  """One program and the shapes of its work."""
+
+  program: str
+  attention: str
+  size: str = 'B'
+  frames: int = 32
+  pixels: int = 112
+  batch: int = 4
+  dtype: str = 'float32'
+  classes: int = 400
+
+
+def arguments() -> Contest:
+  """Returns what this program was started for."""
+  return Contest(**json.loads(sys.argv[1]))
+
+
+def serve(
+  step: Callable[[], None],
+  device_peak: Callable[[], int | None],
+  matrix: tuple[Callable[[], object], float],
+) -> None:
+  """Runs the first step, then as many as each line of standard input asks for.
+
+  Args:
+    step: one update, waited for.
+    device_peak: most bytes that the device held, where it has its own memory.
+    matrix: a large matrix product, waited for, and its FLOPs.
+  """
+  step()
+  _say(first_step_at=time.time())
+  product, flops = matrix
+  for line in sys.stdin:
+    steps = int(line)
+    if steps:
+      began = time.perf_counter()
+      for _ in range(steps):
+        step()
+      _say(seconds=(time.perf_counter() - began) / steps)
+      continue
+    # The process's peak, before the product allocates anything.
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = device_peak() or kilobytes * 1024
+    product()
+    times = []
+    for _ in range(5):
+      began = time.perf_counter()
+      product()
+      times.append(time.perf_counter() - began)
+    _say(peak_bytes=peak, matrix_flops_per_second=flops / min(times))
+
+
+def _say(**values: float) -> None:
+  print(json.dumps(values), flush=True)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our train step beside a plain port, Hugging Face's and vit-pytorch's, in turns of one run."""
+
+# Run from the repository root, on a machine that does nothing else:
+#   python experiments/throughput.py
+#   LD_PRELOAD=libtcmalloc_minimal.so.4 python experiments/throughput.py    (all get its allocator)
+#   python experiments/throughput.py --pixels=224 --batch=16 --dtype=bfloat16    (on one GPU)
+# torch, transformers and vit-pytorch may live in another environment: --torch-python=PYTHON. The
+# programs of a model have to fit into memory together.
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from contestant import Contest
+from markdown_table import markdown
+from vivit_jax.config import SIZES, Clip, Model
+from vivit_jax.model.cost import model_cost
+from vivit_jax.model.vivit import ViViT
+
+HERE = Path(__file__).parent
+# Programs that do the same work, ours first; the others are compared with it.
+GROUPS = {
+  'factorised_encoder': ('ours', 'ours_scan_remat', 'port', 'vit_pytorch'),
+  'spatio_temporal': ('ours', 'ours_scan_remat', 'port', 'hugging_face'),
+  'factorised_self_attention': ('ours', 'ours_scan_remat', 'vit_pytorch'),
+}
+TORCH = ('hugging_face', 'vit_pytorch')
+
+
+class Program:
+  """A running contestant, ready for its next turn."""
+
+  def __init__(self, contest: Contest, python: str):
+    kind = 'torch' if contest.program in TORCH else 'jax'
+    text = json.dumps(dataclasses.asdict(contest))
+    began = time.time()
+    # All of a GPU's memory at once, as JAX takes it, would leave the next program none.
+    environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'PYTHONPATH': '.'}
+    self._process = subprocess.Popen(
+      [python, str(HERE / f'throughput_{kind}.py'), text],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=environment,
+      cwd=HERE.parent,
+    )
+    self.first_step = self._answer()['first_step_at'] - began
+
+  def seconds(self, steps: int) -> float:
+    """Returns the seconds of a step, after so many of them."""
+    return self._ask(steps)['seconds']
+
+  def close(self) -> dict[str, Any]:
+    """Ends the program; returns peak_bytes and matrix_flops_per_second."""
+    result = self._ask(0)
+    self._process.communicate()
+    return result
+
+  def kill(self) -> None:
+    """Ends a program whose answers nobody waits for."""
+    self._process.kill()
+
+  def _ask(self, steps: int) -> dict[str, Any]:
+    assert self._process.stdin is not None
+    self._process.stdin.write(f'{steps}\n')
+    self._process.stdin.flush()
+    return self._answer()
+
+  def _answer(self) -> dict[str, Any]:
+    assert self._process.stdout is not None
+    line = self._process.stdout.readline()
+    if not line:
+      raise SystemExit(f'a program ended with exit code {self._process.wait()}: see above')
+    return json.loads(line)
+
+
+def step_flops(contest: Contest) -> float:
+  """Returns FLOPs of the matrix products of one step, recomputation not counted."""
+  size = SIZES[contest.size]
+  model = Model(
+    attention=contest.attention,  # type: ignore[arg-type]
+    pooling='mean' if contest.attention == 'factorised_self_attention' else 'cls',
+    **dataclasses.asdict(size),
+  )
+  clip = Clip(contest.frames, height=contest.pixels, width=contest.pixels)
+  # Twice a multiply-add; backward is twice forward.
+  return 6e9 * model_cost(ViViT(model, contest.classes), clip).matmul_gflops * contest.batch
+
+
+def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[str, Any]]:
+  """Returns one row per program, ours first."""
+  programs: list[Program] = []
+  try:
+    for contest in tqdm(contests, contests[0].attention, unit='start'):
+      python = options.torch_python if contest.program in TORCH else sys.executable
+      programs.append(Program(contest, python))
+    for program in programs:
+      program.seconds(1)
+    turns = [
+      [program.seconds(options.steps) for program in programs]
+      for _ in tqdm(range(options.rounds), contests[0].attention, unit='round')
+    ]
+    ends = [program.close() for program in programs]
+  finally:
+    for program in programs:
+      program.kill()
+  peak = max(end['matrix_flops_per_second'] for end in ends)
+  rows = []
+  for index, (contest, program, end) in enumerate(zip(contests, programs, ends, strict=True)):
+    seconds = statistics.median(turn[index] for turn in turns)
+    rows.append(
+      {
+        'model': contest.attention,
+        'program': contest.program,
+        'seconds_per_clip': seconds / contest.batch,
+        'times_ours': statistics.median(turn[index] / turn[0] for turn in turns),
+        'of_matrix_peak': step_flops(contest) / seconds / peak,
+        'peak_bytes': end['peak_bytes'],
+        'first_step_seconds': program.first_step,
+        'matrix_flops_per_second': peak,
+      }
+    )
+  return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+  """Returns the rows for reading."""
+  head = ('model', 'program', 's/clip', 'x ours', '% of matrix peak', 'peak GB', 'first step s')
+  lines = [
+    [
+      row['model'],
+      row['program'],
+      f'{row["seconds_per_clip"]:.4g}',
+      f'{row["times_ours"]:.2f}',
+      f'{100 * row["of_matrix_peak"]:.1f}',
+      f'{row["peak_bytes"] / 1e9:.2f}',
+      f'{row["first_step_seconds"]:.1f}',
+    ]
+    for row in rows
+  ]
+  return markdown(head, lines)
+
+
+def main() -> None:
+  """Prints the table and writes results/throughput.json."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  defaults = Contest('', '')
+  parser.add_argument('--size', default=defaults.size, choices=('Ti', 'S', 'B', 'L'))
+  for name in ('frames', 'pixels', 'batch'):
+    parser.add_argument(f'--{name}', type=int, default=getattr(defaults, name))
+  parser.add_argument('--dtype', default=defaults.dtype, choices=('float32', 'bfloat16'))
+  parser.add_argument('--models', default=','.join(GROUPS), help='with commas between')
+  parser.add_argument('--rounds', type=int, default=5, help='turns of each program (%(default)s)')
+  parser.add_argument('--steps', type=int, default=1, help='of a turn (%(default)s)')
+  parser.add_argument('--programs', help='of those that a model has; all of them by default')
+  parser.add_argument('--torch-python', default=sys.executable, metavar='PYTHON')
+  parser.add_argument('--hardware', default=platform.processor() or platform.machine())
+  options = parser.parse_args()
+  shape = {n: getattr(options, n) for n in ('size', 'frames', 'pixels', 'batch', 'dtype')}
+  rows: list[dict[str, Any]] = []
+  for attention in options.models.split(','):
+    wanted = options.programs.split(',') if options.programs else GROUPS[attention]
+    chosen = [name for name in GROUPS[attention] if name in wanted]
+    rows += compare([Contest(name, attention, **shape) for name in chosen], options)
+    print(table(rows), flush=True)
+  about = {**shape, 'hardware': options.hardware, 'date': time.strftime('%Y-%m-%d'), 'rows': rows}
+  (HERE / 'results' / 'throughput.json').write_text(json.dumps(about, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  main()
