@@ -13,7 +13,7 @@ from plain_port import PlainViViT
 from plain_port import train_step as plain_step
 from vivit_jax.config import SIZES, Clip, Config, Model, Task, Train
 from vivit_jax.model.vivit import build, video_shape
-from vivit_jax.sharding import make_mesh, put_batch, replicated
+from vivit_jax.sharding import make_mesh, put_batch, put_state
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 from vivit_jax.train.step import compile_step
@@ -61,8 +61,7 @@ def main() -> None:
 
 def _ours(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> Callable[[], None]:
   model, optimizer = build(config), make_optimizer(config.train, 1_000_000)
-  state = init_state(config, model, optimizer)
-  state = jax.device_put(state, replicated(mesh))
+  state = put_state(mesh, init_state(config, model, optimizer))
   update = compile_step(config, model, optimizer, mesh)
 
   def step() -> None:
