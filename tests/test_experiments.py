@@ -130,7 +130,8 @@ def test_a_sweep_measures_once_goes_on_and_refuses_other_settings(modules, tmp_p
 def test_tables_and_sections_of_the_page(modules, tmp_path):
   publish = modules('publish')
   assert publish.spread([1.0, 2.0, 6.0]) == '3.0 (1.0..6.0)'
-  assert publish.markdown(('a', 'b'), [('one', 2)]) == ('| a   | b |\n| --- | -: |\n| one | 2 |\n')
+  markdown = modules('markdown_table').markdown
+  assert markdown(('a', 'b'), [('one', 2)]) == '| a   | b |\n| --- | -: |\n| one | 2 |\n'
   page = tmp_path / 'README.md'
   page.write_text('before\n<!-- views -->\nold\n<!-- end -->\nafter <!-- other -->\n<!-- end -->')
   publish.fill_in(page, 'views', 'new\n')
