@@ -47,6 +47,7 @@ CORE = (
   'model.tokenizer',
   'model.transformer',
   'model.vivit',
+  'train.finite',
   'train.group_clip',
   'train.losses',
   'train.mix',

@@ -18,7 +18,7 @@ from vivit_jax.data.index.divide import divide
 from vivit_jax.data.index.rows import Row
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.train.loop import train
-from vivit_jax.workdir import claim
+from vivit_jax.workdir import check_continues
 
 TINY = {
   'model.layers': 1,
@@ -147,7 +147,7 @@ def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, p
   manifest = open_split(config, 'train')
   assert results['videos'] + len(manifest.videos) == 12
   # The same command, its number of classes found again, continues the run.
-  claim(workdir, with_classes(config), manifest.fingerprint, manifest.class_names)
+  assert check_continues(workdir, with_classes(config), manifest.fingerprint) == []
 
 
 def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, capsys):

@@ -5,17 +5,20 @@ import json
 
 import pytest
 
+from vivit_jax.train.goodput import ACTIVITIES, Goodput
 from vivit_jax.train.log import RunLog, read_metrics
 
 
 def test_rows_and_lines_say_the_same(tmp_path, capsys):
-  with RunLog(tmp_path, start=0, steps=40, clips_per_step=8) as log:
+  with RunLog(tmp_path, 0, 40, 8, Goodput()) as log:
     log.train(20, {'loss': 2.0, 'top1': 0.25, 'learning_rate': 0.1})
     log.validation(20, {'top1': 0.5, 'top1_verb': 0.75})
   train, validation = read_metrics(tmp_path)
   rate = train.pop('clips_per_second')
   assert rate > 0
   assert train.pop('data_wait') == 0
+  times = {name: train.pop(name) for name in list(train) if name.startswith('seconds_')}
+  assert set(times) == {f'seconds_{name}' for name in ACTIVITIES}
   assert train == {'step': 20, 'loss': 2.0, 'top1': 0.25, 'learning_rate': 0.1}
   assert validation == {'step': 20, 'validation_top1': 0.5, 'validation_top1_verb': 0.75}
   lines = capsys.readouterr().out.splitlines()
@@ -25,19 +28,20 @@ def test_rows_and_lines_say_the_same(tmp_path, capsys):
   assert list((tmp_path / 'tensorboard').glob('events.out.tfevents.*'))
 
 
-def test_the_first_step_can_be_logged(tmp_path, capsys):
-  # Its time is compilation, so that there is no speed to divide by.
-  with RunLog(tmp_path, start=19, steps=20, clips_per_step=8) as log:
-    log.restart_clock(20)
-    log.train(20, {'loss': 1.0})
-  assert read_metrics(tmp_path) == [{'step': 20, 'loss': 1.0}]
-  assert capsys.readouterr().out == 'step 20/20  loss 1\n'
+def test_skipped_updates_are_said_where_there_are_any(tmp_path, capsys):
+  with RunLog(tmp_path, 18, 20, 8, Goodput()) as log:
+    log.train(19, {'loss': 1.0, 'skipped_updates': 0.0})
+    log.train(20, {'loss': 1.0, 'skipped_updates': 2.0})
+  assert [row['skipped_updates'] for row in read_metrics(tmp_path)] == [0.0, 2.0]
+  first, second = capsys.readouterr().out.splitlines()
+  assert 'skipped' not in first
+  assert second.startswith('step 20/20  loss 1  skipped_updates 2  ')
 
 
 def test_rows_after_the_checkpoint_come_again_and_a_cut_row_is_left_out(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
   assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3}]
-  with RunLog(tmp_path, start=2, steps=9, clips_per_step=8) as log:
+  with RunLog(tmp_path, 2, 9, 8, Goodput()) as log:
     log.validation(3, {'top1': 0.5})
   assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3, 'validation_top1': 0.5}]
   for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
@@ -56,14 +60,14 @@ def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
   tmp_path, capsys, monkeypatch, waits, busy, hints
 ):
   now = [0.0]
-  monkeypatch.setattr('vivit_jax.train.log.time.monotonic', lambda: now[0])
+  monkeypatch.setattr('vivit_jax.train.goodput.time.monotonic', lambda: now[0])
 
   def batches():
     for wait in waits:
       now[0] += wait
       yield 0
 
-  with RunLog(tmp_path, start=0, steps=3, clips_per_step=8) as log:
+  with RunLog(tmp_path, 0, 3, 8, Goodput()) as log:
     for step, _ in enumerate(log.waiting(batches(), lambda: busy), 1):
       now[0] += 10 - waits[step - 1]
       log.train(step, {'loss': 1.0})

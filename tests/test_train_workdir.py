@@ -10,7 +10,7 @@ import pytest
 from vivit_jax.checkpoint import CHECKPOINTS
 from vivit_jax.config_parse import parse
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.workdir import FREE, claim, occupied, read_config
+from vivit_jax.workdir import FREE, check_continues, claim, occupied, read_config
 
 NAMES = {'label': ('a', 'b')}
 
@@ -45,14 +45,17 @@ def run(tmp_path):
 )
 def test_another_experiment_is_refused_by_the_name_of_the_setting(run, change, message):
   with pytest.raises(ConfigError) as error:
-    claim(run, config(**change), 'fingerprint', NAMES)
-  assert str(error.value) == f'{run} holds another run: {message}; give another --workdir'
+    check_continues(run, config(**change), 'fingerprint')
+  assert str(error.value) == (
+    f'{run} holds another run: {message}; give another --workdir, or --allow-changes to go on so '
+    'from its last checkpoint'
+  )
   assert read_config(run) == config()
 
 
 def test_all_differences_are_named_at_once(run):
   with pytest.raises(ConfigError) as error:
-    claim(run, config(seed=1, model={'layers': 2}), 'other', NAMES)
+    check_continues(run, config(seed=1, model={'layers': 2}), 'other')
   for part in ('config.seed', 'config.model.layers', 'training data was fingerprint and is other'):
     assert part in str(error.value)
 
@@ -77,6 +80,7 @@ FREE_CHANGES = [
 
 @pytest.mark.parametrize('change', FREE_CHANGES)
 def test_free_settings_change_and_are_kept(run, change):
+  assert check_continues(run, config(**change), 'fingerprint') == []
   claim(run, config(**change), 'fingerprint', NAMES)
   assert read_config(run) == config(**change)
 
@@ -94,6 +98,7 @@ def test_every_free_setting_was_tried():
 def test_a_run_that_never_saved_binds_nobody(tmp_path):
   # A first command with a mistake in it must not spoil the workdir for the corrected one.
   claim(tmp_path, config(), 'fingerprint', NAMES)
+  assert check_continues(tmp_path, config(seed=1), 'other') == []
   claim(tmp_path, config(seed=1), 'other', NAMES)
   assert read_config(tmp_path).seed == 1
 
@@ -125,7 +130,7 @@ def test_damaged_snapshot_is_one_line_that_names_the_file(run, content, message)
 def test_a_damaged_snapshot_is_not_overwritten_by_another_command(run):
   (run / 'config.json').write_text('{"config"')
   with pytest.raises(CheckpointError, match='is damaged'):
-    claim(run, config(seed=9), 'fingerprint', NAMES)
+    check_continues(run, config(seed=9), 'fingerprint')
   assert (run / 'config.json').read_text() == '{"config"'
 
 
@@ -136,7 +141,7 @@ def test_a_folder_without_a_run(tmp_path):
 
 def test_the_snapshot_is_json_and_never_run(run):
   content = json.loads((run / 'config.json').read_text())
-  assert set(content) == {'config', 'data', 'class_names', 'version'}
+  assert set(content) == {'config', 'data', 'class_names', 'changes', 'version'}
   assert parse(content['config']) == config()
 
 

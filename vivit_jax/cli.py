@@ -87,6 +87,17 @@ def _add_train(subcommands: argparse._SubParsersAction) -> None:
     help='instead, check in a minute whether the model can learn one batch by heart (exit code 1 '
     'if not); writes nothing',
   )
+  command.add_argument(
+    '--allow-changes',
+    action='store_true',
+    help='continue the run although settings or data are no longer those it was trained with so '
+    'far; config.json then lists what changed',
+  )
+  command.add_argument(
+    '--profile',
+    metavar='FIRST:LAST',
+    help='trace these steps into FOLDER/profile, e.g. --profile=100:105',
+  )
 
 
 def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:

@@ -13,12 +13,19 @@ def train(options: argparse.Namespace) -> int:
   from vivit_jax.config_file import load
   from vivit_jax.train.loop import train
   from vivit_jax.train.overfit import overfit_one_batch
+  from vivit_jax.train.profile import parse_steps
   from vivit_jax.train.stop import Stopped
 
   if options.overfit_one_batch:
     return 0 if overfit_one_batch(load(options.settings)) else 1
+  profile = parse_steps(options.profile) if options.profile is not None else None
   try:
-    train(load(options.settings), Path(options.workdir))
+    train(
+      load(options.settings),
+      Path(options.workdir),
+      allow_changes=options.allow_changes,
+      profile=profile,
+    )
   except Stopped as stopped:
     print(f'vivit: {stopped}')
     return 130 if stopped.by.name == 'SIGINT' else 0

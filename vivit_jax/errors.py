@@ -23,3 +23,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
   """A checkpoint that is missing, damaged or of another model."""
+
+
+class TrainingError(UserError):
+  """A run whose numbers went wrong."""

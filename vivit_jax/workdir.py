@@ -2,8 +2,13 @@
 """What a workdir remembers of its experiment, and whether a command may continue it."""
 
 import contextlib
+import datetime
 import fcntl
+import getpass
 import json
+import os
+import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +35,14 @@ FREE = (
 def occupied(workdir: Path) -> Iterator[None]:
   """Makes the workdir and keeps other trainers out of it, since two would destroy its checkpoints.
 
+  The lock goes with the process that holds it, however that ends.
+
   Raises:
     ConfigError: where it cannot be a folder, or another process trains in it.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    handle = (workdir / LOCK).open('w')
+    handle = (workdir / LOCK).open('a+')  # what the owner wrote must survive
   except OSError as error:
     raise ConfigError(
       f'--workdir={workdir} cannot be written: {error.strerror}; give another folder'
@@ -44,18 +51,38 @@ def occupied(workdir: Path) -> Iterator[None]:
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+      handle.seek(0)
+      owner = f' ({handle.read().strip()})'.replace(' ()', '')
       raise ConfigError(
-        f'--workdir={workdir} is in use by another `vivit train`: wait for it or give another'
+        f'--workdir={workdir} is in use by another `vivit train`{owner}: wait for it or give '
+        'another folder'
       ) from None
-    except OSError:  # a file system without locks
-      pass
+    except OSError as error:
+      print(
+        f'vivit: hint: the file system of --workdir={workdir} has no locks ({error.strerror}): '
+        'see to it yourself that no other `vivit train` writes there',
+        file=sys.stderr,
+        flush=True,
+      )
+    handle.truncate(0)
+    handle.write(_this_process() + '\n')
+    handle.flush()
     yield
 
 
-def claim(
-  workdir: Path, config: Config, data: str, class_names: Mapping[str, Sequence[str]]
-) -> None:
-  """Writes the snapshot of a new run, or checks that this command continues the run that is there.
+def _this_process() -> str:
+  try:
+    user = getpass.getuser()
+  except (KeyError, OSError):  # a container's user without a name
+    user = str(os.getuid())
+  now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
+  return f'process {os.getpid()} of {user} on {socket.gethostname()} since {now}'
+
+
+def check_continues(
+  workdir: Path, config: Config, data: str, allow_changes: bool = False
+) -> list[str]:
+  """Returns how this command differs from the run in the workdir, if it may; says so on stderr.
 
   A run that ended before its first checkpoint binds nobody.
 
@@ -63,33 +90,69 @@ def claim(
     workdir: of the run.
     config: of this command.
     data: fingerprint of the training data.
-    class_names: per head, so that the weights can name what they predict without the data.
+    allow_changes: whether it may differ.
 
   Raises:
-    ConfigError: naming the settings that differ.
+    ConfigError: it differs and may not, naming the settings.
   """
-  now = json.loads(json.dumps(to_dict(config)))
-  started = any(True for name in (CHECKPOINTS, BEST) for _ in (workdir / name).glob('[0-9]*'))
-  if started and (workdir / SNAPSHOT).exists():
-    before = _read(workdir)
-    # With the defaults of settings that this version has and the run's did not.
-    old_config = json.loads(json.dumps(to_dict(read_config(workdir))))
-    different = [
-      f'config.{name} was {old!r} and is {new!r}'
-      for name, old, new in _differences(old_config, now)
-      if not any(name == free or name.startswith(free + '.') for free in FREE)
-    ]
-    if before['data'] != data:
-      different.append(f'the training data was {before["data"]} and is {data}')
-    if different:
-      raise ConfigError(
-        f'{workdir} holds another run: {"; ".join(different)}; give another --workdir'
-      )
+  if not _saved(workdir) or not (workdir / SNAPSHOT).exists():
+    return []
+  # With the defaults of settings that this version has and the run's did not.
+  different = [
+    f'config.{name} was {old!r} and is {new!r}'
+    for name, old, new in _differences(_plain(read_config(workdir)), _plain(config))
+    if not any(name == free or name.startswith(free + '.') for free in FREE)
+  ]
+  before = _read(workdir)['data']
+  if before != data:
+    different.append(f'the training data was {before} and is {data}')
+  if different and not allow_changes:
+    raise ConfigError(
+      f'{workdir} holds another run: {"; ".join(different)}; give another --workdir, or '
+      '--allow-changes to go on so from its last checkpoint'
+    )
+  for line in different:
+    print(f'vivit: hint: changed in this run: {line}', file=sys.stderr, flush=True)
+  return different
+
+
+def claim(
+  workdir: Path,
+  config: Config,
+  data: str,
+  class_names: Mapping[str, Sequence[str]],
+  changes: Sequence[str] = (),
+) -> None:
+  """Writes the snapshot of a run that begins, or of one that this command continues.
+
+  Args:
+    workdir: of the run.
+    config: of this command.
+    data: fingerprint of the training data.
+    class_names: per head, so that the weights can name what they predict without the data.
+    changes: of `check_continues`; the snapshot lists them, each with the step after which.
+  """
+  saved = _saved(workdir)
+  history = _read(workdir)['changes'] if saved and (workdir / SNAPSHOT).exists() else []
+  if changes:
+    history = [*history, {'after_step': max(saved), 'changes': list(changes)}]
   labels = {head: list(names) for head, names in class_names.items()}
-  write_json(
-    workdir / SNAPSHOT,
-    {'config': now, 'data': data, 'class_names': labels, 'version': __version__},
-  )
+  content = {
+    'config': _plain(config), 'data': data, 'class_names': labels, 'changes': history,
+    'version': __version__,
+  }  # fmt: skip
+  write_json(workdir / SNAPSHOT, content)
+
+
+def _saved(workdir: Path) -> list[int]:
+  """Returns the steps of which anything was saved."""
+  folders = [path for part in (CHECKPOINTS, BEST) for path in (workdir / part).glob('[0-9]*')]
+  return [int(path.name) for path in folders if path.name.isdecimal()]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """Returns the settings as JSON holds them."""
+  return json.loads(json.dumps(to_dict(config)))
 
 
 def read_config(workdir: Path) -> Config:
@@ -118,7 +181,8 @@ def _read(workdir: Path) -> dict[str, Any]:
   try:
     content = json.loads(file.read_text())
     if isinstance(content['config'], dict):
-      return {name: content[name] for name in ('config', 'data', 'class_names')}
+      found = {name: content[name] for name in ('config', 'data', 'class_names')}
+      return {**found, 'changes': content.get('changes', [])}
     problem = "'config' is not a section"
   except KeyError as error:
     problem = f'it has no {error}'

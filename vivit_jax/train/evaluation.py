@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a model: one view while it trains, the full protocol and the report at the end."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +15,7 @@ from vivit_jax.config_parse import to_dict
 from vivit_jax.data.dataset import open_split
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
+from vivit_jax.data.loader.assembly import Batch
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import evaluation_batches
 from vivit_jax.data.records import read_view
@@ -26,9 +28,11 @@ from vivit_jax.pretrained import load_run
 from vivit_jax.sharding import make_mesh
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.step import compile_forward
+from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.workdir import read_config
 
 Forward = Callable[[Any, np.ndarray], np.ndarray]
+Between = Callable[[], None]  # called before each batch; leaves the evaluation by what it raises
 SHOWN_MISTAKES = 8
 
 
@@ -41,11 +45,16 @@ class Validation:
 
 
 def validate(
-  config: Config, data: Manifest, forward: Forward, params: Any, failures: Failures
+  config: Config,
+  data: Manifest,
+  forward: Forward,
+  failures: Failures,
+  params: Any,
+  between: Between,
 ) -> Validation:
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
-  predictions = predict(config, data, forward, params, protocol, failures)
+  predictions = predict(config, data, forward, params, protocol, failures, between)
   results = compute(predictions, config.task, protocol)
   names = [headline(config.task), *(['top5'] if config.task.kind == 'single_label' else [])]
   metrics = {name: results[name] for name in names}
@@ -66,6 +75,7 @@ def predict(
   params: Any,
   protocol: Evaluate,
   failures: Failures,
+  between: Between = lambda: None,
   progress: bool = False,
 ) -> Predictions:
   """Returns the model's summed logits for every video of a manifest."""
@@ -78,12 +88,19 @@ def predict(
   )
   return collect(
     lambda video: forward(params, video),
-    batches,
+    _with_calls(batches, between),
     config.task,
     videos=len(data.videos),
     on_failure=lambda *failure: failures.add([failure]),
     progress=progress,
   )
+
+
+def _with_calls(batches: Generator[Batch, None, None], between: Between) -> Iterator[Batch]:
+  with contextlib.closing(batches):  # what `between` raises ends the decoders
+    for batch in batches:
+      between()
+      yield batch
 
 
 def parse_step(text: str) -> int | Literal['best', 'last']:
@@ -96,7 +113,12 @@ def parse_step(text: str) -> int | Literal['best', 'last']:
 
 
 def evaluate_run(
-  workdir: Path, *, step: str = 'best', split: str = 'test', views: tuple[int, int] | None = None
+  workdir: Path,
+  *,
+  step: str = 'best',
+  split: str = 'test',
+  views: tuple[int, int] | None = None,
+  heed: Between = lambda: None,
 ) -> dict[str, Any]:
   """Evaluates a run with several views per video and writes the report into its workdir.
 
@@ -105,24 +127,29 @@ def evaluate_run(
     step: 'best', 'last' or the number of a kept step.
     split: of the data.
     views: temporal and spatial; those of the run's configuration if None.
+    heed: called before each batch; leaves the evaluation by what it raises.
 
   Returns:
     The results (see `evaluate.metrics.compute`).
   """
   mesh = make_mesh(None)
   config = read_config(workdir)
-  pretrained = load_run(workdir, parse_step(step))
-  # The run's batch need not fit these devices; results don't depend on it.
-  batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
-  protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
-  if views is not None:
-    protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
-  data = open_split(config, split)
-  failures = Failures(data, config.data.max_bad_share, workdir)
-  forward = compile_forward(build(config), mesh)
-  predictions = predict(
-    config, data, forward, pretrained.params, protocol, failures, progress=sys.stderr.isatty()
-  )
+  with Watchdog(config.faults.hang_seconds) as watchdog:
+    watchdog.expect('the first batch of the evaluation', COMPILING)
+    pretrained = load_run(workdir, parse_step(step))
+    # The run's batch need not fit these devices; results don't depend on it.
+    batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
+    protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
+    if views is not None:
+      protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
+    data = open_split(config, split)
+    failures = Failures(data, config.data.max_bad_share, workdir)
+    forward = compile_forward(build(config), mesh)
+    between = watchdog.series('the next batch of the evaluation', heed)
+    shown = sys.stderr.isatty()
+    predictions = predict(
+      config, data, forward, pretrained.params, protocol, failures, between, progress=shown
+    )
   results = {
     **compute(predictions, config.task, protocol),
     'step': pretrained.step,

@@ -3,19 +3,22 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from vivit_jax.files import replace_file
+from vivit_jax.train.goodput import Goodput
+from vivit_jax.train.window import SKIPPED
 
 METRICS = 'metrics.jsonl'
 MUCH_WAITING = 0.1  # share of the time, above which a hint says what to do
+
+VALIDATION = 'validation_'  # how the names of its columns start
 
 T = TypeVar('T')
 
@@ -32,15 +35,20 @@ def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
   return rows
 
 
+def is_validation(row: Mapping[str, Any]) -> bool:
+  """Returns whether a row of the metrics file is of a scheduled evaluation."""
+  return any(name.startswith(VALIDATION) for name in row)
+
+
 class RunLog:
   """Progress of a run; a context manager.
 
   `metrics.jsonl` has one JSON object a line: `step` and, for training rows, `loss`, `top1`,
-  `learning_rate`, `clips_per_second`, `data_wait`, ...; for evaluation rows the
-  same names behind `validation_`.
+  `learning_rate`, `clips_per_second`, `data_wait`, ..., and behind `seconds_` what this command has
+  spent on each activity so far; for evaluation rows the same names behind `validation_`.
   """
 
-  def __init__(self, workdir: Path, *, start: int, steps: int, clips_per_step: int):
+  def __init__(self, workdir: Path, start: int, steps: int, clips_per_step: int, goodput: Goodput):
     workdir.mkdir(parents=True, exist_ok=True)
     # What a killed run logged after its last checkpoint will be logged again.
     rows = [row for row in read_metrics(workdir) if row['step'] <= start]
@@ -55,7 +63,8 @@ class RunLog:
     self._steps, self._clips = steps, clips_per_step
     self._windows = 0  # rows of training written
     self._hinted = False
-    self.restart_clock(start)
+    self._goodput = goodput
+    self._last, self._before = start, dict(goodput.seconds)  # at the last row of training
 
   def __enter__(self) -> 'RunLog':
     return self
@@ -80,32 +89,36 @@ class RunLog:
     """
     iterator = iter(batches)
     while True:
-      began = time.monotonic()
+      self._goodput.spent('step')
       batch = next(iterator, None)
       if batch is None:
         return
-      if not busy():
-        self._waited += time.monotonic() - began
+      self._goodput.spent('step' if busy() else 'input')
       yield batch
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the mean metrics since the last call, with speed, time left and time waited for data.
 
-    `data_wait` is a share of the time since then.
+    Speed and `data_wait`, a share, are of the time in which steps could be done: evaluations,
+    checkpoints and compilation are left out.
     """
-    speed, line = {}, ''
-    if step > self._last:  # else it is the first step, whose time is compilation
-      seconds = time.monotonic() - self._began
-      rate, wait = (step - self._last) * self._clips / seconds, self._waited / seconds
-      left = tqdm.format_interval((self._steps - step) * self._clips / rate)
-      speed = {'clips_per_second': rate, 'data_wait': wait}
-      line = f'  {rate:.1f} clips/s  data_wait {wait:.0%}  ETA {left}'
-      self._bar.set_postfix_str(f'data_wait {wait:.0%}')
-      self._hint(wait)
-    self._write(step, {**metrics, **speed})
-    self.say(f'step {step}/{self._steps}  {_show(metrics)}{line}')
+    self._goodput.spent('step')
+    now = dict(self._goodput.seconds)
+    waited = now['input'] - self._before['input']
+    seconds = waited + now['step'] - self._before['step']
+    rate, wait = (step - self._last) * self._clips / seconds, waited / seconds
+    left = tqdm.format_interval((self._steps - step) * self._clips / rate)
+    times = {f'seconds_{name}': value for name, value in now.items()}
+    self._write(step, {**metrics, 'clips_per_second': rate, 'data_wait': wait, **times})
+    shown = {name: value for name, value in metrics.items() if value or name != SKIPPED}
+    self.say(
+      f'step {step}/{self._steps}  {_show(shown)}  '
+      f'{rate:.1f} clips/s  data_wait {wait:.0%}  ETA {left}'
+    )
+    self._bar.set_postfix_str(f'data_wait {wait:.0%}')
+    self._hint(wait)
     self._windows += 1
-    self.restart_clock(step)
+    self._last, self._before = step, now
 
   def _hint(self, wait: float) -> None:
     """Says once that data is the bottleneck; not in the first window, when decoders start."""
@@ -117,13 +130,9 @@ class RunLog:
         file=sys.stderr,
       )
 
-  def restart_clock(self, step: int) -> None:
-    """Leaves what happened since the last row, such as an evaluation, out of the speed."""
-    self._last, self._began, self._waited = step, time.monotonic(), 0.0
-
   def validation(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the metrics of a scheduled evaluation."""
-    self._write(step, {f'validation_{name}': value for name, value in metrics.items()})
+    self._write(step, {f'{VALIDATION}{name}': value for name, value in metrics.items()})
     self.say(f'step {step}/{self._steps}  validation: {_show(metrics)}')
 
   def say(self, line: str) -> None:
@@ -136,7 +145,7 @@ class RunLog:
     self._file.flush()
     for name, value in row.items():
       group, _, rest = name.partition('_')
-      tag = f'validation/{rest}' if group == 'validation' else f'train/{name}'
+      tag = f'{group}/{rest}' if group in ('validation', 'seconds') else f'train/{name}'
       self._board.add_scalar(tag, value, step)
 
 

@@ -3,13 +3,14 @@
 
 import contextlib
 import dataclasses
+import functools
+import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -23,46 +24,75 @@ from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
 from vivit_jax.sharding import host_rows, make_mesh, put_batch, put_state, state_sharding
-from vivit_jax.train.evaluation import evaluate_run, validate
+from vivit_jax.train.divergence import check_finite, diverged
+from vivit_jax.train.evaluation import Between, Validation, evaluate_run, validate
+from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.guard_rails import hints
-from vivit_jax.train.log import RunLog
+from vivit_jax.train.log import RunLog, is_validation, read_metrics
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
+from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
 from vivit_jax.train.step import compile_forward, compile_step
-from vivit_jax.train.stop import Stopped, StopRequest
-from vivit_jax.workdir import claim, occupied
+from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
+from vivit_jax.train.watchdog import COMPILING, Watchdog
+from vivit_jax.train.window import Window
+from vivit_jax.workdir import check_continues, claim, occupied
+
+Evaluation = Callable[[Any, Between], Validation]
 
 
-def train(config: Config, workdir: Path) -> dict[str, Any]:
+def train(
+  config: Config, workdir: Path, *, allow_changes: bool = False, profile: Steps | None = None
+) -> dict[str, Any]:
   """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
 
   Args:
     config: the experiment; must be that of the run in `workdir`, if there is one.
     workdir: receives config.json, checkpoints/, best/, metrics.jsonl, tensorboard/, skipped.csv,
       report.json, report.html and pictures.
+    allow_changes: go on although the run in `workdir` has other settings or data.
+    profile: steps to trace into workdir/profile/.
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
     Stopped: after SIGINT or SIGTERM, once the state is on disk.
+    TrainingError: loss or gradient are not finite, step after step.
     ConfigError, DataError, CheckpointError: for what the user can mend.
   """
   mesh = make_mesh(config)
   config = with_classes(config)
-  with occupied(workdir):
+  with occupied(workdir), StopRequest() as stop, Goodput() as goodput:
     data = open_split(config, 'train')
-    claim(workdir, config, data.fingerprint, data.class_names)
+    changes = check_continues(workdir, config, data.fingerprint, allow_changes)
     model = build(config)
     steps = total_steps(config, len(data.videos))
     optimizer = make_optimizer(config.train, steps)
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, StopRequest() as stop:
+    with (
+      Watchdog(config.faults.hang_seconds) as watchdog,
+      Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
+    ):
+      watchdog.expect('the first step', COMPILING)
       state = _start(config, model, optimizer, mesh, checkpoints)
+      # Not before: a run that cannot be continued so must stay what it is.
+      claim(workdir, config, data.fingerprint, data.class_names, changes)
       for hint in hints(config, data, state.params):
         print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
-      run = _Run(config, workdir, mesh, model, optimizer, checkpoints, stop, data, steps)
-      run.steps_from(state)
-    return evaluate_run(workdir)
+      with Profiler(profile, workdir, int(state.step), steps) as profiler:
+        run = _Run(
+          config, workdir, mesh, model, optimizer, checkpoints, data, steps, stop, watchdog,
+          goodput, profiler,
+        )  # fmt: skip
+        goodput.spent('start')
+        run.steps_from(state)
+      watchdog.expect('the last checkpoint')
+    goodput.spent('checkpoint')
+    with goodput.during('evaluation'):
+      try:
+        return evaluate_run(workdir, heed=stop.heed)
+      except Interrupted as interrupted:
+        raise Stopped(steps, interrupted.by, evaluating=True) from None
 
 
 def _start(
@@ -104,70 +134,102 @@ class _Run:
   model: ViViT
   optimizer: optax.GradientTransformation
   checkpoints: Checkpoints
-  stop: StopRequest
   data: Manifest
   steps: int
+  stop: StopRequest
+  watchdog: Watchdog
+  goodput: Goodput
+  profiler: Profiler
 
   def steps_from(self, state: TrainState) -> None:
     """Runs the steps that are left, with evaluations and checkpoints as scheduled."""
     train, start = self.config.train, int(state.step)
-    if start >= self.steps:
+    owed = self._owes_validation(start)
+    if start >= self.steps and not owed:
       return
-    validation = open_split(self.config, 'validation')
-    unreadable = self._failures(validation)
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
-    forward = compile_forward(self.model, self.mesh)
     rate = learning_rate(train, self.steps)
-    pending: list[dict[str, jax.Array]] = []
+    evaluate = self._evaluation()
+    unreadable, window = self._failures(self.data), Window()
     with (
-      RunLog(self.workdir, start=start, steps=self.steps, clips_per_step=train.batch_size) as log,
-      contextlib.closing(self._batches(start)) as batches,
+      RunLog(self.workdir, start, self.steps, train.batch_size, self.goodput) as log,
+      contextlib.closing(self._batches(start, unreadable)) as batches,
     ):
-      for done, batch in enumerate(log.waiting(batches, lambda: _at_work(pending)), start + 1):
+      left = self._validate(start, state, log, evaluate) if owed else None
+      if left is not None:
+        raise Stopped(start, left)
+      self.watchdog.expect('the first step', COMPILING)
+      for done, batch in enumerate(log.waiting(batches, window.at_work), start + 1):
+        self.profiler.before(done)
         state, metrics = step(state, batch)
-        pending.append(metrics)
-        # Unbounded, the steps in flight would each hold a batch on the devices, and fetching it
-        # would look like waiting for data.
-        jax.block_until_ready(pending[-2:-1])
+        window.add(done, metrics)
+        self.profiler.after(done, state)
         log.advance()
-        if done == start + 1:
-          jax.block_until_ready(state)
-          log.restart_clock(done)  # leaves compilation out of the speed
         last = done == self.steps
         if done % train.log_every == 0 or last:
-          log.train(done, {**_mean(pending), 'learning_rate': float(rate(done - 1))})
-          pending.clear()
+          log.train(done, {**window.mean(), 'learning_rate': float(rate(done - 1))})
+        if len(window.in_row) >= self.config.faults.nonfinite_in_row:
+          raise diverged(
+            self.config, self.data, self.workdir, window.in_row, unreadable.reasons,
+            self.checkpoints.steps,
+          )  # fmt: skip
         if done % train.evaluate_every == 0 or last:
-          results = validate(self.config, validation, forward, state.best_params, unreadable)
-          log.validation(done, results.metrics)
-          self.checkpoints.save_best(done, state.best_params, results.score)
-          log.restart_clock(done)
+          left = self._validate(done, state, log, evaluate)
         stopped = self.stop.received
-        if done % train.checkpoint_every == 0 or last or stopped:
-          self.checkpoints.save(done, state, {'data': self.data.fingerprint})
-        if stopped and not last:
+        due = done % train.checkpoint_every == 0 and not window.skipping()
+        if due or last or stopped:
+          self._save(done, state)
+        if stopped and (left or not last):
           raise Stopped(done, stopped)
+        self.watchdog.expect(f'step {done + 1}')
+
+  def _owes_validation(self, start: int) -> bool:
+    """Returns whether a signal kept the run from the validation that follows step `start`."""
+    if start == 0 or (start % self.config.train.evaluate_every and start != self.steps):
+      return False
+    rows = read_metrics(self.workdir)
+    return not any(row['step'] == start and is_validation(row) for row in rows)
+
+  def _evaluation(self) -> Evaluation:
+    """Returns what evaluates parameters on the validation videos."""
+    data = open_split(self.config, 'validation')
+    forward = compile_forward(self.model, self.mesh)
+    return functools.partial(validate, self.config, data, forward, self._failures(data))
+
+  def _validate(
+    self, done: int, state: TrainState, log: RunLog, evaluate: Evaluation
+  ) -> signal.Signals | None:
+    """Evaluates and keeps the best; returns the signal that came before that was done, if any."""
+    check_finite(state, done, self.checkpoints.steps)
+    with self.goodput.during('evaluation'):
+      between = self.watchdog.series('the next batch of the validation', self.stop.heed)
+      try:
+        results = evaluate(state.best_params, between)
+      except Interrupted as interrupted:
+        return interrupted.by
+    self.watchdog.expect(f'the best checkpoint at step {done}')
+    with self.goodput.during('checkpoint'):
+      self.checkpoints.save_best(done, state.best_params, results.score)
+    # Last: it says that all of this need not be done again.
+    log.validation(done, results.metrics)
+    return None
+
+  def _save(self, done: int, state: TrainState) -> None:
+    check_finite(state, done, self.checkpoints.steps)
+    self.watchdog.expect(f'the checkpoint of step {done}')
+    with self.goodput.during('checkpoint'):
+      self.checkpoints.save(done, state, {'data': self.data.fingerprint})
 
   def _failures(self, data: Manifest) -> Failures:
     return Failures(data, self.config.data.max_bad_share, self.workdir)
 
-  def _batches(self, start: int) -> Generator[dict[str, jax.Array], None, None]:
+  def _batches(
+    self, start: int, unreadable: Failures
+  ) -> Generator[dict[str, jax.Array], None, None]:
     """Yields batches on the devices, from the one that follows step `start`."""
-    failures = self._failures(self.data)
     rows = host_rows(self.mesh, self.config.train.batch_size)
     for batch in train_batches(
       self.data, self.config, start_step=start, stop_step=self.steps, rows=rows
     ):
-      failures.add(batch['failures'])
+      unreadable.add(batch['failures'])
       yield put_batch(self.mesh, {name: batch[name] for name in ('video', 'label')})
-
-
-def _at_work(pending: list[dict[str, jax.Array]]) -> bool:
-  """Returns whether the last step has not ended."""
-  values: list[Any] = [value for row in pending[-1:] for value in row.values()]
-  return not all(value.is_ready() for value in values)
-
-
-def _mean(rows: list[dict[str, jax.Array]]) -> dict[str, float]:
-  fetched = jax.device_get(rows)
-  return {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}

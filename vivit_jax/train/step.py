@@ -16,6 +16,7 @@ from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated, state_sharding
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
+from vivit_jax.train.finite import unless_finite
 from vivit_jax.train.group_clip import clipped_by_group
 from vivit_jax.train.mix import mix
 from vivit_jax.train.parameter_groups import is_trained
@@ -33,6 +34,8 @@ def train_step(
   optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
+
+  Where loss or gradient are not finite, nothing is updated and `skipped_updates` is 1.
 
   Args:
     state: before the update.
@@ -67,12 +70,18 @@ def train_step(
   average = state.average
   if train.ema_decay:
     average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
+  norm = optax.tree.norm(gradients)
+  # The step counts on whatever its numbers were, so that data and random numbers go on.
+  old = TrainState(state.step + 1, state.params, state.opt_state, state.average)
+  new = TrainState(state.step + 1, params, opt_state, average)
+  kept, skipped = unless_finite(loss, norm, old, new)
   metrics = {
     'loss': loss,
-    'gradient_norm': optax.tree.norm(gradients),
+    'gradient_norm': norm,
+    'skipped_updates': skipped,
     **losses.accuracy(task, logits, targets),
   }
-  return TrainState(state.step + 1, params, opt_state, average), metrics
+  return kept, metrics
 
 
 def compile_step(

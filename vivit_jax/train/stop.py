@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals as a request to stop at the next step, so that a stopped run has saved where it was."""
+"""Signals as a request to stop at the next step or batch, so that a run has saved where it was."""
 
 import signal
 from types import FrameType, TracebackType
+
+import jax
+
+
+class Interrupted(Exception):  # noqa: N818
+  """A signal has come."""
+
+  def __init__(self, by: signal.Signals):
+    super().__init__(by.name)
+    self.by = by
 
 
 class StopRequest:
@@ -22,6 +32,11 @@ class StopRequest:
   ) -> None:
     self._restore()
 
+  def heed(self) -> None:
+    """Raises Interrupted where a signal has come; not with several hosts, who agree on a step."""
+    if self.received is not None and jax.process_count() == 1:
+      raise Interrupted(self.received)
+
   def _note(self, number: int, frame: FrameType | None) -> None:
     self.received = signal.Signals(number)
     self._restore()
@@ -34,6 +49,9 @@ class StopRequest:
 class Stopped(Exception):  # noqa: N818
   """A run that was asked to stop has saved its state and can be continued."""
 
-  def __init__(self, step: int, by: signal.Signals):
-    super().__init__(f'stopped by {by.name} at step {step}; the same command continues from there')
+  def __init__(self, step: int, by: signal.Signals, evaluating: bool = False):
+    where = f'at step {step}; the same command continues from there'
+    if evaluating:
+      where = 'in the final evaluation; training is complete, and the same command evaluates it'
+    super().__init__(f'stopped by {by.name} {where}')
     self.step, self.by = step, by

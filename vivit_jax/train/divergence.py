@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says whose numbers went wrong: at which steps and videos, and what is left of it."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vivit_jax.config import Config
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.records import TrainingExamples
+from vivit_jax.errors import TrainingError
+from vivit_jax.files import replace_file
+from vivit_jax.train.finite import all_finite
+
+FILE = 'not_finite.csv'
+SHOWN = 3  # videos in one line
+REMEDY = 'give a smaller --config.train.learning_rate or a longer warm-up'
+
+
+def diverged(
+  config: Config,
+  data: Manifest,
+  workdir: Path,
+  steps: Sequence[int],
+  unreadable: Mapping[str, str],
+  saved: Sequence[int],
+) -> TrainingError:
+  """Returns the error of steps in a row without update, their videos listed in `workdir`.
+
+  Args:
+    config: of the run.
+    data: its training videos.
+    workdir: where not_finite.csv is written, rows of step and path.
+    steps: in a row.
+    unreadable: reasons by path, of videos that others stood in for.
+    saved: steps of the checkpoints.
+  """
+  size = config.train.batch_size
+  examples = TrainingExamples(data, config)
+  rows = [
+    (step, _video(examples, number, unreadable))
+    for step in steps
+    for number in range((step - 1) * size, step * size)
+  ]
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows([('step', 'path'), *rows])
+  if jax.process_index() == 0:
+    replace_file(workdir / FILE, text.getvalue().encode())
+  paths = [path for step, path in rows if step == steps[-1]]
+  shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')
+  return TrainingError(
+    f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
+    f'(config.faults.nonfinite_in_row={config.faults.nonfinite_in_row}) and changed nothing; '
+    f'{_left(saved)}; the videos of step {steps[-1]} are {shown}, all are in {workdir / FILE}: '
+    f'{REMEDY}, or leave them out'
+  )
+
+
+def check_finite(state: Any, step: int, saved: Sequence[int]) -> None:
+  """Raises TrainingError where a number of the state is not finite, so that nobody saves it."""
+  if not all_finite(state):
+    raise TrainingError(
+      f'parameters or optimiser state after step {step} are not finite, and are not saved; '
+      f'{_left(saved)}: {REMEDY}'
+    )
+
+
+def _left(saved: Sequence[int]) -> str:
+  return f'the last checkpoint is of step {max(saved)}' if saved else 'there is no checkpoint yet'
+
+
+def _video(examples: TrainingExamples, number: int, unreadable: Mapping[str, str]) -> str:
+  """Returns the path of the video that an example showed."""
+  failures: list[tuple[str, str]] = []
+  while (path := examples.attempt(number, failures).video.path) in unreadable:
+    failures.append((path, unreadable[path]))
+  return path

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the time of a run goes: every second is counted for one activity."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+ACTIVITIES = ('step', 'input', 'evaluation', 'checkpoint', 'compile', 'start')
+COMPILING = '/jax/core/compile/'  # JAX's events for tracing, lowering and compiling
+
+
+class Goodput:
+  """Splits the time since it was made; a context manager, used by one thread.
+
+  At its end it prints the shares, if there was any input.
+
+  Attributes:
+    seconds: by activity, and in sum the time up to the last call of `spent`. `step` is when the
+      devices had work or were given it, `input` when they waited for videos, `checkpoint` what a
+      save kept them waiting, `start` all that comes before the first step.
+  """
+
+  def __init__(self) -> None:
+    self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
+    self._since = time.monotonic()
+    self._compiled = 0.0
+    self._thread = threading.get_ident()
+
+  def __enter__(self) -> 'Goodput':
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    jax.monitoring.unregister_event_duration_listener(self._listen)
+    if self.seconds['input'] and jax.process_index() == 0:
+      print(self.summary(), flush=True)
+
+  def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+    if event.startswith(COMPILING) and threading.get_ident() == self._thread:
+      self._compiled += duration_secs
+
+  def spent(self, activity: str) -> None:
+    """Counts the time since the last call, but for what JAX compiled meanwhile."""
+    now = time.monotonic()
+    compiled = min(self._compiled, now - self._since)
+    self.seconds['compile'] += compiled
+    self.seconds[activity] += now - self._since - compiled
+    self._since, self._compiled = now, 0.0
+
+  @contextlib.contextmanager
+  def during(self, activity: str) -> Iterator[None]:
+    """Counts what happens within, and for `step` what came before it."""
+    self.spent('step')
+    try:
+      yield
+    finally:
+      self.spent(activity)
+
+  def summary(self) -> str:
+    """Returns the shares in one line."""
+    total = sum(self.seconds.values())
+    shares = ', '.join(f'{name} {self.seconds[name] / total:.0%}' for name in ACTIVITIES)
+    return f'time: {shares} of {tqdm.format_interval(total)}'

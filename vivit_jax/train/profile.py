@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trace of some steps: what host and devices did when."""
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vivit_jax.errors import ConfigError
+
+FOLDER = 'profile'
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """A range of steps, counted as in the log, both ends included."""
+
+  first: int
+  last: int
+
+  def __str__(self) -> str:
+    return f'{self.first}:{self.last}'
+
+
+def parse_steps(text: str) -> Steps:
+  """Returns the range that `FIRST:LAST` means.
+
+  Raises:
+    ConfigError: it means none.
+  """
+  match = re.fullmatch(r'([1-9]\d*):([1-9]\d*)', text)
+  if match is None or int(match[1]) > int(match[2]):
+    raise ConfigError(f'--profile={text} is not FIRST:LAST, steps from 1, e.g. --profile=100:105')
+  return Steps(int(match[1]), int(match[2]))
+
+
+class Profiler:
+  """Traces a range of steps into `workdir/profile`; a context manager."""
+
+  def __init__(self, wanted: Steps | None, workdir: Path, start: int, steps: int):
+    """Takes what is wanted of the steps [start + 1, steps].
+
+    Raises:
+      ConfigError: the run is shorter.
+    """
+    if wanted is not None and wanted.last > steps:
+      raise ConfigError(
+        f'--profile={wanted} ends after the {steps} steps of this run: give earlier steps'
+      )
+    if wanted is not None and wanted.last <= start:
+      print(
+        f'vivit: hint: --profile={wanted} traces nothing: this run goes on after step {start}',
+        file=sys.stderr,
+        flush=True,
+      )
+      wanted = None
+    self._wanted, self._start = wanted, start
+    self._folder = workdir / FOLDER
+    self._since: int | None = None  # first step of the trace that is being taken
+
+  def __enter__(self) -> 'Profiler':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    if self._since is not None:
+      jax.profiler.stop_trace()
+
+  def before(self, step: int) -> None:
+    """Begins the trace with this step, if it is wanted."""
+    if self._wanted is not None and step == max(self._wanted.first, self._start + 1):
+      jax.profiler.start_trace(self._folder)
+      self._since = step
+
+  def after(self, step: int, outputs: Any) -> None:
+    """Ends the trace with this step, once its outputs are there, if it is the last wanted."""
+    if self._since is None or self._wanted is None or step != self._wanted.last:
+      return
+    jax.block_until_ready(outputs)
+    jax.profiler.stop_trace()
+    trace = max(self._folder.rglob('*.trace.json.gz'), key=lambda file: file.stat().st_mtime)
+    print(
+      f'trace of steps {self._since} to {step}: open {trace} at https://ui.perfetto.dev, or its '
+      f'folder with `pip install xprof` and `xprof --logdir={self._folder}`',
+      flush=True,
+    )
+    self._since = None
