@@ -99,7 +99,7 @@ def test_loss_falls_on_one_batch(task, rng):
     'two': {'top1', 'top1_verb', 'top1_noun'},
     'multi': {'accuracy'},
   }['multi' if task.kind == 'multi_label' else 'two' if len(task.heads) > 1 else 'one']
-  assert set(history[0]) == {'loss', 'gradient_norm'} | names
+  assert set(history[0]) == {'loss', 'gradient_norm', 'skipped_updates'} | names
 
 
 def test_first_loss_is_that_of_a_uniform_guess(rng):
