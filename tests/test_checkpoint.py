@@ -207,10 +207,10 @@ def test_damage_is_one_line_that_names_the_step(tmp_path):
       (copy / item / file.name).unlink()
     message = refusal(copy)
     if message is not None:
-      assert f'{copy}/checkpoints/1 is damaged: delete it' in message
+      assert f'{copy}/checkpoints/1 is damaged (' in message
       assert '\n' not in message
       refused.append(file.name)
-  assert {'_METADATA', 'd', 'manifest.ocdbt', 'ocdbt.process_0'} & set(refused)
+  assert {'d', 'manifest.ocdbt'} <= set(refused)
 
 
 def refusal(workdir: Path) -> str | None:

@@ -3,54 +3,82 @@
 
 import contextlib
 import math
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
-from vivit_jax.errors import CheckpointError
+from vivit_jax.checkpoint_store import DAMAGED, Store, everywhere
+from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; a context manager, since leaving without closing loses a save.
+  """The checkpoints of one workdir; saves only as a context manager, since leaving must wait.
 
   `checkpoints/STEP` holds whole states, the newest `keep` of them. `best/STEP` holds the parameters
   that scored highest so far. They are separate, because Orbax's `best_fn` would delete the newest
   state, and let a NaN push out the true best.
   """
 
-  def __init__(self, workdir: Path, keep: int = 1, *, read_only: bool = False):
-    """Opens the checkpoints; where another process may be writing them, open `read_only`."""
-    self._states = _manager(workdir / CHECKPOINTS, keep, read_only)
-    self._best = _manager(workdir / BEST, 1, read_only)
+  def __init__(
+    self,
+    workdir: Path,
+    keep: int = 1,
+    *,
+    read_only: bool = False,
+    disk_full: Literal['end', 'go_on'] = 'end',
+  ):
+    """Opens the checkpoints.
+
+    Args:
+      workdir: of the run.
+      keep: how many whole states.
+      read_only: where another process may be writing them.
+      disk_full: whether a save that finds no space is an error, or a warning.
+    """
+    self._workdir = workdir
+    self._states = Store(workdir / CHECKPOINTS, 'state', keep, read_only)
+    self._best = Store(workdir / BEST, 'params', 1, read_only)
+    self._disk_full = disk_full
+    self._entered = False
 
   def __enter__(self) -> 'Checkpoints':
+    self._entered = True
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    self.close()
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+  ) -> None:
+    try:
+      self._close()
+    except KeyboardInterrupt:
+      _say('writing the checkpoint before leaving; interrupt once more to lose it')
+      self._close()
+      raise
+    except SaveError as failure:
+      if error is None:
+        raise
+      _say(f'error: {failure}')  # and not instead of what ended the run
 
-  def close(self) -> None:
-    """Waits until every save is on disk."""
-    self._states.close()
-    self._best.close()
+  def _close(self) -> None:
+    with contextlib.closing(self._best), contextlib.closing(self._states):
+      pass
 
   @property
   def steps(self) -> list[int]:
     """Steps with a whole state, ascending."""
-    return sorted(self._states.all_steps())
+    return self._states.steps
 
   @property
   def best_step(self) -> int | None:
     """Step of the best parameters, if any."""
-    return self._best.latest_step()
+    return self._best.steps[-1] if self._best.steps else None
 
   def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
     """Starts writing a state.
@@ -59,47 +87,109 @@ class Checkpoints:
       step: its name; a step that exists already is left as it is.
       state: tree of arrays.
       about: what the state needs to be understood: configuration and what identifies the data.
+
+    Raises:
+      SaveError: where the state does not fit on the disk (unless `disk_full` is go_on).
     """
-    if step not in self._states.all_steps():
-      self._states.save(
-        step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
-      )
+    assert self._entered, 'a save outside of `with` would be lost on leaving'
+    if step not in self.steps:
+      with self._warning_of_full_disk():
+        self._states.save(step, state, about)
 
   def save_best(self, step: int, params: Any, score: float) -> bool:
-    """Writes the parameters if they score higher than what is there; NaN ranks worst.
+    """Starts writing the parameters if they score higher than what is there; NaN ranks worst.
 
     Returns:
       Whether they did.
+
+    Raises:
+      SaveError: as for `save`.
     """
+    assert self._entered, 'a save outside of `with` would be lost on leaving'
     score = -math.inf if math.isnan(score) else score
-    if self.best_step is not None and not score > self.best_score():
-      return False
-    self._best.wait_until_finished()
-    self._best.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params), about=ocp.args.JsonSave({'score': str(score)})
-      ),
-      force=True,
-    )
-    return True
+    with self._warning_of_full_disk():
+      if self.best_step is not None and not self._beats_best(step, score):
+        return False
+      self._best.save(step, params, {'score': str(score)})
+      return True
+    return False
+
+  def _beats_best(self, step: int, score: float) -> bool:
+    try:
+      return score > self.best_score() and step != self.best_step
+    except DamagedError as error:  # while the run goes on
+      assert self.best_step is not None
+      _set_aside(self._best, [(self.best_step, str(error))], f'step {step} is the best now')
+      return True
 
   def best_score(self) -> float:
     """Returns the score of the best parameters."""
-    self._best.wait_until_finished()
-    restored = self._best.restore(
-      self.best_step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
-    )
-    return float(restored.about['score'])
+    self._best.wait()
+    assert self.best_step is not None
+    return float(self._best.about(self.best_step)['score'])
+
+  def check(self) -> None:
+    """Raises SaveError, or warns, where a save has failed by now; costs no time."""
+    for store in (self._states, self._best):
+      with self._warning_of_full_disk():
+        store.check()
+
+  def wait_for(self, step: int) -> None:
+    """Returns once this state is on disk.
+
+    Raises:
+      SaveError: where it could not be written, whatever `disk_full` says.
+    """
+    self._states.wait()
+    if step not in self.steps:
+      raise SaveError(f'{self._states.folder}/{step} was not saved: see above', disk_full=True)
+
+  @contextlib.contextmanager
+  def _warning_of_full_disk(self) -> Iterator[None]:
+    try:
+      yield
+    except SaveError as error:
+      if self._disk_full == 'end' or not error.disk_full:
+        raise
+      _say(f'warning: {error}; training goes on without it')
 
   def restore(self, step: int, abstract: Any) -> Any:
     """Returns the state of a step, placed as the abstract tree's shardings say.
 
     Raises:
       CheckpointError: where the step is missing or its arrays are not those of `abstract`.
+      DamagedError: where they are not what was written.
     """
-    return _restore(self._states, step, 'state', abstract)
+    return self._states.restore(step, abstract)
+
+  def restore_newest(self, abstract: Any) -> Any | None:
+    """Returns the newest whole state, or None where none was ever saved.
+
+    What is damaged after it is named and renamed, so that the run can write those steps again.
+
+    Raises:
+      CheckpointError: where the state is of another model, or none is whole any more.
+    """
+    step, state, damaged = _newest_whole(self._states, abstract)
+    folder = self._states.folder
+    if state is None and (damaged or any(folder.glob(f'{DAMAGED}*'))):
+      problem = damaged[0][1] if damaged else f'{folder} holds only damaged steps'
+      raise CheckpointError(
+        f'{problem}, and no step before it is whole: delete {folder} to train from step 0 again, '
+        f'or start another --workdir, if {self._best.folder} is whole from its parameters by '
+        f'--config.init.checkpoint={self._workdir}'
+      )
+    _set_aside(self._states, damaged, f'step {step} is used instead')
+    return state
+
+  def check_best(self, abstract: Any) -> None:
+    """Names and renames the best parameters if they are damaged: others will then be the best.
+
+    Raises:
+      CheckpointError: where they are of another model.
+    """
+    damaged = _newest_whole(self._best, abstract)[2]
+    _set_aside(self._best, damaged, 'the next evaluation chooses the best anew')
 
   def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int]:
     """Returns parameters as a nested dict of NumPy arrays, and their step.
@@ -109,91 +199,51 @@ class Checkpoints:
 
     Raises:
       CheckpointError: where there is no such step.
+      DamagedError: where it is not what was written.
     """
+    states = self._states
     if wanted == 'best' and self.best_step is not None:
-      return _read(self._best, self.best_step, 'params'), self.best_step
+      try:
+        return self._best.read(self.best_step), self.best_step
+      except DamagedError as error:
+        if not self.steps:
+          raise
+        newest = f'{states.folder}/{self.steps[-1]}'
+        raise DamagedError(f'{error}: use --step=last, the newest state, {newest}') from None
     if not isinstance(wanted, int):
       if not self.steps:
-        raise CheckpointError(
-          f'{self._states.directory.parent} holds no checkpoint: train it first'
-        )
+        raise CheckpointError(f'{self._workdir} holds no checkpoint: train it first')
       wanted = self.steps[-1]
-    state = _read(self._states, wanted, 'state')
+    try:
+      state = states.read(wanted)
+    except DamagedError as error:
+      others = ', '.join(str(step) for step in self.steps if step != wanted) or 'none'
+      raise DamagedError(f'{error}: use another step, by --step: {others}') from None
     return state.get('average') or state['params'], wanted
 
 
-def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
-  if read_only:  # a cleaning reader would delete what the writer has not finished
-    options = ocp.CheckpointManagerOptions(
-      read_only=True, create=False, max_to_keep=None, save_interval_steps=0
-    )
-  else:
-    # Orbax's own cleaning overlooks what was killed before it had any content.
-    for leftover in folder.glob('*.orbax-checkpoint-tmp*') if jax.process_index() == 0 else ():
-      shutil.rmtree(leftover)
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-    )
-  return ocp.CheckpointManager(folder.absolute(), options=options)
+def _newest_whole(
+  store: Store, abstract: Any
+) -> tuple[int | None, Any | None, list[tuple[int, str]]]:
+  """Returns the newest step that is whole and its arrays, and what is wrong with those after it."""
+  damaged: list[tuple[int, str]] = []
+  for step in reversed(store.steps):
+    tree, problem = None, f'{store.folder}/{step} is damaged, as another host found'
+    try:
+      tree = store.restore(step, abstract)
+    except DamagedError as error:
+      problem = str(error)
+    if everywhere(tree is not None):
+      return step, tree, damaged
+    damaged.append((step, problem))
+  return None, None, damaged
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
-  """Returns an item as the abstract tree says, which must be what is on disk."""
-  # Orbax would restore float32 as int32, or another width, without a word.
-  tree = _metadata(manager, step, item)
-  found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-  folder = f'{manager.directory}/{step}'
-  for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-    name = _name(path)
-    there = found.pop(name, None)
-    want = f'{leaf.dtype}{list(leaf.shape)}'
-    has = f'{there.dtype}{list(there.shape)}' if there is not None else 'nothing'
-    if has != want:
-      raise CheckpointError(f'{folder}: {name} holds {has}, but this model needs {want}')
-  if found:
-    raise CheckpointError(f'{folder}: {next(iter(found))} has no place in this model')
-  return _load(manager, step, item, abstract)
+def _set_aside(store: Store, damaged: list[tuple[int, str]], instead: str) -> None:
+  for step, problem in damaged:
+    _say(f'warning: {problem}: {instead}, and the damaged one kept as {store.set_aside(step)}')
 
 
-def _read(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
-  """Returns an item as it is on disk, as NumPy arrays."""
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  abstract = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    _metadata(manager, step, item),
-  )
-  return jax.tree.map(np.asarray, _load(manager, step, item, abstract))
-
-
-def _load(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
-  arguments = {item: ocp.args.StandardRestore(abstract)}
-  with _naming_damage(f'{manager.directory}/{step}'):
-    return manager.restore(step, args=ocp.args.Composite(**arguments))[item]
-
-
-def _metadata(manager: ocp.CheckpointManager, step: int, item: str) -> Any:
-  """Returns the tree of shapes and types on disk."""
-  folder = f'{manager.directory}/{step}'
-  if step not in manager.all_steps():
-    steps = ', '.join(map(str, sorted(manager.all_steps()))) or 'none'
-    raise CheckpointError(f'{folder} does not exist: the steps there are {steps}')
-  with _naming_damage(folder), ocp.StandardCheckpointer() as reader:
-    return reader.metadata(f'{folder}/{item}').item_metadata.tree
-
-
-@contextlib.contextmanager
-def _naming_damage(folder: str) -> Iterator[None]:
-  """Names the folder where files are missing or cut: Orbax then fails in all kinds of ways."""
-  try:
-    yield
-  except Exception as error:
-    first = next(iter(str(error).splitlines()), '')[:200]
-    raise CheckpointError(
-      f'{folder} is damaged: delete it to continue from what is left '
-      f'({type(error).__name__}: {first})'
-    ) from None
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  """Returns a/b/c for a tree path of any kind of entries."""
-  return '/'.join(str(getattr(p, 'key', getattr(p, 'name', getattr(p, 'idx', p)))) for p in path)
+def _say(line: str) -> None:
+  if jax.process_index() == 0:
+    print(f'vivit: {line}', file=sys.stderr, flush=True)

@@ -267,6 +267,22 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings('ignore', module='orbax')
 
 
+def _quieten_orbax() -> None:
+  """Leaves out what its threads print of failures that are raised to us too, and are one line."""
+
+  def is_orbax(unraisable: 'sys.UnraisableHookArgs') -> bool:
+    closed = str(unraisable.exc_value) == 'Event loop is closed'
+    code = getattr(unraisable.object, 'cr_code', None)
+    return closed or (code is not None and 'orbax' in code.co_filename)
+
+  show = sys.unraisablehook
+  sys.unraisablehook = lambda what: None if is_orbax(what) else show(what)
+  logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
+  logging.getLogger('asyncio').addFilter(lambda record: 'orbax' not in record.getMessage())
+
+
 def entry() -> NoReturn:
   """Entry point of the installed command."""
+  if 'VIVIT_LOG' not in os.environ:
+    _quieten_orbax()
   sys.exit(main())

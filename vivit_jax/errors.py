@@ -25,5 +25,17 @@ class CheckpointError(UserError):
   """A checkpoint that is missing, damaged or of another model."""
 
 
+class DamagedError(CheckpointError):
+  """A checkpoint of which something is missing or changed since it was written."""
+
+
+class SaveError(CheckpointError):
+  """A checkpoint that could not be written."""
+
+  def __init__(self, message: str, *, disk_full: bool):
+    super().__init__(message)
+    self.disk_full = disk_full
+
+
 class TrainingError(UserError):
   """A run whose numbers went wrong."""

@@ -69,9 +69,10 @@ def train(
     model = build(config)
     steps = total_steps(config, len(data.videos))
     optimizer = make_optimizer(config.train, steps)
+    keep, disk_full = config.checkpoint.keep, config.faults.disk_full
     with (
       Watchdog(config.faults.hang_seconds) as watchdog,
-      Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
+      Checkpoints(workdir, keep, disk_full=disk_full) as checkpoints,
     ):
       watchdog.expect('the first step', COMPILING)
       state = _start(config, model, optimizer, mesh, checkpoints)
@@ -102,15 +103,16 @@ def _start(
   mesh: Mesh,
   checkpoints: Checkpoints,
 ) -> TrainState:
-  """Returns the newest state in the workdir, else a fresh one, on its given weights if any."""
-  if checkpoints.steps:
-    shapes = abstract_state(config, model, optimizer)
-    abstract = jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes,
-      state_sharding(mesh, shapes),
-    )
-    return checkpoints.restore(checkpoints.steps[-1], abstract)
+  """Returns the newest whole state in the workdir, else a fresh one, on given weights if any."""
+  shapes = abstract_state(config, model, optimizer)
+  places = state_sharding(mesh, shapes)
+  abstract = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+  )
+  checkpoints.check_best(abstract.best_params)
+  restored = checkpoints.restore_newest(abstract)
+  if restored is not None:
+    return restored
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
     try:
@@ -178,7 +180,8 @@ class _Run:
         stopped = self.stop.received
         due = done % train.checkpoint_every == 0 and not window.skipping()
         if due or last or stopped:
-          self._save(done, state)
+          self._save(done, state, wait=last or stopped is not None)
+        self.checkpoints.check()
         if stopped and (left or not last):
           raise Stopped(done, stopped)
         self.watchdog.expect(f'step {done + 1}')
@@ -214,11 +217,13 @@ class _Run:
     log.validation(done, results.metrics)
     return None
 
-  def _save(self, done: int, state: TrainState) -> None:
+  def _save(self, done: int, state: TrainState, *, wait: bool) -> None:
     check_finite(state, done, self.checkpoints.steps)
     self.watchdog.expect(f'the checkpoint of step {done}')
     with self.goodput.during('checkpoint'):
       self.checkpoints.save(done, state, {'data': self.data.fingerprint})
+      if wait:
+        self.checkpoints.wait_for(done)
 
   def _failures(self, data: Manifest) -> Failures:
     return Failures(data, self.config.data.max_bad_share, self.workdir)

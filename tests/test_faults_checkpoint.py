@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that rot, lose files, are killed while written or find no space: nothing is lost."""
+
+import gc
+import random
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_checkpoint import abstract
+
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint_fingerprint import describe, fingerprint
+from vivit_jax.errors import CheckpointError
+from vivit_jax.train.state import TrainState
+
+# Tensorstore's threads report to an event loop that Orbax has closed by then.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+@pytest.fixture(autouse=True)
+def collected():
+  """Collects what Orbax's threads left while the filter above holds."""
+  yield
+  gc.collect()
+
+
+def state(step: int) -> TrainState:
+  """Returns a state of every type that is saved, random, of that step."""
+  rng = np.random.default_rng(step)
+  params = {
+    'kernel': jnp.asarray(rng.normal(size=(16, 12)), jnp.float32),
+    'half': jnp.asarray(rng.normal(size=(33,)), jnp.bfloat16),
+  }
+  return TrainState(jnp.asarray(step, jnp.int32), params, (jnp.asarray(rng.normal(size=5)),))
+
+
+def same(one, other) -> bool:
+  """Returns whether two trees have the same bits."""
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A workdir with steps 4 and 8, and the best of step 8."""
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (4, 8):
+      checkpoints.save(step, state(step), {'data': 'x'})
+    checkpoints.save_best(8, state(8).params, 0.5)
+  return tmp_path
+
+
+def newest(workdir: Path) -> TrainState | None:
+  """Returns the state that a run would continue from."""
+  with Checkpoints(workdir, keep=2) as checkpoints:
+    return checkpoints.restore_newest(abstract(state(0)))
+
+
+def flip_one_bit(file: Path, rng: random.Random) -> None:
+  """Flips a random bit of a file."""
+  content = bytearray(file.read_bytes())
+  content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+  file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  ('seed', 'flips'), [(0, 20), pytest.param(1, 200, marks=pytest.mark.faults)]
+)
+def test_a_flipped_bit_is_found_and_the_step_before_is_used(run, capsys, seed, flips):
+  rng = random.Random(seed)
+  step = run / 'checkpoints' / '8'
+  files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
+  sizes = [file.stat().st_size for file in files]
+  found = 0
+  for number in range(flips):
+    # Every other flip as it would fall on the disk, the others mostly in small files of metadata.
+    file = rng.choices(files, sizes if number % 2 else None)[0]
+    before = file.read_bytes()
+    flip_one_bit(file, rng)
+    restored, err = newest(run), capsys.readouterr().err
+    if err:
+      assert same(restored, state(4)), file
+      assert err.startswith(f'vivit: warning: {step} is damaged (')
+      assert err.endswith('): step 4 is used instead, and the damaged one kept as damaged-8\n')
+      assert err.count('\n') == 1
+      (step.parent / 'damaged-8').rename(step)
+      found += 1
+    else:
+      assert same(restored, state(8)), file
+    file.write_bytes(before)
+  assert found  # about a third: the others change no array
+  print(f'{found} of {flips} found')
+
+
+def test_every_flip_of_one_element_changes_its_fingerprint(rng):
+  for dtype in (jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_):
+    array = np.asarray(jnp.asarray(rng.integers(0, 2, 7), dtype))
+    before = int(fingerprint(array))
+    bits = [0] if dtype == jnp.bool_ else range(8)
+    for byte in range(array.nbytes):
+      for bit in bits:
+        content = bytearray(array.tobytes())
+        content[byte] ^= 1 << bit
+        assert int(fingerprint(np.frombuffer(content, array.dtype))) != before
+    assert int(fingerprint(array[::-1].copy())) != before or same(array, array[::-1])
+
+
+def test_the_fingerprint_is_the_same_on_any_devices():
+  tree = {'a': np.random.default_rng(0).normal(size=(8, 24)).astype('float32'),
+          'b': jnp.arange(64, dtype=jnp.bfloat16).reshape(8, 8),
+          'key': jax.random.key(3)}  # fmt: skip
+  expected = describe(tree)
+  assert expected['a'][0] == 'float32[8, 24]'
+  for shape, spec in [((1, 1), ('x',)), ((2, 1), ('x',)), ((8, 1), ('x',)), ((2, 4), ('x', 'y')),
+                      ((4, 2), (('x', 'y'),)), ((2, 4), (None, 'x'))]:  # fmt: skip
+    devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
+    sharding = jax.NamedSharding(jax.sharding.Mesh(devices, ('x', 'y')), jax.P(*spec))
+    placed = {name: jax.device_put(tree[name], sharding) for name in ('a', 'b')}
+    assert describe({**tree, **placed}) == expected
+
+
+@pytest.mark.parametrize(('seed', 'times'), [(0, 6), pytest.param(1, 40, marks=pytest.mark.faults)])
+def test_of_a_half_deleted_step_the_one_before_is_used(run, capsys, seed, times):
+  rng = random.Random(seed)
+  step, whole = run / 'checkpoints' / '8', run / 'whole'
+  shutil.copytree(step, whole)
+  fell_back = 0
+  for _ in range(times):
+    files = [file for file in sorted(step.rglob('*')) if file.is_file()]
+    for file in rng.sample(files, rng.randint(1, len(files))):
+      if rng.random() < 0.7:
+        file.unlink()
+      else:
+        file.write_bytes(file.read_bytes()[: rng.choice((0, file.stat().st_size // 2))])
+    restored, err = newest(run), capsys.readouterr().err
+    fell_back += bool(err)
+    assert same(restored, state(4 if err else 8))
+    shutil.rmtree(step.parent / ('damaged-8' if err else '8'))
+    shutil.copytree(whole, step)
+  assert fell_back >= times / 2
+
+
+PARTS = {
+  'state': 'checkpoints/8/state',
+  'about': 'checkpoints/8/about',
+  'metadata of arrays': 'checkpoints/8/state/_METADATA',
+  'everything': 'checkpoints/8/*',
+}
+
+
+@pytest.mark.parametrize('part', PARTS.values(), ids=PARTS)
+def test_a_step_without_a_part_is_set_aside_and_written_again(run, capsys, part):
+  remove(run, part)
+  assert same(newest(run), state(4))
+  assert 'step 4 is used instead' in capsys.readouterr().err
+  for again in range(2):  # the same step may rot twice
+    with Checkpoints(run, keep=2) as checkpoints:
+      checkpoints.save(8, state(8), {})
+    assert same(newest(run), state(8))
+    assert capsys.readouterr().err == ''
+    if not again:
+      remove(run, part)
+      newest(run)
+      assert 'kept as damaged-8-2' in capsys.readouterr().err
+
+
+def remove(run: Path, pattern: str) -> None:
+  """Removes files and folders."""
+  for path in run.glob(pattern):
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+
+def test_without_any_whole_step_training_is_refused_and_nothing_is_touched(run):
+  remove(run, 'checkpoints/*/state/d')
+  for _ in range(2):
+    with pytest.raises(CheckpointError) as error:
+      newest(run)
+    message = str(error.value)
+    assert message.startswith(f'{run}/checkpoints/8 is damaged (')
+    assert '\n' not in message
+    assert f'delete {run}/checkpoints to train from step 0 again' in message
+    assert f'--config.init.checkpoint={run}' in message
+    assert sorted(path.name for path in (run / 'checkpoints').iterdir()) == ['4', '8']
+
+
+def test_only_damaged_steps_are_no_fresh_start(run):
+  shutil.rmtree(run / 'checkpoints' / '4')
+  (run / 'checkpoints' / '8').rename(run / 'checkpoints' / 'damaged-8')
+  with pytest.raises(CheckpointError, match='holds only damaged steps'):
+    newest(run)
+
+
+def test_another_model_is_no_damage(run):
+  with Checkpoints(run, keep=2) as checkpoints:
+    with pytest.raises(CheckpointError, match='has no place in this model'):
+      checkpoints.restore_newest(abstract(state(0).replace(params={})))
+    assert checkpoints.steps == [4, 8]
+
+
+def test_a_damaged_best_is_said_and_chosen_anew(run, capsys):
+  remove(run, 'best/8/params/d')
+  with Checkpoints(run, read_only=True) as checkpoints:
+    with pytest.raises(CheckpointError) as error:
+      checkpoints.read_params('best')
+    assert str(error.value).startswith(f'{run}/best/8 is damaged (')
+    assert str(error.value).endswith(f': use --step=last, the newest state, {run}/checkpoints/8')
+    assert same(checkpoints.read_params('last')[0], state(8).params)
+  with Checkpoints(run) as checkpoints:
+    checkpoints.check_best(abstract(state(0).params))
+    err = capsys.readouterr().err
+    assert err.startswith(f'vivit: warning: {run}/best/8 is damaged (')
+    assert err.endswith('chooses the best anew, and the damaged one kept as damaged-8\n')
+    assert checkpoints.best_step is None
+    assert checkpoints.save_best(12, state(12).params, 0.1)
+  with Checkpoints(run) as checkpoints:
+    checkpoints.check_best(abstract(state(0).params))
+    assert checkpoints.best_step == 12
+  remove(run, 'best/12/about')  # while a run goes on
+  with Checkpoints(run) as checkpoints:
+    assert checkpoints.save_best(16, state(16).params, 0.05)
+    assert 'best/12 is damaged (' in capsys.readouterr().err
+  with Checkpoints(run, read_only=True) as checkpoints:
+    assert same(checkpoints.read_params('best')[0], state(16).params)
+
+
+def test_a_rotten_step_is_named_with_the_others(run):
+  remove(run, 'checkpoints/8/state/d')
+  with (
+    Checkpoints(run, read_only=True) as checkpoints,
+    pytest.raises(CheckpointError, match=r'8 is damaged \(.*use another step, by --step: 4'),
+  ):
+    checkpoints.read_params('last')
