@@ -14,7 +14,14 @@ from vivit_jax.config import Clip, Config, Data, Evaluate, Model, Task, Train
 from vivit_jax.config_parse import check
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import abstract_params, build
-from vivit_jax.sharding import host_rows, local_rows, make_mesh, put_batch, replicated
+from vivit_jax.sharding import (
+  host_rows,
+  local_rows,
+  make_mesh,
+  put_batch,
+  put_state,
+  replicated,
+)  # fmt: skip
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state, init_state
 from vivit_jax.train.step import compile_forward, compile_step
@@ -61,7 +68,7 @@ def train(config, batches, devices=1, start=None):
   """Returns the state and the metrics of every step, from scratch or from a state."""
   model, optimizer = build(config), make_optimizer(config.train, 20)
   mesh = make_mesh(config, jax.devices()[:devices])
-  state = jax.device_put(start or init_state(config, model, optimizer), replicated(mesh))
+  state = put_state(mesh, start or init_state(config, model, optimizer))
   step = compiled(config, devices)
   history = []
   for batch in batches:

@@ -67,6 +67,7 @@ FREE_CHANGES = [
   {'data': {'workers': 3}},
   {'data': {'root': '/moved'}},
   {'data': {'max_bad_share': 0.5}},
+  {'train': {'accumulate': 2}},
   {'train': {'log_every': 1}},
   {'train': {'evaluate_every': 1}},
   {'train': {'checkpoint_every': 1}},

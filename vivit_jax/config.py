@@ -99,6 +99,8 @@ class Train:
   """Optimisation; defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
 
   batch_size: Count = 64  # clips over all devices and hosts
+  # Parts of the batch whose gradients are summed one after the other: less memory, same update.
+  accumulate: Count = 1
   epochs: NonNegative = 30.0
   warmup_epochs: NonNegative = 2.5  # linear
   steps: Count | None = None  # instead of epochs; the warm-up keeps its share

@@ -46,7 +46,17 @@ def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
       f'config.mesh.context={context} does not divide the {_tubelets(config)} tubelets along time '
       f'of config.clip.frames={config.clip.frames}: give a divisor'
     )
-  mix, own = config.mix, config.train.batch_size // rows
+  mix, train, own = config.mix, config.train, config.train.batch_size // rows
+  if own % train.accumulate:
+    raise ConfigError(
+      f'config.train.accumulate={train.accumulate} does not divide the {own} clips of a device, so '
+      'that clips would have to cross devices'
+    )
+  if train.clip_groups and (fsdp > 1 or context > 1):
+    raise ConfigError(
+      f'config.train.clip_groups={train.clip_groups} needs the whole gradient of each group on a '
+      f'device, which config.mesh.fsdp={fsdp} x context={context} splits: use clip_groups=0'
+    )
   if (mix.mixup or mix.cutmix) and own % mix.group:
     raise ConfigError(
       f'config.mix.group={mix.group} does not divide the {own} clips of a device, so that clips '

@@ -157,6 +157,11 @@ def check(config: Config) -> None:
     raise ConfigError(
       f'config.train.clip_groups={train.clip_groups} needs a config.train.clip_norm above 0'
     )
+  if train.clip_groups and train.accumulate > 1:
+    raise ConfigError(
+      f'config.train.accumulate={train.accumulate} and config.train.clip_groups='
+      f'{train.clip_groups} both split the batch, each in its own way: use one of them'
+    )
   check_mesh(config.mesh)
 
 

@@ -26,8 +26,8 @@ LOCK = '.lock'
 # Settings that change neither the numbers of a run nor what its checkpoints mean.
 FREE = (
   'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.timeout', 'data.root',
-  'data.max_bad_share', 'train.log_every', 'train.evaluate_every', 'train.checkpoint_every',
-  'model.scan', 'model.remat', 'model.attention_kernel',
+  'data.max_bad_share', 'train.accumulate', 'train.log_every', 'train.evaluate_every',
+  'train.checkpoint_every', 'model.scan', 'model.remat', 'model.attention_kernel',
 )  # fmt: skip
 
 

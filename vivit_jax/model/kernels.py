@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vivit_jax.model.layout import on_each_device
+
 Drop = Callable[[Array], Array]
 
 # From here on `auto` keeps one block of rows of the attention matrix instead of all: below it the
@@ -33,11 +35,9 @@ def attend(
   """
   if kernel == 'auto':
     kernel = 'blockwise' if key.shape[-3] >= LONG and drop is None else 'plain'
-  if kernel == 'blockwise':
-    return blockwise(query, key, value)
-  if kernel == 'cudnn':
-    return cudnn(query, key, value)
-  return plain(query, key, value, drop)
+  if kernel == 'plain':
+    return plain(query, key, value, drop)
+  return on_each_device(blockwise if kernel == 'blockwise' else cudnn, query, key, value)
 
 
 def plain(

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import einops
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config import Clip, Config, Model
 from vivit_jax.model.attention import SPACE, TIME
+from vivit_jax.model.layout import gathered, split
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks, Series
 
@@ -25,11 +27,13 @@ class Stage:
     name: of its subtree of the parameters.
     layout: how the token grid is laid out for it (einops).
     series: its attentions (see transformer.Series).
+    place: of its tokens on devices that share a clip.
   """
 
   name: str
   layout: str
   series: Series
+  place: Callable[[jax.Array], jax.Array] = split
 
   @property
   def token_axes(self) -> tuple[int, ...]:
@@ -46,7 +50,7 @@ def stages(config: Model) -> tuple[Stage, ...]:
       return (Stage('spacetime', 'b t s d -> b (t s) d', (space,)),)
     case 'factorised_encoder':
       spatial = Stage('spatial', 'b t s d -> b t s d', (space,))
-      temporal = Stage('temporal', 'b t d -> b t d', (space,))
+      temporal = Stage('temporal', 'b t d -> b t d', (space,), gathered)
       return (spatial, temporal) if config.temporal_layers else (spatial,)
     case 'factorised_self_attention':
       series = (space, time) if config.order == 'space_time' else (time, space)
@@ -68,7 +72,7 @@ class Encoder(nn.Module):
     """Returns one representation per example, or per frame where time is not a token axis."""
     config, axes = self.config, self.stage.token_axes
     dtype = jnp.dtype(config.dtype)
-    x = einops.rearrange(x, self.stage.layout)
+    x = self.stage.place(einops.rearrange(x, self.stage.layout))
     if config.pooling == 'cls':
       cls = self.param('cls', nn.initializers.zeros, (1, 1, config.width)).astype(dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
@@ -76,7 +80,7 @@ class Encoder(nn.Module):
     shape = (1, math.prod(tokens), config.width)
     position = self.param('position', nn.initializers.normal(0.02), shape).astype(dtype)
     x = x + position.reshape(*tokens, config.width)
-    x = nn.Dropout(config.dropout, deterministic=not train)(x)
+    x = self.stage.place(nn.Dropout(config.dropout, deterministic=not train)(x))
     blocks = Blocks(config, self.stage.series, self.layers)
     nn.share_scope(self, blocks)
     x = blocks(x, train)

@@ -16,6 +16,7 @@ from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated, state_sharding
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
+from vivit_jax.train.accumulate import accumulated
 from vivit_jax.train.finite import unless_finite
 from vivit_jax.train.group_clip import clipped_by_group
 from vivit_jax.train.mix import mix
@@ -60,11 +61,12 @@ def train_step(
     logits = apply(model, params, video, key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
+  gradient = jax.value_and_grad(objective, has_aux=True)
   if train.clip_groups:
-    objective_gradient = clipped_by_group(objective, train.clip_groups, train.clip_norm)
-  else:
-    objective_gradient = jax.value_and_grad(objective, has_aux=True)
-  (loss, logits), gradients = objective_gradient(state.params, video, targets, key)
+    gradient = clipped_by_group(objective, train.clip_groups, train.clip_norm)
+  elif train.accumulate > 1:
+    gradient = accumulated(gradient, train.accumulate)
+  (loss, logits), gradients = gradient(state.params, video, targets, key)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = state.average

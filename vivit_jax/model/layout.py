@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens lie where when several devices share a clip; nothing changes where they do not.
+
+The mesh is the one that whoever compiles has entered (`jax.sharding.use_abstract_mesh`), with the
+axes of config.Mesh: the model computes the same without.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+ROWS, CONTEXT = ('data', 'fsdp'), 'context'
+
+
+def sharing() -> int:
+  """Returns how many devices share a clip."""
+  return jax.sharding.get_abstract_mesh().shape.get(CONTEXT, 1)
+
+
+def split(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
+  """Gives each device that shares a clip its part of axis 1: frames, or tokens frame by frame."""
+  return _place(x, CONTEXT)
+
+
+def gathered(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
+  """Gives each device that shares a clip all of axis 1."""
+  return _place(x, None)
+
+
+def _place(x: jax.Array, axis: str | None) -> jax.Array:
+  if sharing() == 1:
+    return x
+  free = PartitionSpec.UNCONSTRAINED
+  spec = PartitionSpec(free, axis, *[free] * (x.ndim - 2))
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_each_device(
+  kernel: Callable[..., jax.Array],
+  query: Float[Array, '*b q h d'],
+  key: Float[Array, '*b k h d'],
+  value: Float[Array, '*b k h d'],
+) -> Float[Array, '*b q h d']:
+  """Runs an attention kernel that XLA cannot split, on each device for its part of axis 1.
+
+  Where axis 1 is that of the queries, every device sees all keys and values.
+  """
+  devices, count = sharing(), query.shape[1]
+  if devices == 1:
+    return kernel(query, key, value)
+  own = PartitionSpec(ROWS, CONTEXT)
+  keys = PartitionSpec(ROWS) if query.ndim == 4 else own
+
+  def filled(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    return (
+      jnp.pad(x, [(0, 0), (0, -count % devices), *[(0, 0)] * (x.ndim - 2)]) if spec == own else x
+    )
+
+  split_kernel = jax.shard_map(kernel, in_specs=(own, keys, keys), out_specs=own)
+  return split_kernel(filled(query, own), filled(key, keys), filled(value, keys))[:, :count]
