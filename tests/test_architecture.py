@@ -15,7 +15,9 @@ PACKAGE = 'vivit_jax'
 # From the bottom up. A part may import what stands on an earlier line; parts on one line do not
 # know each other.
 LAYERS = (
-  {'errors', 'files', 'command_line'},
+  {'errors', 'files'},
+  {'command_line'},
+  {'hosts'},
   {'config_types', 'remote'},
   {'config_augment'},
   {'config'},

@@ -15,7 +15,8 @@ from vivit_jax.command_line import Parser, add_command
 from vivit_jax.config import Hints
 from vivit_jax.config_parse import required
 from vivit_jax.data_commands.group import add_data
-from vivit_jax.errors import UserError
+from vivit_jax.hosts import ending
+from vivit_jax.hosts.launch import add_launch
 
 TRAIN_HELP = """
 example:
@@ -98,6 +99,7 @@ def _add_train(subcommands: argparse._SubParsersAction) -> None:
     metavar='FIRST:LAST',
     help='trace these steps into FOLDER/profile, e.g. --profile=100:105',
   )
+  add_launch(command)
 
 
 def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
@@ -127,6 +129,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     metavar='SPLIT',
     help='train, validation or test (default: %(default)s)',
   )
+  add_launch(command)
 
 
 def _add_inspect(subcommands: argparse._SubParsersAction) -> None:
@@ -222,16 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command.error('give the folder of the run as --workdir=FOLDER')
   _quieten_libraries()
   try:
-    return options.function(options)
-  except UserError as error:
-    message = str(error)
-  except OSError as error:
-    message = f'{error.filename or ""}: {error.strerror or error}'.removeprefix(': ')
-  except KeyboardInterrupt:
-    print('vivit: interrupted', file=sys.stderr)
-    return 130
-  print(f'vivit: error: {message}', file=sys.stderr)
-  return 2
+    code = options.function(options)
+    ending.finish()
+    return code
+  except (Exception, KeyboardInterrupt) as error:
+    return ending.fail(error)
 
 
 def _join_settings(arguments: Sequence[str]) -> list[str]:

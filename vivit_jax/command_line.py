@@ -2,8 +2,11 @@
 """What all commands have in common: how they are declared and how they answer mistakes."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from vivit_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,3 +48,18 @@ def add_command(
   takes_config = '--config' in usage
   command.set_defaults(function=function, takes_config=takes_config, command=command)
   return command
+
+
+def report(error: BaseException) -> int:
+  """Prints a user's mistake in one line and returns the exit code; raises any other error."""
+  if isinstance(error, KeyboardInterrupt):
+    print('vivit: interrupted', file=sys.stderr)
+    return 130
+  if isinstance(error, UserError):
+    message = str(error)
+  elif isinstance(error, OSError):
+    message = f'{error.filename or ""}: {error.strerror or error}'.removeprefix(': ')
+  else:
+    raise error
+  print(f'vivit: error: {message}', file=sys.stderr)
+  return 2

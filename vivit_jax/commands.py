@@ -5,27 +5,32 @@ import argparse
 import re
 from pathlib import Path
 
+from vivit_jax.config import Faults
 from vivit_jax.errors import ConfigError
 
 
 def train(options: argparse.Namespace) -> int:
   """Runs `vivit train`."""
+  from flax.traverse_util import flatten_dict
+
   from vivit_jax.config_file import load
+  from vivit_jax.config_parse import to_dict
+  from vivit_jax.hosts.cluster import agree
+  from vivit_jax.hosts.code import versions
+  from vivit_jax.hosts.launch import start
   from vivit_jax.train.loop import train
   from vivit_jax.train.overfit import overfit_one_batch
   from vivit_jax.train.profile import parse_steps
   from vivit_jax.train.stop import Stopped
 
-  if options.overfit_one_batch:
-    return 0 if overfit_one_batch(load(options.settings)) else 1
+  config = load(options.settings)
   profile = parse_steps(options.profile) if options.profile is not None else None
+  start(options, config.faults.heartbeat_seconds)
+  agree({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
+  if options.overfit_one_batch:
+    return 0 if overfit_one_batch(config) else 1
   try:
-    train(
-      load(options.settings),
-      Path(options.workdir),
-      allow_changes=options.allow_changes,
-      profile=profile,
-    )
+    train(config, Path(options.workdir), allow_changes=options.allow_changes, profile=profile)
   except Stopped as stopped:
     print(f'vivit: {stopped}')
     return 130 if stopped.by.name == 'SIGINT' else 0
@@ -34,9 +39,14 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
   """Runs `vivit evaluate`."""
+  from vivit_jax.hosts.cluster import agree
+  from vivit_jax.hosts.code import versions
+  from vivit_jax.hosts.launch import start
   from vivit_jax.train.evaluation import evaluate_run
 
   views = parse_views(options.views) if options.views else None
+  start(options, Faults().heartbeat_seconds)  # before the run's own can be read
+  agree(versions() | {f'--{name}': getattr(options, name) for name in ('step', 'views', 'split')})
   evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
   return 0
 

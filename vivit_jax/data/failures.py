@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.errors import DataError
+from vivit_jax.hosts import cluster
 
 FILE = 'skipped.csv'
 
@@ -14,7 +15,8 @@ FILE = 'skipped.csv'
 class Failures:
   """Collects failures and writes each video's first to `folder/skipped.csv` as it comes.
 
-  A file that an earlier run left there is continued: it lists each path once.
+  A file that an earlier run left there is continued: it lists each path once. Of several processes
+  the first writes, and counts the videos of all, once it has collected what the others saw.
 
   Attributes:
     count: failures seen, several of one video counted each time.
@@ -27,6 +29,7 @@ class Failures:
     self._videos = len(manifest.videos)
     self._max_bad_share = max_bad_share
     self._file = folder / FILE
+    self._topic = f'{FILE}/{manifest.split}'
     self._listed = self._read()
     self.count = 0
     self.reasons: dict[str, str] = {}
@@ -41,7 +44,10 @@ class Failures:
       self.count += 1
       if path not in self.reasons:
         self.reasons[path] = reason
-        self._list(path, reason)
+        if cluster.is_first():
+          self._list(path, reason)
+        else:
+          cluster.tell(self._topic, (path, reason))
     bad = len(self.reasons)
     if bad > self._max_bad_share * self._videos:
       path, reason = next(iter(self.reasons.items()))
@@ -50,6 +56,15 @@ class Failures:
         f'config.data.max_bad_share={self._max_bad_share}; the first is {path}: {reason}; '
         f'all are in {self._file}'
       )
+
+  def collect(self) -> None:
+    """Adds, in the first process, what the others saw since it last asked.
+
+    Raises:
+      DataError: as `add`.
+    """
+    if cluster.is_first():
+      self.add([(path, reason) for path, reason in cluster.told(self._topic)])
 
   def _read(self) -> set[str]:
     if not self._file.exists():

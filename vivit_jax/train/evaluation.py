@@ -21,8 +21,10 @@ from vivit_jax.data.pipeline import evaluation_batches
 from vivit_jax.data.records import read_view
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
+from vivit_jax.evaluate.over_hosts import merged_over_hosts
 from vivit_jax.evaluate.report import ShownMistake, write_report
 from vivit_jax.evaluate.views import Predictions, collect
+from vivit_jax.hosts import cluster
 from vivit_jax.model.vivit import build
 from vivit_jax.pretrained import load_run
 from vivit_jax.sharding import make_mesh
@@ -44,6 +46,17 @@ class Validation:
   score: float
 
 
+def open_common_split(config: Config, split: str) -> Manifest:
+  """Returns a split's manifest, which must be the same in all processes.
+
+  Raises:
+    ConfigError: where it is not.
+  """
+  data = open_split(config, split)
+  cluster.agree({f'the data of {split}': data.fingerprint})
+  return data
+
+
 def validate(
   config: Config,
   data: Manifest,
@@ -55,7 +68,7 @@ def validate(
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = predict(config, data, forward, params, protocol, failures, between)
-  results = compute(predictions, config.task, protocol)
+  results = cluster.from_first(compute(predictions, config.task, protocol))
   names = [headline(config.task), *(['top5'] if config.task.kind == 'single_label' else [])]
   metrics = {name: results[name] for name in names}
   if len(config.task.heads) > 1:
@@ -78,15 +91,17 @@ def predict(
   between: Between = lambda: None,
   progress: bool = False,
 ) -> Predictions:
-  """Returns the model's summed logits for every video of a manifest."""
+  """Returns the model's summed logits for every video of a manifest, in all processes."""
   batches = evaluation_batches(
     data,
     config,
     temporal_views=protocol.temporal_views,
     spatial_views=protocol.spatial_views,
     batch_size=protocol.batch_size,
+    host=cluster.process(),
+    hosts=cluster.processes(),
   )
-  return collect(
+  mine = collect(
     lambda video: forward(params, video),
     _with_calls(batches, between),
     config.task,
@@ -94,6 +109,9 @@ def predict(
     on_failure=lambda *failure: failures.add([failure]),
     progress=progress,
   )
+  everyone = merged_over_hosts(mine)
+  failures.collect()
+  return everyone
 
 
 def _with_calls(batches: Generator[Batch, None, None], between: Between) -> Iterator[Batch]:
@@ -133,6 +151,7 @@ def evaluate_run(
     The results (see `evaluate.metrics.compute`).
   """
   mesh = make_mesh(None)
+  cluster.check_shared(workdir)
   config = read_config(workdir)
   with Watchdog(config.faults.hang_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
@@ -142,7 +161,7 @@ def evaluate_run(
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
     if views is not None:
       protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
-    data = open_split(config, split)
+    data = open_common_split(config, split)
     failures = Failures(data, config.data.max_bad_share, workdir)
     forward = compile_forward(build(config), mesh)
     between = watchdog.series('the next batch of the evaluation', heed)
@@ -156,6 +175,20 @@ def evaluate_run(
     'split': data.split,
     'data': data.fingerprint,
   }
+  if cluster.is_first():
+    _report(workdir, config, data, protocol, predictions, results)
+  return results
+
+
+def _report(
+  workdir: Path,
+  config: Config,
+  data: Manifest,
+  protocol: Evaluate,
+  predictions: Predictions,
+  results: dict[str, Any],
+) -> None:
+  """Writes the report and says what it says in one line."""
   mistakes = most_confident_mistakes(predictions, config.task, data.class_names, SHOWN_MISTAKES)
   page = write_report(
     workdir,
@@ -173,8 +206,7 @@ def evaluate_run(
   name = headline(config.task)
   print(
     f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
-    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {pretrained.step}; '
+    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {results["step"]}; '
     f'report: {page}'
     + (f'; {results["skipped"]} unreadable, see {SKIPPED}' if results['skipped'] else '')
   )
-  return results

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from vivit_jax.files import replace_file
+from vivit_jax.hosts import cluster
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.window import SKIPPED
 
@@ -41,7 +42,7 @@ def is_validation(row: Mapping[str, Any]) -> bool:
 
 
 class RunLog:
-  """Progress of a run; a context manager.
+  """Progress of a run; a context manager. Of several processes only the first writes.
 
   `metrics.jsonl` has one JSON object a line: `step` and, for training rows, `loss`, `top1`,
   `learning_rate`, `clips_per_second`, `data_wait`, ..., and behind `seconds_` what this command has
@@ -49,13 +50,15 @@ class RunLog:
   """
 
   def __init__(self, workdir: Path, start: int, steps: int, clips_per_step: int, goodput: Goodput):
-    workdir.mkdir(parents=True, exist_ok=True)
-    # What a killed run logged after its last checkpoint will be logged again.
-    rows = [row for row in read_metrics(workdir) if row['step'] <= start]
-    kept = ''.join(json.dumps(row) + '\n' for row in rows)
-    replace_file(workdir / METRICS, kept.encode())
-    self._file = (workdir / METRICS).open('a')
-    self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+    self._file: TextIO | None = None
+    if cluster.is_first():
+      workdir.mkdir(parents=True, exist_ok=True)
+      # What a killed run logged after its last checkpoint will be logged again.
+      rows = [row for row in read_metrics(workdir) if row['step'] <= start]
+      kept = ''.join(json.dumps(row) + '\n' for row in rows)
+      replace_file(workdir / METRICS, kept.encode())
+      self._file = (workdir / METRICS).open('a')
+      self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
     # On a file or a pipe the lines below say the same without control characters.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
@@ -73,8 +76,9 @@ class RunLog:
     self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
     self._bar.close()
-    self._board.close()
-    self._file.close()
+    if self._file is not None:
+      self._board.close()
+      self._file.close()
 
   def advance(self) -> None:
     """Moves the progress bar by one step."""
@@ -122,7 +126,7 @@ class RunLog:
 
   def _hint(self, wait: float) -> None:
     """Says once that data is the bottleneck; not in the first window, when decoders start."""
-    if wait > MUCH_WAITING and self._windows and not self._hinted:
+    if wait > MUCH_WAITING and self._windows and not self._hinted and self._file is not None:
       self._hinted = True
       tqdm.write(
         f'vivit: hint: {wait:.0%} of the time is spent waiting for data: give more processes as '
@@ -141,6 +145,8 @@ class RunLog:
     sys.stdout.flush()
 
   def _write(self, step: int, row: Mapping[str, float]) -> None:
+    if self._file is None:
+      return
     self._file.write(json.dumps({'step': step, **row}) + '\n')
     self._file.flush()
     for name, value in row.items():

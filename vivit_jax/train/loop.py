@@ -16,16 +16,24 @@ from jax.sharding import Mesh
 
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.config import Config
-from vivit_jax.data.dataset import open_split, with_classes
+from vivit_jax.data.dataset import with_classes
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.errors import ConfigError, UserError
+from vivit_jax.hosts import cluster
+from vivit_jax.hosts.ending import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
 from vivit_jax.sharding import host_rows, make_mesh, put_batch, put_state, state_sharding
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import Between, Validation, evaluate_run, validate
+from vivit_jax.train.evaluation import (
+  Between,
+  Validation,
+  evaluate_run,
+  open_common_split,
+  validate,
+)
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.guard_rails import hints
 from vivit_jax.train.log import RunLog, is_validation, read_metrics
@@ -63,9 +71,12 @@ def train(
   """
   mesh = make_mesh(config)
   config = with_classes(config)
-  with occupied(workdir), StopRequest() as stop, Goodput() as goodput:
-    data = open_split(config, 'train')
-    changes = check_continues(workdir, config, data.fingerprint, allow_changes)
+  first = cluster.is_first()
+  alone = occupied(workdir) if first else contextlib.nullcontext()
+  with alone, StopRequest() as stop, Goodput() as goodput:
+    cluster.check_shared(workdir)
+    data = open_common_split(config, 'train')
+    changes = check_continues(workdir, config, data.fingerprint, allow_changes) if first else []
     model = build(config)
     steps = total_steps(config, len(data.videos))
     optimizer = make_optimizer(config.train, steps)
@@ -73,14 +84,16 @@ def train(
     with (
       Watchdog(config.faults.hang_seconds) as watchdog,
       Checkpoints(workdir, keep, disk_full=disk_full) as checkpoints,
+      bounded_unwinding(unless=Stopped),
     ):
       watchdog.expect('the first step', COMPILING)
       state = _start(config, model, optimizer, mesh, checkpoints)
       # Not before: a run that cannot be continued so must stay what it is.
-      claim(workdir, config, data.fingerprint, data.class_names, changes)
-      for hint in hints(config, data, state.params):
-        print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
-      with Profiler(profile, workdir, int(state.step), steps) as profiler:
+      if first:
+        claim(workdir, config, data.fingerprint, data.class_names, changes)
+        for hint in hints(config, data, state.params):
+          print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
+      with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
         run = _Run(
           config, workdir, mesh, model, optimizer, checkpoints, data, steps, stop, watchdog,
           goodput, profiler,
@@ -170,6 +183,7 @@ class _Run:
         last = done == self.steps
         if done % train.log_every == 0 or last:
           log.train(done, {**window.mean(), 'learning_rate': float(rate(done - 1))})
+          unreadable.collect()
         if len(window.in_row) >= self.config.faults.nonfinite_in_row:
           raise diverged(
             self.config, self.data, self.workdir, window.in_row, unreadable.reasons,
@@ -177,7 +191,7 @@ class _Run:
           )  # fmt: skip
         if done % train.evaluate_every == 0 or last:
           left = self._validate(done, state, log, evaluate)
-        stopped = self.stop.received
+        stopped = self.stop.agreed()
         due = done % train.checkpoint_every == 0 and not window.skipping()
         if due or last or stopped:
           self._save(done, state, wait=last or stopped is not None)
@@ -191,11 +205,12 @@ class _Run:
     if start == 0 or (start % self.config.train.evaluate_every and start != self.steps):
       return False
     rows = read_metrics(self.workdir)
-    return not any(row['step'] == start and is_validation(row) for row in rows)
+    owed = not any(row['step'] == start and is_validation(row) for row in rows)
+    return cluster.from_first(owed)
 
   def _evaluation(self) -> Evaluation:
     """Returns what evaluates parameters on the validation videos."""
-    data = open_split(self.config, 'validation')
+    data = open_common_split(self.config, 'validation')
     forward = compile_forward(self.model, self.mesh)
     return functools.partial(validate, self.config, data, forward, self._failures(data))
 

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a process learns that it is one of several, and joins the others."""
+
+import argparse
+import os
+import re
+import socket
+import sys
+import time
+from typing import Any
+
+from vivit_jax.errors import ConfigError
+from vivit_jax.hosts import cluster, ending
+
+JOINING = 300.0  # seconds in which all processes must have started
+ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # JAX's own name for --coordinator
+
+HELP = """\
+One of several processes, on one or several hosts, that run the same command. Without these options
+a process joins others only in a SLURM step of several tasks (srun) and on a TPU pod slice, of which
+JAX learns everything from the environment; else it is alone and contacts nobody."""
+
+
+def add_launch(parser: argparse.ArgumentParser) -> None:
+  """Declares the options that `start` takes."""
+  group = parser.add_argument_group('several hosts', HELP)
+  group.add_argument(
+    '--coordinator', metavar='HOST:PORT', help=f'of process 0; default: ${ADDRESS}'
+  )
+  group.add_argument('--processes', type=int, metavar='N', help='how many there are')
+  group.add_argument('--process', type=int, metavar='I', help="this one's number, 0 to N - 1")
+
+
+def start(options: argparse.Namespace, heartbeat_seconds: int) -> None:
+  """Joins the other processes, if there are any, before JAX is asked for devices.
+
+  From then on all but the first print nothing but errors, their number before each line.
+
+  Args:
+    options: of `add_launch`.
+    heartbeat_seconds: a process that was silent for longer is lost, and the others end.
+
+  Raises:
+    ConfigError: options that cannot be used, or nobody answers.
+  """
+  arguments: dict[str, Any] = {}  # none: JAX finds out
+  if any(x is not None for x in (options.coordinator, options.processes, options.process)):
+    arguments = _from_options(options)
+    if options.processes == 1:
+      return
+    _meet(**arguments)
+  elif not _on_slurm() and not _on_tpu():
+    return
+  import jax
+  from jax._src import distributed  # its store of keys and values has no public name
+
+  # With as few threads as cores, programs that wait for each other on the CPUs of one machine keep
+  # those that they wait for from starting.
+  os.environ.setdefault('PJRT_NPROC', '16')
+  jax.distributed.initialize(
+    **arguments,
+    cluster_detection_method='deactivate' if arguments else None,
+    initialization_timeout=int(JOINING),
+    heartbeat_timeout_seconds=heartbeat_seconds,
+  )
+  state = distributed.global_state
+  if state.num_processes > 1:
+    cluster.joined = cluster.Cluster(state.client, state.process_id, state.num_processes)
+    ending.listen(cluster.joined)
+  if not cluster.is_first():
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())  # libraries in C++ too
+    os.close(silence)
+    sys.stderr = _Prefixed(sys.stderr, f'process {cluster.process()}: ')
+
+
+def _on_slurm() -> bool:
+  """Returns whether srun started this process as one of several.
+
+  JAX would also take the shell of an allocation for a task, and wait for others for ever.
+  """
+  tasks = os.environ.get('SLURM_STEP_NUM_TASKS', os.environ.get('SLURM_NTASKS', '1'))
+  return 'SLURM_STEP_NODELIST' in os.environ and int(tasks) > 1
+
+
+def _on_tpu() -> bool:
+  """Returns whether this is a TPU virtual machine, which may be one of a slice."""
+  if 'tpu' not in os.environ.get('JAX_PLATFORMS', 'tpu'):
+    return False
+  from jax._src import clusters  # what jax.distributed asks; without TPU chips it answers at once
+
+  return clusters.GkeTpuCluster.is_env_present() or clusters.GceTpuCluster.is_env_present()
+
+
+def _from_options(options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the arguments of jax.distributed.initialize."""
+  coordinator = options.coordinator or os.environ.get(ADDRESS)
+  if coordinator is None or options.processes is None or options.process is None:
+    raise ConfigError(
+      f'several processes need all of --coordinator=HOST:PORT (or ${ADDRESS}), --processes=N and '
+      '--process=I'
+    )
+  if not re.fullmatch(r'.+:\d{1,5}', coordinator):
+    raise ConfigError(f'--coordinator={coordinator} is not HOST:PORT, e.g. 10.0.0.1:1234')
+  if not 0 <= options.process < options.processes:
+    raise ConfigError(
+      f'--process={options.process} must be one of 0 to N - 1 of --processes={options.processes}'
+    )
+  return {
+    'coordinator_address': coordinator,
+    'num_processes': options.processes,
+    'process_id': options.process,
+  }
+
+
+def _meet(coordinator_address: str, num_processes: int, process_id: int) -> None:
+  """Waits for the first process, since JAX would end this one without a word that helps."""
+  host, _, port = coordinator_address.rpartition(':')
+  if process_id == 0:
+    print(f'vivit: {coordinator_address} waits for {num_processes - 1} other processes', flush=True)
+    try:
+      with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(('', int(port)))
+    except OSError as error:
+      raise ConfigError(
+        f'--coordinator={coordinator_address} cannot be used: {error.strerror}; give another port'
+      ) from None
+    return
+  deadline = time.monotonic() + JOINING
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), 10).close()
+      return
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise ConfigError(
+          f'--coordinator={coordinator_address} does not answer ({error.strerror}): start process '
+          '0 there, and let the port through'
+        ) from None
+      time.sleep(0.2)
+
+
+class _Prefixed:
+  """A text stream that begins every line with the same words."""
+
+  def __init__(self, stream: Any, prefix: str):
+    self._stream, self._prefix, self._begins = stream, prefix, True
+
+  def write(self, text: str) -> int:
+    for line in text.splitlines(keepends=True):
+      self._stream.write(self._prefix + line if self._begins else line)
+      self._begins = line.endswith('\n')
+    return len(text)
+
+  def isatty(self) -> bool:
+    return False  # progress bars are for the first process
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
