@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every mesh computes what one device does, and no device holds more of the state than its part."""
 
+import dataclasses
 import functools
 import re
 import typing
@@ -8,10 +9,15 @@ import typing
 import jax
 import numpy as np
 import pytest
-from test_train_step import changed, compiled, make_batch, train
+from test_train_step import assert_bitwise_equal, changed, compiled, make_batch, train
 
-from vivit_jax.config import Attention, Mesh
-from vivit_jax.sharding import make_mesh, put_batch
+from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.config import Attention, Mesh, Mix
+from vivit_jax.errors import ConfigError
+from vivit_jax.model.vivit import build
+from vivit_jax.sharding import make_mesh, placed, put_batch
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import abstract_state
 
 # 4 x 2 x 3 tokens, and one more for cls: a number that no mesh divides.
 CLIP = {'frames': 8, 'height': 16, 'width': 24}
@@ -97,3 +103,106 @@ def test_each_device_holds_its_part_of_what_the_table_splits():
     assert bytes_ == {leaf.nbytes // 4 if split else leaf.nbytes}, name
     whole, part = whole + leaf.nbytes, part + bytes_.pop()
   assert part < 0.35 * whole
+
+
+QUIET = {'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}
+
+
+def temporary_bytes(config, devices):
+  """Returns what a compiled step needs beside its arguments and results."""
+  shapes = abstract_state(config, build(config), make_optimizer(config.train, 20))
+  step = compiled(config, devices).lower(shapes, make_batch(config, np.random.default_rng(0)))
+  return step.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+  'parts, mesh, devices, options, mix',
+  [
+    (4, Mesh(), 1, {}, Mix()),
+    pytest.param(2, MESHES['all'], 8, {}, Mix(mixup=0.3), marks=pytest.mark.faults),
+    pytest.param(
+      4, Mesh(), 1, {'label_smoothing': 0.1, 'ema_decay': 0.5, 'frozen': ('tokenizer',)}, Mix(),
+      marks=pytest.mark.faults,
+    ),
+  ],
+)  # fmt: skip
+def test_gradients_of_parts_sum_to_that_of_the_whole_batch(parts, mesh, devices, options, mix):
+  whole = config_of('spatio_temporal', Mesh(), options, mlp_dim=256, **QUIET)
+  whole = dataclasses.replace(whole, mix=mix)
+  in_parts = dataclasses.replace(
+    whole, train=dataclasses.replace(whole.train, accumulate=parts), mesh=mesh
+  )
+  expected, expected_history = five_steps(whole, 1)
+  found, history = five_steps(in_parts, devices)
+  assert_same_history(history, expected_history)
+  expected = jax.tree.leaves(expected)
+  for (path, a), b in zip(jax.tree.leaves_with_path(found), expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
+  if devices == 1:
+    assert temporary_bytes(in_parts, 1) < 0.6 * temporary_bytes(whole, 1)
+
+
+def test_parts_that_would_cross_devices_are_refused():
+  config = config_of('spatio_temporal', MESHES['both'], {'accumulate': 2})
+  with pytest.raises(ConfigError, match=r'accumulate=2 does not divide the 1 clips of a device'):
+    make_mesh(config)
+  with pytest.raises(
+    ConfigError, match=r'accumulate=2 and config\.train\.clip_groups=2 both split'
+  ):
+    config_of('spatio_temporal', Mesh(), {'accumulate': 2, 'clip_groups': 2})
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """Returns a function that says where five steps on a mesh of eight devices were saved."""
+
+  @functools.cache
+  def save(mesh):
+    state, _ = five_steps(config_of('factorised_dot_product', MESHES[mesh]), 8)
+    folder = tmp_path_factory.mktemp(mesh)
+    with Checkpoints(folder) as checkpoints:
+      checkpoints.save(5, state, {})
+    return folder
+
+  return save
+
+
+RESUMED = {
+  '1': (Mesh(), 1),
+  '2': (Mesh(), 2),
+  'fsdp of 2': (Mesh(data=1, fsdp=2), 2),
+  '4x2': (Mesh(data=4, fsdp=2), 8),
+  '2x4': (Mesh(data=2, fsdp=4), 8),
+  'context': (Mesh(data=2, fsdp=1, context=4), 8),
+}
+
+
+def restore(folder, config, devices):
+  """Returns the saved state as a run on so many devices would go on from it."""
+  mesh = make_mesh(config, jax.devices()[:devices])
+  shapes = abstract_state(config, build(config), make_optimizer(config.train, 20))
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    return checkpoints.restore(5, placed(mesh, shapes))
+
+
+@pytest.mark.parametrize('mesh', ['both', pytest.param('fsdp', marks=pytest.mark.faults)])
+@pytest.mark.parametrize('where', RESUMED)
+def test_a_state_goes_on_any_other_mesh_bit_for_bit(saved, where, mesh):
+  axes, devices = RESUMED[where]
+  restored = restore(saved(mesh), config_of('factorised_dot_product', axes), devices)
+  before, _ = five_steps(config_of('factorised_dot_product', MESHES[mesh]), 8)
+  assert_bitwise_equal(restored, before)
+  for leaf in jax.tree.leaves(restored):
+    assert len(leaf.sharding.device_set) == devices
+
+
+@pytest.mark.parametrize(
+  'where', ['1', *(pytest.param(w, marks=pytest.mark.faults) for w in RESUMED if w != '1')]
+)
+def test_the_next_loss_is_that_of_the_mesh_that_saved(saved, where):
+  axes, devices = RESUMED[where]
+  config, same = (config_of('factorised_dot_product', mesh) for mesh in (axes, MESHES['both']))
+  batch = make_batch(config, np.random.default_rng(1))
+  _, found = train(config, [batch], devices, start=restore(saved('both'), config, devices))
+  _, expected = train(same, [batch], 8, start=five_steps(same, 8)[0])
+  assert found[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-5)

@@ -94,6 +94,15 @@ def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
+def placed(mesh: Mesh, abstract_state: Any) -> Any:
+  """Returns the shapes of a state with their shardings, which say how to restore it."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    abstract_state,
+    state_sharding(mesh, abstract_state),
+  )
+
+
 def put_state(mesh: Mesh, state: Any) -> Any:
   """Returns a state that every process holds whole as device arrays, each device with its part."""
   return jax.tree.map(

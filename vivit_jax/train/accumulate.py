@@ -23,19 +23,18 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
     parts: of equal size; the batch must be a multiple.
   """
 
-  def split(x: Array) -> Array:
-    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
   def whole(params: Any, video: Array, targets: Array, key: Array) -> Any:
-    def add(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Array]:
-      (loss, logits), gradients = gradient(params, *part)
+    def add(total: Any, number: Array) -> tuple[Any, Array]:
+      # Cut out here: as an argument of the scan a second copy of the batch would be made.
+      clips, rows = (
+        jax.lax.dynamic_index_in_dim(x.reshape(-1, parts, *x.shape[1:]), number, 1, keepdims=False)
+        for x in (video, targets)
+      )
+      (loss, logits), gradients = gradient(params, clips, rows, jax.random.fold_in(key, number))
       return optax.tree.add(total, (loss, gradients)), logits
 
-    total, logits = jax.lax.scan(
-      add,
-      (jnp.zeros(()), optax.tree.zeros_like(params)),
-      (split(video), split(targets), jax.random.split(key, parts)),
-    )
+    nothing = jnp.zeros(()), optax.tree.zeros_like(params)
+    total, logits = jax.lax.scan(add, nothing, jnp.arange(parts))
     loss, gradients = optax.tree.scale(1.0 / parts, total)
     return (loss, logits.swapaxes(0, 1).reshape(-1, logits.shape[-1])), gradients
 

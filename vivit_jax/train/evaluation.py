@@ -27,7 +27,7 @@ from vivit_jax.evaluate.views import Predictions, collect
 from vivit_jax.hosts import cluster
 from vivit_jax.model.vivit import build
 from vivit_jax.pretrained import load_run
-from vivit_jax.sharding import make_mesh
+from vivit_jax.sharding import make_mesh, put_state
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.step import compile_forward
 from vivit_jax.train.watchdog import COMPILING, Watchdog
@@ -166,8 +166,9 @@ def evaluate_run(
     forward = compile_forward(build(config), mesh)
     between = watchdog.series('the next batch of the evaluation', heed)
     shown = sys.stderr.isatty()
+    params = put_state(mesh, pretrained.params)
     predictions = predict(
-      config, data, forward, pretrained.params, protocol, failures, between, progress=shown
+      config, data, forward, params, protocol, failures, between, progress=shown
     )
   results = {
     **compute(predictions, config.task, protocol),

@@ -25,7 +25,7 @@ from vivit_jax.hosts import cluster
 from vivit_jax.hosts.ending import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.pretrained import initialise_params
-from vivit_jax.sharding import host_rows, make_mesh, put_batch, put_state, state_sharding
+from vivit_jax.sharding import host_rows, make_mesh, placed, put_batch, put_state
 from vivit_jax.train.divergence import check_finite, diverged
 from vivit_jax.train.evaluation import (
   Between,
@@ -117,11 +117,7 @@ def _start(
   checkpoints: Checkpoints,
 ) -> TrainState:
   """Returns the newest whole state in the workdir, else a fresh one, on given weights if any."""
-  shapes = abstract_state(config, model, optimizer)
-  places = state_sharding(mesh, shapes)
-  abstract = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
-  )
+  abstract = placed(mesh, abstract_state(config, model, optimizer))
   checkpoints.check_best(abstract.best_params)
   restored = checkpoints.restore_newest(abstract)
   if restored is not None:

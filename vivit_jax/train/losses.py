@@ -53,5 +53,5 @@ def accuracy(
 
 
 def as_pixels(video: Array) -> Float[Array, 'b f h w c']:
-  """Returns uint8 video scaled to float32 in [-1, 1]."""
+  """Returns video of [0, 255], uint8 or blended, scaled to float32 in [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1.0

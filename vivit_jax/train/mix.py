@@ -3,7 +3,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vivit_jax.config import Mix
 
@@ -11,9 +11,9 @@ from vivit_jax.config import Mix
 def mix(
   settings: Mix,
   key: PRNGKeyArray,
-  video: Float[Array, 'b f h w c'],
+  video: Num[Array, 'b f h w c'],
   targets: Float[Array, 'b classes'],
-) -> tuple[Float[Array, 'b f h w c'], Float[Array, 'b classes']]:
+) -> tuple[Num[Array, 'b f h w c'], Float[Array, 'b classes']]:
   """Returns clips and label probabilities, each blended with its partner's.
 
   Clip i of a group of n has partner n - 1 - i. Groups are neighbours in the batch, so that no clip
@@ -25,7 +25,7 @@ def mix(
   Args:
     settings: which of them, how strongly; B must be a multiple of `settings.group`.
     key: of the step.
-    video: any value range.
+    video: any value range; blended as float32, or returned as it is where nothing is on.
     targets: probabilities.
   """
   if not (settings.mixup or settings.cutmix):
@@ -42,7 +42,7 @@ def mix(
     cut = jax.random.bernoulli(keys[3], share, (groups, 1, 1))
     own = jnp.where(cut, 1.0 - box, own)
   return (
-    _blend(video, own[:, None, None, :, :, None].astype(video.dtype)),
+    _blend(video.astype(jnp.float32), own[:, None, None, :, :, None]),
     _blend(targets, own.mean(axis=(1, 2))[:, None, None]),
   )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training carries from step to step, and all that a checkpoint has to hold."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -29,17 +30,27 @@ class TrainState:
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first step; the same for the same seed."""
-  params = init_params(model, config.clip, jax.random.key(config.seed))
-  state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  """Returns the state before the first step, in host memory; the same for the same seed."""
+  with _host():
+    params = init_params(model, config.clip, jax.random.key(config.seed))
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   return start_from(config, state, params)
 
 
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
   """Returns a fresh state with these parameters, which are also the first average."""
   # A copy: the step is given all buffers of the state to reuse, each once.
-  average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
+  with _host():
+    average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
   return dataclasses.replace(state, params=params, average=average)
+
+
+def _host() -> contextlib.AbstractContextManager:
+  """Computes on the CPU: a state that is to be split need not fit on one accelerator."""
+  try:
+    return jax.default_device(jax.local_devices(backend='cpu')[0])
+  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+    return contextlib.nullcontext()
 
 
 def abstract_state(

@@ -47,18 +47,14 @@ def train_step(
   """
   task, train = config.task, config.train
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  video, targets = mix(
-    config.mix,
-    jax.random.fold_in(key, 1),
-    losses.as_pixels(batch['video']),
-    task_targets(task, batch['label']),
-  )
+  labels = task_targets(task, batch['label'])
+  video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
 
   def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
     if train.frozen:  # spares the backward pass below them
       trained = is_trained(params, train.frozen)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, video, key)
+    logits = apply(model, params, losses.as_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = jax.value_and_grad(objective, has_aux=True)
