@@ -28,17 +28,9 @@ MESHES = {
   'context': Mesh(data=2, context=4),
   'all': Mesh(data=2, fsdp=2, context=2),
 }
-# All pairs are tried by `pytest -m faults`; here what differs most.
-QUICK = {
-  ('spatio_temporal', 'all'),
-  ('factorised_encoder', 'context'),
-  ('factorised_dot_product', 'both'),
-}
-PAIRS = [
-  pytest.param(a, m, marks=[] if (a, m) in QUICK else pytest.mark.faults, id=f'{a}-{m}')
-  for a in typing.get_args(Attention)
-  for m in MESHES
-]
+PAIRS = [(a, m) for a in typing.get_args(Attention) for m in MESHES]
+QUICK = {('factorised_encoder', 'context'), ('factorised_dot_product', 'both')}
+QUIET = {'mlp_dim': 256, 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}
 
 
 def config_of(attention, mesh, train=None, **model):
@@ -54,6 +46,14 @@ def five_steps(config, devices):
   return train(config, [make_batch(config, rng) for _ in range(5)], devices)
 
 
+def program(config, devices):
+  """Returns the compiled step that five_steps has run."""
+  state, _ = five_steps(config, devices)
+  mesh = make_mesh(config, jax.devices()[:devices])
+  batch = put_batch(mesh, make_batch(config, np.random.default_rng(0)))
+  return compiled(config, devices).lower(state, batch).compile()
+
+
 def assert_same_history(found, expected):
   for several, alone in zip(found, expected, strict=True):
     assert several['loss'] == pytest.approx(alone['loss'], rel=1e-5)
@@ -61,7 +61,10 @@ def assert_same_history(found, expected):
     assert several['top1'] == alone['top1']
 
 
-@pytest.mark.parametrize('attention, mesh', PAIRS)
+@pytest.mark.parametrize(
+  'attention, mesh',
+  [pytest.param(*p, marks=[] if p in QUICK else pytest.mark.faults) for p in PAIRS],
+)
 def test_five_steps_of_every_model_are_those_of_one_device(attention, mesh):
   _, one = five_steps(config_of(attention, Mesh()), 1)
   _, several = five_steps(config_of(attention, MESHES[mesh]), 8)
@@ -69,20 +72,16 @@ def test_five_steps_of_every_model_are_those_of_one_device(attention, mesh):
   assert one[-1]['loss'] != one[0]['loss']
 
 
-def test_blocks_of_queries_are_split_over_context_too():
-  options = {'attention_kernel': 'blockwise', 'dropout': 0.0, 'drop_path': 0.0}
-  one, several = (
-    five_steps(config_of('spatio_temporal', mesh, **options), devices)[1]
-    for mesh, devices in ((Mesh(), 1), (MESHES['context'], 8))
-  )
+def test_queries_of_a_block_kernel_are_split_too():
+  _, one = five_steps(config_of('spatio_temporal', Mesh(), **QUIET), 1)
+  blocks = config_of('spatio_temporal', MESHES['all'], attention_kernel='blockwise', **QUIET)
+  _, several = five_steps(blocks, 8)
   assert_same_history(several, one)
 
 
 def test_frames_on_several_devices_meet_only_in_the_temporal_stage():
   config = config_of('factorised_encoder', MESHES['context'])
-  state, _ = five_steps(config, 8)
-  batch = put_batch(make_mesh(config), make_batch(config, np.random.default_rng(0)))
-  text = compiled(config, 8).lower(state, batch).compile().as_text()
+  text = program(config, 8).as_text()
   moves = re.findall(r'= (\S+) (all-gather|all-to-all|collective-permute|reduce-scatter)\(', text)
   # 4 clips of a row of devices, 4 tubelets along time, width 16: what the spatial stage pooled.
   assert [(kind, shape.partition('{')[0]) for shape, kind in moves] == [
@@ -105,16 +104,6 @@ def test_each_device_holds_its_part_of_what_the_table_splits():
   assert part < 0.35 * whole
 
 
-QUIET = {'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}
-
-
-def temporary_bytes(config, devices):
-  """Returns what a compiled step needs beside its arguments and results."""
-  shapes = abstract_state(config, build(config), make_optimizer(config.train, 20))
-  step = compiled(config, devices).lower(shapes, make_batch(config, np.random.default_rng(0)))
-  return step.compile().memory_analysis().temp_size_in_bytes
-
-
 @pytest.mark.parametrize(
   'parts, mesh, devices, options, mix',
   [
@@ -127,7 +116,7 @@ def temporary_bytes(config, devices):
   ],
 )  # fmt: skip
 def test_gradients_of_parts_sum_to_that_of_the_whole_batch(parts, mesh, devices, options, mix):
-  whole = config_of('spatio_temporal', Mesh(), options, mlp_dim=256, **QUIET)
+  whole = config_of('spatio_temporal', Mesh(), options, **QUIET)
   whole = dataclasses.replace(whole, mix=mix)
   in_parts = dataclasses.replace(
     whole, train=dataclasses.replace(whole.train, accumulate=parts), mesh=mesh
@@ -139,7 +128,8 @@ def test_gradients_of_parts_sum_to_that_of_the_whole_batch(parts, mesh, devices,
   for (path, a), b in zip(jax.tree.leaves_with_path(found), expected, strict=True):
     np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
   if devices == 1:
-    assert temporary_bytes(in_parts, 1) < 0.6 * temporary_bytes(whole, 1)
+    temporary = [program(c, 1).memory_analysis().temp_size_in_bytes for c in (in_parts, whole)]
+    assert temporary[0] < 0.6 * temporary[1]
 
 
 def test_parts_that_would_cross_devices_are_refused():
