@@ -95,10 +95,10 @@ def environment(**variables: str) -> dict[str, str]:
   }
 
 
-def start(*arguments: str, **variables: str) -> subprocess.Popen:
-  """Starts `python -m vivit_jax` in a process group of its own."""
+def start(*arguments: str, program: str | None = None, **variables: str) -> subprocess.Popen:
+  """Starts `python -m vivit_jax`, or a program instead, in a process group of its own."""
   return subprocess.Popen(
-    [sys.executable, '-m', 'vivit_jax', *arguments],
+    [sys.executable, *(('-m', 'vivit_jax') if program is None else ('-c', program)), *arguments],
     cwd=ROOT,
     env=environment(**variables),
     stdout=subprocess.PIPE,
