@@ -16,10 +16,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from test_data_pipeline import gone, worker_pids
 from test_train_loop import (
+  ROOT,
   assert_same_bits,
   cache,  # noqa: F401
   command,
   one_device,  # noqa: F401
+  rows,
   saved_state,
   settings,
   start,
@@ -27,6 +29,7 @@ from test_train_loop import (
 )
 
 from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.cli import main
 from vivit_jax.data.dataset import open_split
 from vivit_jax.data.records import TrainingExamples
 from vivit_jax.errors import TrainingError
@@ -34,8 +37,6 @@ from vivit_jax.train import evaluation
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.stop import Stopped
-
-TIMES = ('seconds_', 'clips_per_second', 'data_wait')  # what differs from run to run
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -52,14 +53,6 @@ def compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
     if values is names:
       yield
-
-
-def rows(workdir: Path) -> list[dict]:
-  """Returns what a run logged, but for times."""
-  return [
-    {name: value for name, value in row.items() if not name.startswith(TIMES)}
-    for row in read_metrics(workdir)
-  ]
 
 
 def kept(workdir: Path) -> tuple:
@@ -180,15 +173,6 @@ def own(tmp_path):
   return root
 
 
-def hung_video(root: Path, step: int) -> None:
-  """Makes a video of this step a pipe that nobody writes to: reading it takes for ever."""
-  config = tiny(data__source='manifests', data__root=root)
-  data = open_split(config, 'train')
-  path = Path(TrainingExamples(data, config).attempt(8 * (step - 1), []).video.path)
-  path.unlink()
-  os.mkfifo(path)
-
-
 def assert_hung(process, seconds: float, what: str) -> float:
   """Waits for the watchdog's end; returns the seconds it took from the last row of the log."""
   out, err = process.communicate(timeout=240)
@@ -201,17 +185,43 @@ def assert_hung(process, seconds: float, what: str) -> float:
   return took
 
 
+HANGING_VIDEO = """
+import dataclasses
+from bad_contents import Bad
+from vivit_jax import cli
+from vivit_jax.data.loader.latency import Files
+from vivit_jax.data.records import TrainingExamples
+from vivit_jax.train import loop
+open_split = loop.open_common_split
+
+def hanging(config, split):
+  data = open_split(config, split)
+  if split != 'train':
+    return data
+  index = TrainingExamples(data, config).attempt(5 * config.train.batch_size, []).index
+  files = Files(tuple(video.path for video in data.videos))
+  return dataclasses.replace(data, contents=Bad(files, hang=(index,)))
+
+loop.open_common_split = hanging
+cli.entry()
+"""
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_video_that_hangs_ends_the_run_with_all_stacks(own, tmp_path, workers):
-  hung_video(own, step=6)
+def test_a_video_that_hangs_ends_the_run_with_all_stacks(tmp_path, workers):
   arguments = settings(
-    data__source='manifests', data__root=own, data__workers=workers, data__timeout=600.0,
-    faults__hang_seconds=6, train__log_every=1,
-  )  # fmt: skip
-  process = start('train', *arguments, f'--workdir={tmp_path / "run"}')
+    data__workers=workers, data__timeout=600.0, faults__hang_seconds=6, train__log_every=1
+  )
+  process = start(
+    'train',
+    *arguments,
+    f'--workdir={tmp_path}',
+    program=HANGING_VIDEO,
+    PYTHONPATH=f'{ROOT}:{ROOT / "tests"}',
+  )
   with ended(process):
-    wait_for_rows(process, tmp_path / 'run', 5)
+    wait_for_rows(process, tmp_path, 5)
     began = time.time()
     children = worker_pids(process.pid)
     assert len(children) == workers
@@ -331,14 +341,19 @@ def test_a_second_run_is_told_who_the_first_is_and_a_killed_one_does_not_block(t
 
 
 @pytest.mark.faults
-def test_a_changed_run_is_refused_until_changes_are_allowed(own, tmp_path):
+@pytest.mark.usefixtures('one_device')
+def test_a_changed_run_is_refused_until_changes_are_allowed(own, tmp_path, capsys):
   workdir = tmp_path / 'run'
   base = {'data__source': 'manifests', 'data__root': own, 'train__evaluate_every': 100}
 
   def run(*flags, **overrides):
-    return command('train', *settings(**base, **overrides), f'--workdir={workdir}', *flags)
+    """Returns exit code and what it said on standard error."""
+    capsys.readouterr()
+    config = str(ROOT / 'configs/moving_digits.py')
+    code = main(['train', *settings(config, **base, **overrides), f'--workdir={workdir}', *flags])
+    return code, capsys.readouterr().err.splitlines()
 
-  assert run(train__steps=4).returncode == 0
+  assert run(train__steps=4)[0] == 0
   table = (own / 'train.csv').read_text().splitlines()
   (own / 'train.csv').write_text('\n'.join(table[:-8]) + '\n')
   for overrides, said in (
@@ -347,24 +362,22 @@ def test_a_changed_run_is_refused_until_changes_are_allowed(own, tmp_path):
     ({'seed': 7}, 'config.seed was 0 and is 7'),
     ({'model__drop_path': 0.0}, 'config.model.drop_path was 0.2 and is 0.0'),
   ):
-    refused = run(train__steps=4, **overrides)
-    assert refused.returncode == 2
-    assert refused.stderr.count('\n') == 1
-    assert said in refused.stderr
-    assert '--allow-changes' in refused.stderr
+    code, (line,) = run(train__steps=4, **overrides)
+    assert code == 2
+    assert said in line
+    assert '--allow-changes' in line
   other = {'train__batch_size': 4, 'seed': 7, 'model__drop_path': 0.0, 'train__steps': 8}
   # What does not fit the checkpoint cannot be allowed, and spoils nothing.
   before = (workdir / 'config.json').read_bytes()
-  impossible = run('--allow-changes', **other, model__width=32)
-  assert impossible.returncode == 2
-  assert 'but this model needs' in impossible.stderr.splitlines()[-1]
+  code, lines = run('--allow-changes', **other, model__width=32)
+  assert code == 2
+  assert 'but this model needs' in lines[-1]
   assert (workdir / 'config.json').read_bytes() == before
-  allowed = run('--allow-changes', **other)
-  assert allowed.returncode == 0, allowed.stderr
-  hints = [line for line in allowed.stderr.splitlines() if 'changed in this run: ' in line]
-  assert len(hints) == 5
+  code, lines = run('--allow-changes', **other)
+  assert code == 0
+  said = [line.partition('changed in this run: ')[2] for line in lines]
   (entry,) = json.loads((workdir / 'config.json').read_text())['changes']
-  assert entry['after_step'] == 4
-  assert [line.partition('changed in this run: ')[2] for line in hints] == entry['changes']
+  assert entry == {'after_step': 4, 'changes': [line for line in said if line]}
+  assert len(entry['changes']) == 5
   assert [row['step'] for row in rows(workdir) if 'loss' in row] == [3, 4, 6, 8]
-  assert run(**other).returncode == 0  # which is what the run is now
+  assert run(**other)[0] == 0  # which is what the run is now

@@ -55,6 +55,7 @@ TINY = {
   'evaluate.batch_size': 8,
   'evaluate.temporal_views': 2,
 }
+TIMES = ('seconds_', 'clips_per_second', 'data_wait')  # what a log has that differs between runs
 
 
 def settings(config: str = CONFIG, **overrides: Any) -> list[str]:
@@ -126,6 +127,14 @@ def saved_state(config: Config, workdir: Path, step: int | None = None) -> Train
   )
   with Checkpoints(workdir, read_only=True) as checkpoints:
     return checkpoints.restore(step or checkpoints.steps[-1], abstract)
+
+
+def rows(workdir: Path) -> list[dict]:
+  """Returns what a run logged, but for times."""
+  return [
+    {name: value for name, value in row.items() if not name.startswith(TIMES)}
+    for row in read_metrics(workdir)
+  ]
 
 
 def assert_same_bits(one: Any, other: Any) -> None:

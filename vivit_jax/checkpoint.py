@@ -94,7 +94,12 @@ class Checkpoints:
     assert self._entered, 'a save outside of `with` would be lost on leaving'
     if step not in self.steps:
       with self._warning_of_full_disk():
+        self._best.wait()  # a run that goes on from this state must find the best until then
         self._states.save(step, state, about)
+
+  def about(self, step: int) -> dict[str, Any]:
+    """Returns what was said about a state as it was saved; raises CheckpointError."""
+    return self._states.about(step)
 
   def save_best(self, step: int, params: Any, score: float) -> bool:
     """Starts writing the parameters if they score higher than what is there; NaN ranks worst.

@@ -161,7 +161,8 @@ class _Run:
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
     rate = learning_rate(train, self.steps)
     evaluate = self._evaluation()
-    unreadable, window = self._failures(self.data), Window()
+    unreadable = self._failures(self.data)
+    window = Window(self.checkpoints.about(start).get('window', []) if start else [])
     with (
       RunLog(self.workdir, start, self.steps, train.batch_size, self.goodput) as log,
       contextlib.closing(self._batches(start, unreadable)) as batches,
@@ -190,7 +191,7 @@ class _Run:
         stopped = self.stop.agreed()
         due = done % train.checkpoint_every == 0 and not window.skipping()
         if due or last or stopped:
-          self._save(done, state, wait=last or stopped is not None)
+          self._save(done, state, window, wait=last or stopped is not None)
         self.checkpoints.check()
         if stopped and (left or not last):
           raise Stopped(done, stopped)
@@ -228,11 +229,12 @@ class _Run:
     log.validation(done, results.metrics)
     return None
 
-  def _save(self, done: int, state: TrainState, *, wait: bool) -> None:
+  def _save(self, done: int, state: TrainState, window: Window, *, wait: bool) -> None:
     check_finite(state, done, self.checkpoints.steps)
     self.watchdog.expect(f'the checkpoint of step {done}')
     with self.goodput.during('checkpoint'):
-      self.checkpoints.save(done, state, {'data': self.data.fingerprint})
+      about = {'data': self.data.fingerprint, 'window': window.rows()}
+      self.checkpoints.save(done, state, about)
       if wait:
         self.checkpoints.wait_for(done)
 

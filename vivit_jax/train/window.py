@@ -2,6 +2,7 @@
 """Metrics of the steps since the last row of the log, fetched late, so that devices never wait."""
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 SKIPPED = 'skipped_updates'
 
-Metrics = dict[str, jax.Array]
+Metrics = Mapping[str, Any]  # arrays on the devices, or numbers
 
 
 class Window:
@@ -17,15 +18,16 @@ class Window:
 
   Attributes:
     in_row: the last steps looked at whose update was skipped, one after the other. `add` looks at
-      all but the newest step, `mean` and `skipping` at that too.
+      all but the newest step, all else that asks for numbers at that too.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, rows: Sequence[dict[str, float]] = ()) -> None:
+    """Takes the `rows` that a run which goes on had collected."""
     self.in_row: list[int] = []
-    self._rows: list[Metrics] = []
+    self._rows: list[Metrics] = list(rows)
     self._ahead: deque[tuple[int, Metrics]] = deque()  # not looked at
 
-  def add(self, step: int, metrics: Metrics) -> None:
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Adds a step's metrics, and waits for the step before it.
 
     Unbounded, the steps in flight would each hold a batch on the devices, and fetching it would
@@ -37,25 +39,29 @@ class Window:
 
   def at_work(self) -> bool:
     """Returns whether the last step has not ended."""
-    values: list[Any] = [value for row in self._rows[-1:] for value in row.values()]
+    values: list[Any] = [value for _, metrics in self._ahead for value in metrics.values()]
     return not all(value.is_ready() for value in values)
 
   def skipping(self) -> bool:
-    """Returns, once the last step has ended, whether its update was skipped."""
+    """Returns whether the update of the last step was skipped."""
     self._look(0)
     return bool(self.in_row)
 
-  def mean(self) -> dict[str, float]:
-    """Returns means over the steps whose update was applied, how many were not, and starts anew."""
+  def rows(self) -> list[dict[str, float]]:
+    """Returns what was collected."""
     self._look(0)
     rows = jax.device_get(self._rows)
-    self._rows = []
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+  def mean(self) -> dict[str, float]:
+    """Returns means over the steps whose update was applied, how many were not, and starts anew."""
+    rows, self._rows = self.rows(), []
     applied = [row for row in rows if not row[SKIPPED]] or rows
     means = {name: float(np.mean([row[name] for row in applied])) for name in rows[0]}
-    return {**means, SKIPPED: float(sum(row[SKIPPED] for row in rows))}
+    return {**means, SKIPPED: sum(row[SKIPPED] for row in rows)}
 
   def _look(self, ahead: int) -> None:
-    """Looks at all steps but so many."""
+    """Looks at all steps but so many, which waits for them."""
     while len(self._ahead) > ahead:
       step, metrics = self._ahead.popleft()
       self.in_row = [*self.in_row, step] if metrics[SKIPPED].item() else []
