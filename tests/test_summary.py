@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What inspect says of a configuration, from shapes alone."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import pytest
 
-from vivit_jax.config import Clip, Config, Data, Model, Train
+from vivit_jax.config import Clip, Config, Data, Mesh, Model, Task, Train
 from vivit_jax.config_file import load
+from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build, init_params
 from vivit_jax.summary import as_json, as_text, summarise
 
@@ -39,6 +41,36 @@ def test_numbers_are_those_of_the_real_model(monkeypatch):
   assert summary['bytes']['parameters'] == 4 * count
   assert summary['token_grid'] == {'time': 3, 'height': 2, 'width': 6}
   assert 0 < summary['matmul_gflops'] < summary['gflops']
+
+
+def test_what_a_device_holds_is_its_part_of_what_the_table_splits():
+  config = dataclasses.replace(
+    SMALL, mesh=Mesh(fsdp=4), train=Train(batch_size=16, ema_decay=0.9), task=Task(classes=(10,))
+  )
+  whole = summarise(dataclasses.replace(config, mesh=Mesh()))['placement']
+  assert whole['devices'] == 1
+  assert all(row['on_a_device'] == row['numbers'] for row in whole['parameters'])
+  split = summarise(config, devices=16)['placement']
+  assert split['mesh'] == {'data': 4, 'fsdp': 4, 'context': 1}
+  rows = {row['rule']: row for row in split['parameters']}
+  others = rows.pop('all others')
+  assert others['split_axis'] is None
+  assert all(row['on_a_device'] == row['numbers'] / 4 for row in rows.values())
+  expected = 4 * sum(row['on_a_device'] for row in (*rows.values(), others))
+  sizes = split['bytes_per_device']
+  assert (
+    sizes['parameters'] == sizes['average'] == expected < 0.3 * whole['bytes_per_device']['average']
+  )
+  assert 0 <= sizes['optimizer_state'] - expected < 100
+  assert 'mesh: data=4 x fsdp=4 x context=1 = 16 devices' in as_text(summarise(config, devices=16))
+
+
+@pytest.mark.parametrize(
+  'devices, message', [(3, 'fsdp=4 x context=1 does not divide the 3 devices'), (0, '--devices=0')]
+)
+def test_a_mesh_that_the_devices_do_not_fill(devices, message):
+  with pytest.raises(ConfigError, match=message):
+    summarise(dataclasses.replace(SMALL, mesh=Mesh(fsdp=4)), devices=devices)
 
 
 @pytest.mark.parametrize(('optimizer', 'copies'), [('sgd', 1), ('adamw', 2)])

@@ -31,6 +31,7 @@ example:
 INSPECT_HELP = """
 examples:
   vivit inspect --config=configs/kinetics400.py:B/16x2,factorised_encoder --json
+  vivit inspect --config=configs/kinetics400.py:H/14x2 --config.mesh.fsdp=8 --devices=64
   vivit inspect runs/digits
 """
 
@@ -141,9 +142,13 @@ def _add_inspect(subcommands: argparse._SubParsersAction) -> None:
     'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
     'or what a checkpoint of any format holds.',
     CONFIG_HELP + INSPECT_HELP,
-    '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] | CHECKPOINT) [--json]',
+    '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--devices=N] | CHECKPOINT) '
+    '[--json]',
   )
   command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help=CHECKPOINT)
+  command.add_argument(
+    '--devices', type=int, metavar='N', help='where it is to run (default: as config.mesh says)'
+  )
   command.add_argument('--json', action='store_true', help='print the same as JSON')
   _add_hints(command)
 

@@ -13,6 +13,7 @@ def train(options: argparse.Namespace) -> int:
   """Runs `vivit train`."""
   from flax.traverse_util import flatten_dict
 
+  from vivit_jax.compiled_programs import keep_compiled_programs
   from vivit_jax.config_file import load
   from vivit_jax.config_parse import to_dict
   from vivit_jax.hosts.cluster import agree
@@ -26,6 +27,7 @@ def train(options: argparse.Namespace) -> int:
   config = load(options.settings)
   profile = parse_steps(options.profile) if options.profile is not None else None
   start(options, config.faults.heartbeat_seconds)
+  keep_compiled_programs()
   agree({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
   if options.overfit_one_batch:
     return 0 if overfit_one_batch(config) else 1
@@ -39,6 +41,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
   """Runs `vivit evaluate`."""
+  from vivit_jax.compiled_programs import keep_compiled_programs
   from vivit_jax.hosts.cluster import agree
   from vivit_jax.hosts.code import versions
   from vivit_jax.hosts.launch import start
@@ -46,6 +49,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
   views = parse_views(options.views) if options.views else None
   start(options, Faults().heartbeat_seconds)  # before the run's own can be read
+  keep_compiled_programs()
   agree(versions() | {f'--{name}': getattr(options, name) for name in ('step', 'views', 'split')})
   evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
   return 0
@@ -60,12 +64,14 @@ def inspect(options: argparse.Namespace) -> int:
 
   if bool(options.checkpoint) == bool(options.settings):
     raise ConfigError('give either --config=FILE or a CHECKPOINT to inspect')
+  if options.checkpoint and options.devices is not None:
+    raise ConfigError(f'--devices={options.devices} goes with --config=FILE, which has the mesh')
   if options.checkpoint:
     from vivit_jax.pretrained import load_pretrained
 
     summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
   else:
-    summary = summarise(with_classes(load(options.settings)))
+    summary = summarise(with_classes(load(options.settings)), options.devices)
   print(as_json(summary) if options.json else as_text(summary))
   return 0
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vivit_jax.config import Config
 from vivit_jax.config_mesh import AXES, check_devices
@@ -77,7 +77,12 @@ def batch_sharding(mesh: Mesh, *, video: bool = False) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(ROWS, *(['context'] if video else [])))
 
 
-def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
+def leaf_name(path: Any) -> str:
+  """Returns a/b/c for the path of a leaf, as the table of `sharding_rules` has it."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
   """Returns the tree of shardings of a training state, or of its parameters alone.
 
   Args:
@@ -86,8 +91,7 @@ def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
   """
 
   def place(path: Any, leaf: Any) -> NamedSharding:
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    axis = split_axis(name, leaf.shape, mesh.shape['fsdp'])
+    axis = split_axis(leaf_name(path), leaf.shape, mesh.shape['fsdp'])
     names = [None] * axis + ['fsdp'] if axis is not None else []
     return NamedSharding(mesh, PartitionSpec(*names))
 

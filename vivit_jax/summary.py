@@ -12,14 +12,23 @@ from vivit_jax.config_parse import to_dict
 from vivit_jax.convert.source import Source
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
+from vivit_jax.placement import as_lines, placement
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 
 SHOWN_LABELS = 5
 
 
-def summarise(config: Config) -> dict[str, Any]:
-  """Returns the summary of a configuration as plain values; builds no parameters, reads no data."""
+def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
+  """Returns the summary of a configuration as plain values; builds no parameters, reads no data.
+
+  Args:
+    config: an experiment.
+    devices: on which it is to run; by default as many as its mesh names.
+
+  Raises:
+    ConfigError: where the experiment does not fit on so many devices.
+  """
   model = build(config)
   cost = model_cost(model, config.clip)
   state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
@@ -37,6 +46,7 @@ def summarise(config: Config) -> dict[str, Any]:
     'matmul_gflops': cost.matmul_gflops,
     'parts': cost.parts,
     'bytes': {'parameters': _bytes(state.params), 'optimizer_state': _bytes(state.opt_state)},
+    'placement': placement(config, state, devices),
     'config': to_dict(config),
   }
 
@@ -49,6 +59,7 @@ def summarise_checkpoint(source: Source) -> dict[str, Any]:
   task = source.task or Task(classes=(1,))
   summary = summarise(Config(task=task, model=source.model, clip=clip))
   config = {name: summary.pop('config')[name] for name in ('model',)}
+  del summary['placement']
   return summary | {
     'checkpoint': {
       'path': str(source.path),
@@ -95,6 +106,8 @@ def as_text(summary: dict[str, Any]) -> str:
     f'parameters {sizes["parameters"] / 2**20:,.1f} MiB, '
     f'optimiser state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
   ]
+  if 'placement' in summary:
+    lines += ['', *as_lines(summary['placement'])]
   return '\n'.join(lines)
 
 
