@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a workdir lets a command continue: the same experiment, whatever its free settings."""
 
+import errno
+import fcntl
 import json
+import os
+import re
+import socket
 import subprocess
 import sys
 
@@ -158,12 +163,55 @@ def test_two_trainers_do_not_share_a_workdir(tmp_path):
   ) as other:
     assert other.stdout is not None
     assert other.stdout.readline() == b'in\n'
-    with pytest.raises(ConfigError, match='in use by another `vivit train`'), occupied(tmp_path):
-      pass
+    for _ in range(2):  # being refused changes nothing of what the owner wrote
+      with pytest.raises(ConfigError) as error, occupied(tmp_path):
+        pass
+      owner = rf'process {other.pid} of \S+ on {re.escape(socket.gethostname())} since 20\d\d-'
+      assert re.search(rf'in use by another `vivit train` \({owner}\S+ \S+\): ', str(error.value))
+      assert '\n' not in str(error.value)
     other.kill()
     other.wait(10)
   with occupied(tmp_path):  # the lock went with its owner
+    assert f'process {os.getpid()} ' in (tmp_path / '.lock').read_text()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+  def flock(handle, how):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with occupied(tmp_path):
     pass
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f'vivit: hint: the file system of --workdir={tmp_path} has no locks (No ')
+
+
+def test_allowed_changes_are_said_and_kept_in_their_order(run, capsys):
+  for seed in (3, 4):
+    (run / CHECKPOINTS / str(seed * 10)).mkdir()
+    changes = check_continues(run, config(seed=seed), f'data {seed}', allow_changes=True)
+    claim(run, config(seed=seed), f'data {seed}', NAMES, changes)
+  claim(run, config(seed=4), 'data 4', NAMES)  # and stay where nothing changes
+  history = json.loads((run / 'config.json').read_text())['changes']
+  assert history == [
+    {
+      'after_step': 30,
+      'changes': [
+        'config.seed was 0 and is 3',
+        'the training data was fingerprint and is data 3',
+      ],
+    },
+    {
+      'after_step': 40,
+      'changes': ['config.seed was 3 and is 4', 'the training data was data 3 and is data 4'],
+    },
+  ]
+  said = capsys.readouterr().err.splitlines()
+  assert said == [
+    f'vivit: hint: changed in this run: {change}'
+    for entry in history
+    for change in entry['changes']
+  ]
 
 
 def test_a_workdir_that_cannot_be_made(tmp_path):

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps numbers that are no numbers out of a training state."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-
-from vivit_jax.train.state import TrainState
 
 T = TypeVar('T')
 
@@ -29,6 +27,6 @@ def unless_finite(
 
 
 @jax.jit
-def all_finite(state: TrainState) -> Bool[Array, '']:
-  """Returns whether every number of a state is finite."""
+def all_finite(state: Any) -> Bool[Array, '']:
+  """Returns whether every number of a tree is finite."""
   return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
