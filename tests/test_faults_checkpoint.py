@@ -4,28 +4,28 @@
 import gc
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoint import abstract
+from test_checkpoint import abstract, leftovers
 
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.checkpoint_fingerprint import describe, fingerprint
 from vivit_jax.errors import CheckpointError
 from vivit_jax.train.state import TrainState
 
+ROOT = Path(__file__).parent.parent
+
 # Tensorstore's threads report to an event loop that Orbax has closed by then.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-
-
-@pytest.fixture(autouse=True)
-def collected():
-  """Collects what Orbax's threads left while the filter above holds."""
-  yield
-  gc.collect()
 
 
 def state(step: int) -> TrainState:
@@ -51,7 +51,8 @@ def run(tmp_path):
     for step in (4, 8):
       checkpoints.save(step, state(step), {'data': 'x'})
     checkpoints.save_best(8, state(8).params, 0.5)
-  return tmp_path
+  yield tmp_path
+  gc.collect()  # what Orbax's threads left, while the filter above holds
 
 
 def newest(workdir: Path) -> TrainState | None:
@@ -237,3 +238,117 @@ def test_a_rotten_step_is_named_with_the_others(run):
     pytest.raises(CheckpointError, match=r'8 is damaged \(.*use another step, by --step: 4'),
   ):
     checkpoints.read_params('last')
+
+
+SAVES = """
+import sys, time, numpy as np, jax, jax.numpy as jnp
+from pathlib import Path
+from vivit_jax.checkpoint import Checkpoints
+
+def state(step):
+  bits = np.random.default_rng(step).integers(0, 2**32, 12_000_000, np.uint32)
+  return {'step': jnp.asarray(step, jnp.int32), 'bits': jnp.asarray(bits)}
+device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+abstract = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state(0))
+with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
+  found = checkpoints.restore_newest(abstract)
+  start = 0 if found is None else int(found['step'])
+  assert found is None or np.array_equal(found['bits'], state(start)['bits'])
+  leftovers = list(Path(sys.argv[1]).glob('*/*tmp*'))
+  assert not leftovers, leftovers
+  print(start, flush=True)
+  for step in range(start + 1, 1000):
+    tree = state(step)
+    print('save', step, flush=True)
+    checkpoints.save(step, tree, {})
+    checkpoints.wait_for(step)
+    print('saved', step, flush=True)
+"""
+
+
+@pytest.mark.parametrize('kills', [3, pytest.param(8, marks=pytest.mark.faults)])
+def test_a_save_killed_at_any_moment_leaves_the_last_good_step(tmp_path, kills):
+  last, inside = 0, 0
+  for kill in range(kills):
+    with subprocess.Popen(
+      [sys.executable, '-c', SAVES, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+      try:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) == last
+        next_saved(process.stdout)  # compiles
+        last, seconds = next_saved(process.stdout)
+        assert process.stdout.readline() == f'save {last + 1}\n'
+        # Over the length of a save, each time in another part of it.
+        time.sleep(seconds * (kill + random.random()) / kills)
+      finally:
+        process.kill()
+      # What was printed before the kill was on disk.
+      rest = process.stdout.read().splitlines()
+    folder = tmp_path / 'checkpoints'
+    inside += any('tmp' in path.name for path in folder.iterdir())
+    done = [int(line.split()[1]) for line in rest if line.startswith('saved ')]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+      last = checkpoints.steps[-1]
+    assert last >= max(done, default=0)
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert leftovers(folder) == []
+    params = {'step': jnp.zeros((), jnp.int32), 'bits': jnp.zeros(12_000_000, jnp.uint32)}
+    restored = checkpoints.restore_newest(abstract(params))
+  bits = np.random.default_rng(last).integers(0, 2**32, 12_000_000, np.uint32)
+  assert same(restored, {'step': np.int32(last), 'bits': bits})
+  print(f'{inside} of {kills} kills left temporary files')
+  assert inside or kills < 8  # three moments may all miss
+
+
+def next_saved(lines: TextIO) -> tuple[int, float]:
+  """Reads on until a step was saved; returns it and the seconds that this took."""
+  assert lines.readline().startswith('save ')
+  began = time.monotonic()
+  line = lines.readline()
+  return int(line.removeprefix('saved ')), time.monotonic() - began
+
+
+LEAVES = """
+import os, signal, sys, time, jax.numpy as jnp
+from pathlib import Path
+from vivit_jax.checkpoint import Checkpoints
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+  checkpoints.save(1, {'a': jnp.ones(12_000_000)}, {})
+  checkpoints.save_best(1, {'a': jnp.ones(12_000_000)}, 0.5)
+  print('saving', flush=True)
+  exec(sys.argv[2])
+"""
+WAYS = {
+  'sys.exit': ('sys.exit(3)', 3, 0),
+  'exception': ("raise RuntimeError('a bug')", 1, 0),
+  'interrupted twice': ('time.sleep(60)', -signal.SIGINT, 2),
+}
+
+
+@pytest.mark.parametrize(('way', 'code', 'interrupts'), WAYS.values(), ids=WAYS)
+def test_however_a_process_leaves_after_save_the_save_is_on_disk(tmp_path, way, code, interrupts):
+  with subprocess.Popen(
+    [sys.executable, '-c', LEAVES, str(tmp_path), way],
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+  ) as process:  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'saving\n'
+    for _ in range(interrupts):
+      process.send_signal(signal.SIGINT)
+      time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+  assert process.returncode == code, err
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert (checkpoints.steps, checkpoints.best_step) == ([1], 1)
+    for params in (checkpoints.read_params('best')[0],):
+      assert (params['a'] == 1).all()
+
+
+def test_a_save_outside_of_the_block_is_refused(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(AssertionError, match='outside of `with`'):
+    checkpoints.save(1, state(1), {})
+  with checkpoints:
+    pass

@@ -2,9 +2,13 @@
 """A run's numbers: one row a step whatever was killed, readable by plain tools."""
 
 import json
+import math
+import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from vivit_jax.evaluate.plots import draw_curves
 from vivit_jax.train.goodput import ACTIVITIES, Goodput
 from vivit_jax.train.log import RunLog, read_metrics
 
@@ -84,3 +88,43 @@ def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
 
 def test_no_file_is_no_rows(tmp_path):
   assert read_metrics(tmp_path) == []
+
+
+def test_what_is_not_finite_is_null_on_disk_and_nan_when_read(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": NaN}\n')  # of an earlier version
+  with RunLog(tmp_path, 1, 9, 8, Goodput()) as log:
+    log.validation(2, {'top1': math.nan, 'top5': math.inf, 'mAP': 0.5})
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[0]) == {'step': 1, 'loss': None}
+  assert lines[1].endswith(
+    '"validation_top1": null, "validation_top5": null, "validation_mAP": 0.5}'
+  )
+  rows = read_metrics(tmp_path)
+  assert math.isnan(rows[0]['loss'])
+  assert math.isnan(rows[1]['validation_top1'])
+  picture = draw_curves(rows)
+  assert picture is not None
+  assert picture.startswith(b'\x89PNG')
+  assert draw_curves(rows[:1]) is None
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+  for start in (0, 2):  # a resumed run hides what it does again
+    with RunLog(tmp_path / str(start), start, 9, 8, Goodput()) as log:
+      log.validation(3, {'top1': 0.5})
+    (file,) = (tmp_path / str(start) / 'tensorboard').glob('events.out.tfevents.*')
+    version, restart, top1 = events(file.read_bytes())
+    assert version.file_version == 'brain.Event:2'
+    assert (restart.step, restart.session_log.status) == (start + 1, SessionLog.START)
+    value = top1.summary.value[0]
+    assert (top1.step, value.tag, value.simple_value) == (3, 'validation/top1', 0.5)
+
+
+def events(data: bytes) -> list[Event]:
+  """Returns the events of a file: length, checksum, content and checksum each."""
+  found = []
+  while data:
+    (length,) = struct.unpack('<Q', data[:8])
+    found.append(Event.FromString(data[12 : 12 + length]))
+    data = data[16 + length :]
+  return found

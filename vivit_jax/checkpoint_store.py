@@ -22,6 +22,7 @@ from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 DAMAGED = 'damaged-'
 LEFTOVERS = '*.orbax-checkpoint-tmp*'
+METADATA = 4096  # bytes on disk beside the values of an array, as seen
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
@@ -69,7 +70,7 @@ class Store:
       SaveError: where it does not fit on the disk, or the save before it failed.
     """
     self.wait()
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
     if not everywhere(shutil.disk_usage(self.folder).free > size):
       raise self._not_saved(step, size, FULL[0])
     self._writing = step, size

@@ -18,7 +18,7 @@ from vivit_jax.checkpoint import BEST, CHECKPOINTS
 from vivit_jax.config import Config
 from vivit_jax.config_parse import parse, to_dict
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.files import write_json
+from vivit_jax.files import naming, write_json
 
 SNAPSHOT = 'config.json'
 LOCK = '.lock'
@@ -42,7 +42,7 @@ def occupied(workdir: Path) -> Iterator[None]:
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    handle = (workdir / LOCK).open('a+')  # what the owner wrote must survive
+    handle = (workdir / LOCK).open('a+b', buffering=0)  # what the owner wrote must survive
   except OSError as error:
     raise ConfigError(
       f'--workdir={workdir} cannot be written: {error.strerror}; give another folder'
@@ -52,7 +52,7 @@ def occupied(workdir: Path) -> Iterator[None]:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       handle.seek(0)
-      owner = f' ({handle.read().strip()})'.replace(' ()', '')
+      owner = f' ({handle.read().decode().strip()})'.replace(' ()', '')
       raise ConfigError(
         f'--workdir={workdir} is in use by another `vivit train`{owner}: wait for it or give '
         'another folder'
@@ -64,9 +64,9 @@ def occupied(workdir: Path) -> Iterator[None]:
         file=sys.stderr,
         flush=True,
       )
-    handle.truncate(0)
-    handle.write(_this_process() + '\n')
-    handle.flush()
+    with naming(workdir / LOCK):
+      handle.truncate(0)
+      handle.write(f'{_this_process()}\n'.encode())
     yield
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.errors import DataError
+from vivit_jax.files import naming
 from vivit_jax.hosts import cluster
 
 FILE = 'skipped.csv'
@@ -77,6 +78,6 @@ class Failures:
       return
     self._listed.add(path)
     new = not self._file.exists()
-    with self._file.open('a', newline='', encoding='utf-8') as handle:
+    with naming(self._file), self._file.open('a', newline='', encoding='utf-8') as handle:
       writer = csv.writer(handle, lineterminator='\n')
       writer.writerows([*([('path', 'reason')] if new else []), (path, reason)])

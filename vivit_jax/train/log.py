@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from vivit_jax.files import replace_file
+from vivit_jax.files import naming, replace_file
 from vivit_jax.hosts import cluster
+from vivit_jax.train.board import Board
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.window import SKIPPED
 
@@ -25,15 +27,25 @@ T = TypeVar('T')
 
 
 def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
-  """Returns the rows of a run's metrics file, oldest first; a row cut off by a kill is left out."""
+  """Returns the rows of a run's metrics file, oldest first; a row cut off by a kill is left out.
+
+  What was not finite is NaN.
+  """
   file = workdir / METRICS
   rows = []
   for line in file.read_text().splitlines() if file.exists() else ():
     try:
-      rows.append(json.loads(line))
+      row = json.loads(line)
     except json.JSONDecodeError:
       continue
+    rows.append({name: math.nan if value is None else value for name, value in row.items()})
   return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  """Returns a row of the metrics file; null for NaN and infinities, which JSON does not have."""
+  finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+  return json.dumps(finite) + '\n'
 
 
 def is_validation(row: Mapping[str, Any]) -> bool:
@@ -44,9 +56,10 @@ def is_validation(row: Mapping[str, Any]) -> bool:
 class RunLog:
   """Progress of a run; a context manager. Of several processes only the first writes.
 
-  `metrics.jsonl` has one JSON object a line: `step` and, for training rows, `loss`, `top1`,
-  `learning_rate`, `clips_per_second`, `data_wait`, ..., and behind `seconds_` what this command has
-  spent on each activity so far; for evaluation rows the same names behind `validation_`.
+  `metrics.jsonl` has one JSON object a line, with null for what is not finite: `step` and, for
+  training rows, `loss`, `top1`, `learning_rate`, `clips_per_second`, `data_wait`, ..., and behind
+  `seconds_` what this command has spent on each activity so far; for evaluation rows the same names
+  behind `validation_`.
   """
 
   def __init__(self, workdir: Path, start: int, steps: int, clips_per_step: int, goodput: Goodput):
@@ -55,10 +68,10 @@ class RunLog:
       workdir.mkdir(parents=True, exist_ok=True)
       # What a killed run logged after its last checkpoint will be logged again.
       rows = [row for row in read_metrics(workdir) if row['step'] <= start]
-      kept = ''.join(json.dumps(row) + '\n' for row in rows)
-      replace_file(workdir / METRICS, kept.encode())
-      self._file = (workdir / METRICS).open('a')
-      self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+      self._path = workdir / METRICS
+      replace_file(self._path, ''.join(map(_line, rows)).encode())
+      self._file = self._path.open('a')
+      self._board = Board(workdir / 'tensorboard', start + 1)
     # On a file or a pipe the lines below say the same without control characters.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
@@ -77,8 +90,8 @@ class RunLog:
   ) -> None:
     self._bar.close()
     if self._file is not None:
-      self._board.close()
-      self._file.close()
+      with contextlib.closing(self._board), naming(self._path):
+        self._file.close()
 
   def advance(self) -> None:
     """Moves the progress bar by one step."""
@@ -147,12 +160,15 @@ class RunLog:
   def _write(self, step: int, row: Mapping[str, float]) -> None:
     if self._file is None:
       return
-    self._file.write(json.dumps({'step': step, **row}) + '\n')
-    self._file.flush()
-    for name, value in row.items():
-      group, _, rest = name.partition('_')
-      tag = f'{group}/{rest}' if group in ('validation', 'seconds') else f'train/{name}'
-      self._board.add_scalar(tag, value, step)
+    with naming(self._path):
+      self._file.write(_line({'step': step, **row}))
+      self._file.flush()
+    self._board.write(step, {_tag(name): value for name, value in row.items()})
+
+
+def _tag(name: str) -> str:
+  group, _, rest = name.partition('_')
+  return f'{group}/{rest}' if group in ('validation', 'seconds') else f'train/{name}'
 
 
 def _show(metrics: Mapping[str, float]) -> str:
