@@ -342,8 +342,7 @@ def test_however_a_process_leaves_after_save_the_save_is_on_disk(tmp_path, way, 
   assert process.returncode == code, err
   with Checkpoints(tmp_path, read_only=True) as checkpoints:
     assert (checkpoints.steps, checkpoints.best_step) == ([1], 1)
-    for params in (checkpoints.read_params('best')[0],):
-      assert (params['a'] == 1).all()
+    assert (checkpoints.read_params('best')[0]['a'] == 1).all()
 
 
 def test_a_save_outside_of_the_block_is_refused(tmp_path):

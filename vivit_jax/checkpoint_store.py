@@ -78,8 +78,12 @@ class Store:
       self._item: ocp.args.StandardSave(tree),
       'about': ocp.args.JsonSave(_seal({**about, 'arrays': describe(tree)})),
     }
-    with self._noticing_failure():
-      self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+    try:
+      with self._noticing_failure():
+        self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+    except KeyboardInterrupt:  # nothing to wait for then
+      self._writing = None
+      raise
 
   def check(self) -> None:
     """Raises SaveError where a save has failed by now; waits for nothing."""
@@ -94,6 +98,9 @@ class Store:
     """
     if self._writing is not None:
       with self._noticing_failure():
+        # Not in Orbax's join, which takes the thread for dead once interrupted (Python 3.11).
+        while self._manager.is_saving_in_progress():
+          time.sleep(0.005)
         self._manager.wait_until_finished()
         step, _ = self._writing
         if not (self.folder / str(step)).is_dir():  # Orbax keeps silent about what it cancelled
