@@ -25,6 +25,7 @@ CURVES = [
   {'step': 40, 'loss': None, 'top1': 0.4},
   {'step': 40, 'validation_loss': 1.9, 'validation_top1': 0.35},
   {'step': 60, 'loss': float('nan'), 'top1': 0.8},
+  {'step': 80, 'loss': 0.5, 'seconds_step': 3000.0, 'seconds_input': 1000.0},
   {'step': 80, 'validation_loss': 0.9, 'validation_top1': 0.7},
 ]
 VOID = {'meta', 'img', 'br'}
@@ -98,6 +99,7 @@ def test_report_is_complete_and_self_contained(rng, tmp_path):
   assert all(address.startswith('data:image/') for address in page.addresses)
   assert f'{100 * results["top1"]:.1f} %' in page.text
   assert 'videos/<b>.mp4' in page.text
+  assert '3,00075.0 %' in page.text  # seconds and share of the steps
 
 
 def test_names_from_files_are_text_and_never_markup(rng, tmp_path):

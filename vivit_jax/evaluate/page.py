@@ -41,6 +41,7 @@ def render(
   class_names: Mapping[str, Sequence[str]],
   failures: Sequence[tuple[str, str]],
   config: Mapping[str, Any],
+  times: Mapping[str, float],
 ) -> str:
   """Returns the page; sections without content are left out.
 
@@ -54,6 +55,7 @@ def render(
     class_names: per head, in the order of the ids.
     failures: (path, reason) of videos that could not be read.
     config: the resolved configuration, plain values.
+    times: seconds of training by activity.
   """
   sections = [
     _numbers(results, headline),
@@ -66,6 +68,7 @@ def render(
     ),
     _section('Videos that could not be read', _failures(failures)),
     _data(results),
+    _section('Time of the last training command', _times(times)),
     _section(
       'Configuration',
       '<details><summary>Every setting of this run</summary>'
@@ -157,6 +160,19 @@ def _tasks(tasks: Mapping[str, Mapping[str, Any]], names: Mapping[str, Sequence[
       table = _table(['class', 'average precision'], [[n, _percent(p)] for n, p in ranked])
       body += f'<details><summary>Every class of {escape(name)}</summary>{_card(table)}</details>'
   return body
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+  """Returns the shares of what the time of training was spent on, the largest first."""
+  total = sum(seconds.values())
+  if not total:
+    return ''
+  ranked = sorted(seconds.items(), key=lambda item: -item[1])
+  return _card(
+    _table(
+      ['activity', 'seconds', 'share'], [[n, f'{s:,.0f}', _percent(s / total)] for n, s in ranked]
+    )
+  )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -20,6 +20,7 @@ from vivit_jax.evaluate.views import Predictions
 from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10
+_SECONDS = 'seconds_'  # how the columns of the metrics file begin that tell what time was spent on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +91,7 @@ def write_report(
     class_names=class_names,
     failures=predictions.failures,
     config=config,
+    times=_times(curves),
   )
   replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
@@ -102,6 +104,14 @@ def _confusion_view(
   matrix = confusion(predictions, task, head)
   pairs = [(names[a], names[b], count) for a, b, count in most_confused(matrix, _LISTED_PAIRS)]
   return ConfusionView(head, draw_confusion(matrix, names, head), tuple(pairs))
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Returns the seconds by activity that the last command had spent at its last row."""
+  last: Mapping[str, Any] = next((row for row in reversed(rows) if 'seconds_step' in row), {})
+  return {
+    name.removeprefix(_SECONDS): value for name, value in last.items() if name.startswith(_SECONDS)
+  }
 
 
 def _without_nan(value: Any) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,40 +73,57 @@ def train(
   config = with_classes(config)
   first = cluster.is_first()
   alone = occupied(workdir) if first else contextlib.nullcontext()
-  with alone, StopRequest() as stop, Goodput() as goodput:
+  with alone, Goodput() as goodput:
     cluster.check_shared(workdir)
     data = open_common_split(config, 'train')
     changes = check_continues(workdir, config, data.fingerprint, allow_changes) if first else []
-    model = build(config)
-    steps = total_steps(config, len(data.videos))
-    optimizer = make_optimizer(config.train, steps)
-    keep, disk_full = config.checkpoint.keep, config.faults.disk_full
-    with (
-      Watchdog(config.faults.hang_seconds) as watchdog,
-      Checkpoints(workdir, keep, disk_full=disk_full) as checkpoints,
-      bounded_unwinding(unless=Stopped),
-    ):
-      watchdog.expect('the first step', COMPILING)
-      state = _start(config, model, optimizer, mesh, checkpoints)
-      # Not before: a run that cannot be continued so must stay what it is.
-      if first:
-        claim(workdir, config, data.fingerprint, data.class_names, changes)
-        for hint in hints(config, data, state.params):
-          print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
-      with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
-        run = _Run(
-          config, workdir, mesh, model, optimizer, checkpoints, data, steps, stop, watchdog,
-          goodput, profiler,
-        )  # fmt: skip
-        goodput.spent('start')
-        run.steps_from(state)
-      watchdog.expect('the last checkpoint')
-    goodput.spent('checkpoint')
-    with goodput.during('evaluation'):
-      try:
-        return evaluate_run(workdir, heed=stop.heed)
-      except Interrupted as interrupted:
-        raise Stopped(steps, interrupted.by, evaluating=True) from None
+    with StopRequest() as stop:  # before, there is nothing to save
+      steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
+      with goodput.during('evaluation'):
+        try:
+          return evaluate_run(workdir, heed=stop.heed)
+        except Interrupted as interrupted:
+          raise Stopped(steps, interrupted.by, evaluating=True) from None
+
+
+def _train(
+  config: Config,
+  workdir: Path,
+  mesh: Mesh,
+  data: Manifest,
+  changes: Sequence[str],
+  profile: Steps | None,
+  stop: StopRequest,
+  goodput: Goodput,
+) -> int:
+  """Does the steps that are left; returns how many the run has in all, once they are on disk."""
+  first = cluster.is_first()
+  model = build(config)
+  steps = total_steps(config, len(data.videos))
+  optimizer = make_optimizer(config.train, steps)
+  keep, disk_full = config.checkpoint.keep, config.faults.disk_full
+  with (
+    Watchdog(config.faults.hang_seconds) as watchdog,
+    Checkpoints(workdir, keep, disk_full=disk_full) as checkpoints,
+    bounded_unwinding(unless=Stopped),
+  ):
+    watchdog.expect('the first step', COMPILING)
+    state = _start(config, model, optimizer, mesh, checkpoints)
+    # Not before: a run that cannot be continued so must stay what it is.
+    if first:
+      claim(workdir, config, data.fingerprint, data.class_names, changes)
+      for hint in hints(config, data, state.params):
+        print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
+    with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
+      run = _Run(
+        config, workdir, mesh, model, optimizer, checkpoints, data, steps, stop, watchdog,
+        goodput, profiler,
+      )  # fmt: skip
+      goodput.spent('start')
+      run.steps_from(state)
+    watchdog.expect('the last checkpoint')
+  goodput.spent('checkpoint')
+  return steps
 
 
 def _start(
