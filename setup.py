@@ -46,6 +46,7 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
+    'plan': ['jax[tpu]'],  # its compiler works without a TPU
     'hub': [
       'gcsfs>=2026.4.0',
       'google-cloud-storage>=3.0',

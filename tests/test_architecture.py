@@ -30,7 +30,7 @@ LAYERS = (
   {'pretrained'},
   {'train'},
   {'placement'},
-  {'summary', 'predict'},
+  {'summary', 'predict', 'plan'},
   {'commands', 'data_commands'},
   {'cli'},
   {'__main__'},

@@ -17,6 +17,7 @@ from vivit_jax.config_parse import required
 from vivit_jax.data_commands.group import add_data
 from vivit_jax.hosts import ending
 from vivit_jax.hosts.launch import add_launch
+from vivit_jax.plan import command as plan
 
 TRAIN_HELP = """
 example:
@@ -66,7 +67,8 @@ def make_parser() -> Parser:
   parser = Parser(prog='vivit', description='Video Vision Transformers in JAX.')
   parser.add_argument('--version', action='version', version=f'vivit_jax {__version__}')
   subcommands = parser.add_subparsers(metavar='COMMAND', required=True)
-  for add in (_add_train, _add_evaluate, _add_inspect, _add_convert, _add_predict, add_data):
+  own = (_add_train, _add_evaluate, _add_inspect, _add_convert, _add_predict)
+  for add in (*own, plan.add, add_data):
     add(subcommands)
   return parser
 
