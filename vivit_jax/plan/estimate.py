@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any, Literal, cast
 
 import jax
@@ -14,12 +13,12 @@ from jax.sharding import AbstractMesh
 from vivit_jax.config import Clip, Config
 from vivit_jax.config_mesh import AXES, check_devices
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
+from vivit_jax.placement import bytes_per_device
 from vivit_jax.plan.abstract import abstract_batch, abstract_training
-from vivit_jax.sharding import state_sharding
 from vivit_jax.train.state import TrainState
 
-# Of what JAX saves for the backward pass, what XLA keeps where layers are no scan: it works out again
-# what is elementwise. Shares found by compiling for TPUs and an H100: docs/scale.md.
+# What XLA keeps of what JAX saves, where layers are no scan: the rest it works out again. Shares
+# found by compiling for TPUs and an H100: docs/scale.md.
 KEPT = {'tpu': 0.2, 'gpu': 0.5}
 
 
@@ -34,22 +33,17 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   """
   data, fsdp, context = shape = check_devices(config, devices)
   model, state = build(config), _state(_as_stored(config))
-  places = state_sharding(AbstractMesh(shape, AXES), state)
-
-  def own(part: str) -> int:
-    leaves, where = (jax.tree.leaves(getattr(tree, part)) for tree in (state, places))
-    shapes = (place.shard_shape(x.shape) for x, place in zip(leaves, where, strict=True))
-    return sum(math.prod(s) * x.dtype.itemsize for s, x in zip(shapes, leaves, strict=True))
-
+  mesh = AbstractMesh(shape, AXES)
+  params = bytes_per_device(mesh, state.params)
   batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_batch(config)))
   share = 1 / (data * fsdp * context)  # of a global batch
   clips = config.train.batch_size * share / config.train.accumulate
   per_clip, copies = saved(model, config.clip)
   unrolled = not config.model.scan and config.model.remat == 'none'
   sizes = {
-    'parameters': own('params'),
-    'optimiser state and averages': own('opt_state') + own('average'),
-    'gradients': own('params') * (1 if config.train.accumulate == 1 else 2),
+    'parameters': params,
+    'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.average)),
+    'gradients': params * (1 if config.train.accumulate == 1 else 2),
     'copies of the parameters': copies / fsdp,
     'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),
     'one block at work': clips * _one_block(model, config.clip),
