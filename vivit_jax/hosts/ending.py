@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 
@@ -41,7 +40,6 @@ def fail(error: BaseException) -> int:
     code = report(error)
     finish()
     return code
-  _await_cause(error, joined)
   why = str(error)
   try:
     code = report(error)
@@ -83,21 +81,6 @@ def listen(joined: Cluster) -> None:
 
   joined.listener = threading.Thread(target=wait, daemon=True)
   joined.listener.start()
-
-
-def _await_cause(error: BaseException, joined: Cluster) -> None:
-  """Gives a process whose failure broke off this one's program time to say so first."""
-  import jax
-
-  if not isinstance(error, jax.errors.JaxRuntimeError):
-    return
-  with contextlib.suppress(jax.errors.JaxRuntimeError):
-    joined.set(f'broken/{joined.process}', True)
-    time.sleep(FAREWELL)
-    heard = {int(key.rpartition('/')[2]) for key, _ in joined.list('broken')}
-    lost = ', '.join(str(p) for p in range(joined.processes) if p not in heard)
-    if lost:
-      print(f'vivit: the program broke off, and process {lost} is silent', file=sys.stderr)
 
 
 def _end(code: int, why: str, joined: Cluster) -> None:
