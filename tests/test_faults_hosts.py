@@ -42,6 +42,18 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def by_options(number, port):
+  """Returns arguments and environment of one of two processes."""
+  return [f'--coordinator=127.0.0.1:{port}', '--processes=2', f'--process={number}'], {}
+
+
+def by_slurm(number, port):
+  """Returns the same as srun gives them; JAX makes a port of the number of the job."""
+  ids = {'PROCID': number, 'LOCALID': number, 'JOB_ID': port % 2**12}
+  counts = {'NTASKS': 2, 'STEP_NUM_TASKS': 2, 'STEP_NODELIST': '127.0.0.1'}
+  return [], {f'SLURM_{name}': str(value) for name, value in {**ids, **counts}.items()}
+
+
 class Pair:
   """Two processes of one run; a context manager that leaves none behind.
 
@@ -50,24 +62,23 @@ class Pair:
     err: to standard error.
   """
 
-  def __init__(self, *commands, **variables):
-    """Starts a command line per process, of which each is told how to join the other."""
+  def __init__(self, *commands, join=by_options):
+    """Starts a command line per process, of which each learns by `join` who the others are."""
     port = free_port()
-    self.processes = [
-      subprocess.Popen(
-        [
-          *(sys.executable, *command),
-          *(f'--coordinator=127.0.0.1:{port}', '--processes=2', f'--process={number}'),
-        ],
-        cwd=ROOT,
-        env=environment(XLA_FLAGS=FOUR_DEVICES, **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    self.processes = []
+    for number, command in enumerate(commands):
+      arguments, variables = join(number, port)
+      self.processes.append(
+        subprocess.Popen(
+          [sys.executable, *command, *arguments],
+          cwd=ROOT,
+          env=environment(XLA_FLAGS=FOUR_DEVICES, **variables),
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+          start_new_session=True,
+        )
       )
-      for number, command in enumerate(commands)
-    ]
     self.out, self.err = ['', ''], ['', '']
 
   def __enter__(self):
@@ -188,7 +199,7 @@ def test_other_settings_and_other_code_are_refused_before_the_first_step(tmp_pat
     vivit(workdir),
     ('-c', other.replace('main()', 'sys.exit(main())'), *vivit(workdir, train__batch_size=16)[2:]),
   )
-  with Pair(*commands) as pair:
+  with Pair(*commands, join=by_slurm) as pair:
     assert pair.wait(60) == (2, 2), pair.err
   line = pair.err[0]
   assert line.count('\n') == 1

@@ -20,6 +20,9 @@ from vivit_jax.errors import ConfigError
 PATIENCE = 1800.0  # seconds for what a process does alone, such as listing videos or a report
 
 
+SHOWN = 4  # differences in one line
+
+
 class HostsDifferError(ConfigError):
   """What all processes find out at once and say in the same words: that they do not fit."""
 
@@ -111,7 +114,7 @@ def agree(facts: Mapping[str, Any]) -> None:
     facts: plain values, each by the name that a message gives it.
 
   Raises:
-    HostsDifferError: naming all that differs, with two processes' values.
+    HostsDifferError: naming what differs, with two processes' values.
   """
   everyone = to_first(dict(facts))
   different: dict[str, str] = {}
@@ -120,7 +123,10 @@ def agree(facts: Mapping[str, Any]) -> None:
       one, two = (repr(values.get(name, 'missing')) for values in (everyone[0], theirs))
       if one != two:
         different.setdefault(name, f'{name} is {one} in process 0 and {two} in process {other}')
-  found = from_first('; '.join(different.values()))
+  shown = list(different.values())[:SHOWN]
+  if len(different) > SHOWN:
+    shown.append(f'{len(different) - SHOWN} more differ')
+  found = from_first('; '.join(shown))
   if found:
     raise HostsDifferError(f'{found}: start the same command, code and data on every host')
 

@@ -40,7 +40,7 @@ def fail(error: BaseException) -> int:
     code = report(error)
     finish()
     return code
-  why = str(error)
+  why = str(error) or type(error).__name__
   try:
     code = report(error)
   except BaseException:
@@ -69,10 +69,13 @@ def listen(joined: Cluster) -> None:
   """Starts a thread that ends this process as soon as another has failed."""
 
   def wait() -> None:
-    try:
-      failed, code, why = joined.get('failed', 10**6)
-    except Exception:  # all have finished; or the first process is lost, of which JAX tells
-      return
+    while True:
+      try:
+        failed, code, why = joined.get('failed')
+        break
+      except Exception as error:
+        if 'DEADLINE_EXCEEDED' not in str(error):
+          return  # all have finished; or the first process is lost, of which JAX tells
     if failed != joined.process:
       print(f'vivit: process {failed} failed: {why}', file=sys.stderr, flush=True)
       with contextlib.suppress(Exception):

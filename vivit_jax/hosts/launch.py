@@ -24,9 +24,7 @@ JAX learns everything from the environment; else it is alone and contacts nobody
 def add_launch(parser: argparse.ArgumentParser) -> None:
   """Declares the options that `start` takes."""
   group = parser.add_argument_group('several hosts', HELP)
-  group.add_argument(
-    '--coordinator', metavar='HOST:PORT', help=f'of process 0; default: ${ADDRESS}'
-  )
+  group.add_argument('--coordinator', metavar='HOST:PORT', help=f'of process 0 (${ADDRESS})')
   group.add_argument('--processes', type=int, metavar='N', help='how many there are')
   group.add_argument('--process', type=int, metavar='I', help="this one's number, 0 to N - 1")
 
@@ -44,12 +42,14 @@ def start(options: argparse.Namespace, heartbeat_seconds: int) -> None:
     ConfigError: options that cannot be used, or nobody answers.
   """
   arguments: dict[str, Any] = {}  # none: JAX finds out
-  if any(x is not None for x in (options.coordinator, options.processes, options.process)):
+  said = any(x is not None for x in (options.coordinator, options.processes, options.process))
+  found = not said and (_on_slurm() or _on_tpu())
+  if said or (not found and ADDRESS in os.environ):
     arguments = _from_options(options)
     if options.processes == 1:
       return
     _meet(**arguments)
-  elif not _on_slurm() and not _on_tpu():
+  elif not found:
     return
   import jax
   from jax._src import distributed  # its store of keys and values has no public name

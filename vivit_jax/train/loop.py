@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint_fingerprint import describe
 from vivit_jax.config import Config
 from vivit_jax.data.dataset import with_classes
 from vivit_jax.data.failures import Failures
@@ -147,6 +148,9 @@ def _start(
       source = config.init.checkpoint
       reason = str(error).removeprefix(f'{source}: ')
       raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
+    if cluster.processes() > 1:
+      place = config.init.checkpoint
+      cluster.agree({f'{name} of {place}': bits for name, (_, bits) in describe(params).items()})
     print(table, flush=True)
     state = start_from(config, state, params)
   return put_state(mesh, state)
@@ -211,6 +215,7 @@ class _Run:
           self._save(done, state, window, wait=last or stopped is not None)
         self.checkpoints.check()
         if stopped and (left or not last):
+          unreadable.collect()
           raise Stopped(done, stopped)
         self.watchdog.expect(f'step {done + 1}')
 
