@@ -16,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_checkpoint import abstract, leftovers
+from test_train_loop import (
+  assert_same_bits,
+  cache,  # noqa: F401
+  command,
+  saved_state,
+  settings,
+  tiny,
+)
 
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.checkpoint_fingerprint import describe, fingerprint
-from vivit_jax.errors import CheckpointError
+from vivit_jax.errors import CheckpointError, DamagedError
 from vivit_jax.train.state import TrainState
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +40,13 @@ def state(step: int) -> TrainState:
   """Returns a state of every type that is saved, random, of that step."""
   rng = np.random.default_rng(step)
   params = {
-    'kernel': jnp.asarray(rng.normal(size=(16, 12)), jnp.float32),
-    'half': jnp.asarray(rng.normal(size=(33,)), jnp.bfloat16),
+    # Beyond some 1,000 bytes Orbax keeps values apart, without a checksum of their own.
+    'kernel': jnp.asarray(rng.normal(size=(64, 48)), jnp.float32),
+    'half': jnp.asarray(rng.normal(size=(2000,)), jnp.bfloat16),
+    'bias': jnp.asarray(rng.normal(size=5), jnp.float32),
   }
-  return TrainState(jnp.asarray(step, jnp.int32), params, (jnp.asarray(rng.normal(size=5)),))
+  moments = {'count': jnp.asarray(step, jnp.int32), 'kernel': params['kernel'] * 2}
+  return TrainState(jnp.asarray(step, jnp.int32), params, (moments,))
 
 
 def same(one, other) -> bool:
@@ -95,6 +106,30 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(run, capsys, seed, f
     file.write_bytes(before)
   assert found  # about a third: the others change no array
   print(f'{found} of {flips} found')
+
+
+@pytest.mark.parametrize(
+  ('seed', 'flips'), [(0, 10), pytest.param(1, 100, marks=pytest.mark.faults)]
+)
+@pytest.mark.parametrize('wanted', ['best', 'last'])
+def test_weights_with_a_flipped_bit_are_not_read(run, wanted, seed, flips):
+  rng = random.Random(seed)
+  step = run / ('best' if wanted == 'best' else 'checkpoints') / '8'
+  files = [step / 'about' / 'metadata', *step.glob('*/d/*'), *step.glob('*/ocdbt*/d/*')]
+  refused = 0
+  for number in range(flips):
+    file = files[number % len(files)]
+    before = file.read_bytes()
+    flip_one_bit(file, rng)
+    with Checkpoints(run, read_only=True) as checkpoints:
+      try:
+        read = checkpoints.read_params(wanted)[0]
+      except DamagedError:
+        refused += 1
+      else:
+        assert same(read, state(8).params)
+    file.write_bytes(before)
+  assert refused
 
 
 def test_every_flip_of_one_element_changes_its_fingerprint(rng):
@@ -351,3 +386,35 @@ def test_a_save_outside_of_the_block_is_refused(tmp_path):
     checkpoints.save(1, state(1), {})
   with checkpoints:
     pass
+
+
+@pytest.mark.faults
+def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tmp_path):
+  arguments = settings(train__steps=12, train__evaluate_every=4)
+  first = command('train', *arguments, f'--workdir={tmp_path}')
+  assert first.returncode == 0, first.stderr
+  config = tiny(train__steps=12, train__evaluate_every=4)
+  expected, rows = saved_state(config, tmp_path), (tmp_path / 'metrics.jsonl').read_text()
+  (best,) = (tmp_path / 'best').iterdir()
+  for file in [*(tmp_path / 'checkpoints/12/state/d').iterdir(), *(best / 'params/d').iterdir()]:
+    content = bytearray(file.read_bytes())
+    for place in range(len(content) // 2, len(content), 512):
+      content[place] ^= 8
+    file.write_bytes(content)
+  for step, remedy in (('best', 'use --step=last, the newest state, '), ('last', 'by --step: 8')):
+    refused = command('evaluate', f'--workdir={tmp_path}', f'--step={step}')
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert ' is damaged (' in line
+    assert remedy in line
+  again = command('train', *arguments, f'--workdir={tmp_path}')
+  assert again.returncode == 0, again.stderr
+  warnings = [line for line in again.stderr.splitlines() if not line.startswith('vivit: hint: ')]
+  assert len(warnings) == 2, again.stderr
+  assert warnings[0].startswith(f'vivit: warning: {best} is damaged (')
+  assert warnings[1].startswith(f'vivit: warning: {tmp_path}/checkpoints/12 is damaged (')
+  assert warnings[1].endswith('step 8 is used instead, and the damaged one kept as damaged-12')
+  assert_same_bits(saved_state(config, tmp_path), expected)
+  assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == len(rows.splitlines())
+  names = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
+  assert names == ['12', '8', 'damaged-12']

@@ -232,6 +232,8 @@ def _seal(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unseal(sealed: dict[str, Any]) -> dict[str, Any]:
+  if 'crc32' not in sealed:
+    raise ValueError('it has no fingerprints, as of an earlier version')
   if _crc32(sealed['about']) != sealed['crc32']:
     raise ValueError('what is said about it has changed')
   return sealed['about']
