@@ -48,6 +48,7 @@ CORE = (
   'model.cost',
   'model.kernels',
   'model.layout',
+  'model.splash',
   'model.tokenizer',
   'model.transformer',
   'model.vivit',

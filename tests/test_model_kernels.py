@@ -2,21 +2,30 @@
 """Every way to compute attention gives the same values and gradients, and its memory is bounded."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vivit_jax.config import Clip, Config, Model
 from vivit_jax.config_parse import check_model
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.kernels import LONG, attend, blockwise, plain
+from vivit_jax.model.kernels import LONG, attend, blockwise, choose, plain
+from vivit_jax.model.splash import block_size
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 
 def tensors(rng, *shape, dtype=jnp.float32):
   return [jnp.asarray(rng.normal(size=shape), dtype) for _ in range(3)]
+
+
+def mesh(kind, **axes):
+  device = jax.sharding.AbstractDevice(kind, None, platform='any')
+  sizes = {'data': 1, 'fsdp': 1, 'context': 1} | axes
+  return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), abstract_device=device)
 
 
 @pytest.mark.parametrize('tokens', [1, 63, 64, 65, 197])
@@ -80,3 +89,54 @@ def test_dropout_of_weights_needs_them():
     ConfigError, match=r"attention_dropout=0\.1 needs the attention weights.*'plain'"
   ):
     check_model(model, Config().clip)
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_splash_has_the_values_and_gradients_of_plain(devices, rng):
+  arrays = tensors(rng, 4, 133, 2, 8)  # neither the kernel nor the mesh divides 133
+  weight = jnp.asarray(rng.normal(size=arrays[0].shape), jnp.float32)
+  grid = np.array(jax.devices()[:devices]).reshape(2, 2, 2) if devices == 8 else None
+  real = jax.sharding.Mesh(grid, ('data', 'fsdp', 'context')) if devices == 8 else None
+
+  def gradients(kernel, mesh):
+    def loss(*arrays):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else nullcontext():
+        return (attend(kernel, *arrays) * weight).sum()
+
+    place = NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))) if mesh else None
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)), in_shardings=place)(*arrays)
+
+  found, expected = gradients('splash', real), gradients('plain', None)
+  for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
+
+
+def test_splash_fills_up_little():
+  for tokens in (197, 1025, 3137, 4097, 6273, 12_545, 25_089):
+    block = block_size(tokens)
+    assert block % 128 == 0
+    assert -tokens % block < 0.25 * tokens + 128
+  assert block_size(3137) == 640, '5 blocks: 3,200 tokens'
+
+
+@pytest.mark.parametrize(
+  ('device', 'tokens', 'dtype', 'width', 'expected'),
+  [
+    ('TPU v5 lite', 197, jnp.float32, 64, 'plain'),
+    ('TPU v5 lite', 3137, jnp.float32, 64, 'splash'),
+    ('TPU v5 lite', 3137, jnp.bfloat16, 80, 'splash'),
+    ('NVIDIA H100 80GB HBM3', 3137, jnp.bfloat16, 64, 'cudnn'),
+    ('NVIDIA H100 80GB HBM3', 3137, jnp.float32, 64, 'blockwise'),
+    ('NVIDIA H100 80GB HBM3', 3137, jnp.bfloat16, 100, 'blockwise'),
+    ('NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, 64, 'plain'),
+    ('AMD Instinct MI300X', 3137, jnp.bfloat16, 64, 'blockwise'),
+    ('cpu', 3137, jnp.bfloat16, 64, 'blockwise'),
+  ],
+)
+def test_auto_goes_by_the_device_that_is_compiled_for(device, tokens, dtype, width, expected):
+  shape = jax.ShapeDtypeStruct((8, tokens, 2, width), dtype)
+  with jax.sharding.use_abstract_mesh(mesh(device, data=8)):
+    assert choose(shape, tokens, None) == expected
+    assert choose(shape, tokens, lambda x: x) == 'plain', 'dropout needs the weights'
+  with jax.sharding.use_abstract_mesh(mesh(device, data=16)):
+    assert choose(shape, tokens, None) == expected.replace('splash', 'blockwise')

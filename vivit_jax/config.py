@@ -48,8 +48,9 @@ class Model:
   gelu: Literal['tanh', 'exact'] = 'tanh'
   norm_epsilon: NonNegative = 1e-6
   dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
-  # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16.
-  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn'] = 'auto'
+  # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
+  # a TPU.
+  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash'] = 'auto'
   scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
   remat: Literal['none', 'block'] = 'none'  # recompute each block in the backward pass
 

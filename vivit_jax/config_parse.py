@@ -215,7 +215,7 @@ def check_model(model: Model, clip: Clip) -> None:
       f'config.model.heads={model.heads} must be even for factorised_dot_product: half of the '
       'heads look along time, half along space'
     )
-  if model.attention_dropout and model.attention_kernel in ('blockwise', 'cudnn'):
+  if model.attention_dropout and model.attention_kernel not in ('auto', 'plain'):
     raise ConfigError(
       f'config.model.attention_dropout={model.attention_dropout} needs the attention weights, '
       f"which config.model.attention_kernel={model.attention_kernel!r} does not keep; use 'plain'"

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to compute the same attention, and which one to take: plain, blockwise or cuDNN's."""
+"""Ways to compute the same attention, and which one to take on which device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vivit_jax.model.layout import on_each_device
+from vivit_jax.model.layout import device_kind, on_each_device, rows_divide, sharing
+from vivit_jax.model.splash import splash
 
 Drop = Callable[[Array], Array]
 
@@ -18,8 +20,11 @@ LONG = 2048  # tokens
 BLOCK = 256  # rows
 
 
+Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash']
+
+
 def attend(
-  kernel: Literal['auto', 'plain', 'blockwise', 'cudnn'],
+  kernel: Kernel,
   query: Float[Array, '*b q h d'],
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
@@ -28,16 +33,38 @@ def attend(
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
 
   Args:
-    kernel: `auto` is `blockwise` for LONG sequences, else `plain`; `cudnn` is NVIDIA's flash
-      attention, for half precision.
+    kernel: `cudnn` is NVIDIA's flash attention, for half precision; `splash` Google's, for TPUs;
+      `auto` as in `choose`.
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
     drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
   """
   if kernel == 'auto':
-    kernel = 'blockwise' if key.shape[-3] >= LONG and drop is None else 'plain'
+    kernel = choose(query, key.shape[-3], drop)
   if kernel == 'plain':
     return plain(query, key, value, drop)
-  return on_each_device(blockwise if kernel == 'blockwise' else cudnn, query, key, value)
+  if kernel == 'splash':
+    interpret = not device_kind().startswith('TPU')
+    return on_each_device(partial(splash, interpret=interpret), query, key, value)
+  whole = blockwise if kernel == 'blockwise' else cudnn
+  if sharing() == 1:  # XLA can split it
+    return whole(query, key, value)
+  return on_each_device(whole, query, key, value)
+
+
+def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None) -> Kernel:
+  """Returns `plain` for short sequences; for LONG ones what the device has, else `blockwise`.
+
+  The device is that of the mesh that the program is compiled for, which may not be there.
+  """
+  if keys < LONG or drop is not None:
+    return 'plain'
+  device, width = device_kind(), query.shape[-1]
+  if device.startswith('TPU') and width <= 128 and rows_divide(query.shape[0]):
+    return 'splash'
+  half = query.dtype in (jnp.bfloat16, jnp.float16)
+  if device.startswith('NVIDIA') and half and width <= 128 and width % 8 == 0:
+    return 'cudnn'
+  return 'blockwise'
 
 
 def plain(

@@ -5,6 +5,7 @@ The mesh is the one that whoever compiles has entered (`jax.sharding.use_abstrac
 axes of config.Mesh: the model computes the same without.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,18 @@ ROWS, CONTEXT = ('data', 'fsdp'), 'context'
 def sharing() -> int:
   """Returns how many devices share a clip."""
   return jax.sharding.get_abstract_mesh().shape.get(CONTEXT, 1)
+
+
+def device_kind() -> str:
+  """Returns the kind of device that the program is for, e.g. 'TPU v5 lite' or 'cpu'."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return (device or jax.devices()[0]).device_kind
+
+
+def rows_divide(batch: int) -> bool:
+  """Returns whether each device can have as many whole clips of a batch, or parts of them."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return batch % math.prod(sizes.get(axis, 1) for axis in ROWS) == 0
 
 
 def split(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
@@ -49,7 +62,7 @@ def on_each_device(
   Where axis 1 is that of the queries, every device sees all keys and values.
   """
   devices, count = sharing(), query.shape[1]
-  if devices == 1:
+  if jax.sharding.get_abstract_mesh().empty:
     return kernel(query, key, value)
   own = PartitionSpec(ROWS, CONTEXT)
   keys = PartitionSpec(ROWS) if query.ndim == 4 else own
@@ -59,5 +72,6 @@ def on_each_device(
       jnp.pad(x, [(0, 0), (0, -count % devices), *[(0, 0)] * (x.ndim - 2)]) if spec == own else x
     )
 
-  split_kernel = jax.shard_map(kernel, in_specs=(own, keys, keys), out_specs=own)
+  # Unchecked, since Pallas does not say along which axes its results vary.
+  split_kernel = jax.shard_map(kernel, in_specs=(own, keys, keys), out_specs=own, check_vma=False)
   return split_kernel(filled(query, own), filled(key, keys), filled(value, keys))[:, :count]
