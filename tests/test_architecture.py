@@ -53,7 +53,6 @@ CORE = (
   'model.transformer',
   'model.vivit',
   'train.accumulate',
-  'train.finite',
   'train.group_clip',
   'train.losses',
   'train.mix',

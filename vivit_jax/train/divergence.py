@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from vivit_jax.config import Config
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.records import TrainingExamples
 from vivit_jax.errors import TrainingError
 from vivit_jax.files import replace_file
-from vivit_jax.train.finite import all_finite
 
 FILE = 'not_finite.csv'
 SHOWN = 3  # videos in one line
@@ -67,6 +68,12 @@ def check_finite(state: Any, step: int, saved: Sequence[int]) -> None:
       f'parameters or optimiser state after step {step} are not finite, and are not saved; '
       f'{_left(saved)}: {REMEDY}'
     )
+
+
+@jax.jit
+def all_finite(state: Any) -> Bool[Array, '']:
+  """Returns whether every number of a tree is finite."""
+  return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
 def _left(saved: Sequence[int]) -> str:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update as a pure function of state and batch, and the forward pass for testing."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -17,7 +19,6 @@ from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated
 from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
 from vivit_jax.train.accumulate import accumulated
-from vivit_jax.train.finite import unless_finite
 from vivit_jax.train.group_clip import clipped_by_group
 from vivit_jax.train.mix import mix
 from vivit_jax.train.parameter_groups import is_trained
@@ -63,23 +64,27 @@ def train_step(
   elif train.accumulate > 1:
     gradient = accumulated(gradient, train.accumulate)
   (loss, logits), gradients = gradient(state.params, video, targets, key)
-  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  average = state.average
-  if train.ema_decay:
-    average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
   norm = optax.tree.norm(gradients)
-  # The step counts on whatever its numbers were, so that data and random numbers go on.
-  old = TrainState(state.step + 1, state.params, state.opt_state, state.average)
-  new = TrainState(state.step + 1, params, opt_state, average)
-  kept, skipped = unless_finite(loss, norm, old, new)
+
+  def updated(state: TrainState, gradients: Any) -> TrainState:
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if train.ema_decay:
+      average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
+    return TrainState(state.step, params, opt_state, average)
+
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  # A branch, since a select of old and new would hold both in memory.
+  state = jax.lax.cond(finite, updated, lambda state, _: state, state, gradients)
   metrics = {
     'loss': loss,
     'gradient_norm': norm,
-    'skipped_updates': skipped,
+    'skipped_updates': 1.0 - finite,
     **losses.accuracy(task, logits, targets),
   }
-  return kept, metrics
+  # The step counts on whatever its numbers were, so that data and random numbers go on.
+  return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def compile_step(
