@@ -98,14 +98,19 @@ class Store:
     """
     if self._writing is not None:
       with self._noticing_failure():
-        # Not in Orbax's join, which takes the thread for dead once interrupted (Python 3.11).
-        while self._manager.is_saving_in_progress():
+        self._manager.wait_until_finished()
+        # Orbax's join takes its thread for dead once it was interrupted (Python 3.11).
+        while not self._is_written() and self._manager.is_saving_in_progress():
           time.sleep(0.005)
         self._manager.wait_until_finished()
-        step, _ = self._writing
-        if not (self.folder / str(step)).is_dir():  # Orbax keeps silent about what it cancelled
+        if not self._is_written():  # Orbax keeps silent about what it cancelled
           raise RuntimeError('it was cancelled')
       self._writing = None
+
+  def _is_written(self) -> bool:
+    """Returns whether the last step has its name; other hosts may see that later than the first."""
+    assert self._writing is not None
+    return jax.process_index() > 0 or (self.folder / str(self._writing[0])).is_dir()
 
   def close(self) -> None:
     """Waits as `wait` does, and ends the threads that write."""
