@@ -33,8 +33,14 @@ QUICK = {('factorised_encoder', 'context'), ('factorised_dot_product', 'both')}
 QUIET = {'mlp_dim': 256, 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}
 
 
+# XLA is most tempted to move activations instead of parameters where layers are a scan.
+SCAN = {'scan': True, 'remat': 'block'}
+
+
 def config_of(attention, mesh, train=None, **model):
   """Returns a tiny experiment with every regulariser of the model."""
+  layers = 2 if attention == 'factorised_dot_product' else 1
+  model = {'layers': layers, **(SCAN if mesh == MESHES['both'] else {}), **model}
   pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
   model = {'attention': attention, 'temporal_layers': 1, 'pooling': pooling, **model}
   return changed(model=model, clip=CLIP, mesh=mesh, train=train or {})
@@ -87,6 +93,17 @@ def test_frames_on_several_devices_meet_only_in_the_temporal_stage():
   assert [(kind, shape.partition('{')[0]) for shape, kind in moves] == [
     ('all-gather', 'f32[4,4,16]')
   ]
+
+
+def test_parameters_are_gathered_and_activations_stay():
+  config = config_of('factorised_dot_product', MESHES['both'])
+  state, _ = five_steps(config, 8)
+  shapes = {','.join(map(str, leaf.shape)) for leaf in jax.tree.leaves(state.params)}
+  moved = re.findall(
+    r'= f32\[(\S+)\]\S* all-\w+\(.*op_name="[^"]*/Block/', program(config, 8).as_text()
+  )
+  assert len(moved) >= 6
+  assert set(moved) <= shapes
 
 
 def test_each_device_holds_its_part_of_what_the_table_splits():

@@ -33,6 +33,11 @@ def rows_divide(batch: int) -> bool:
   return batch % math.prod(sizes.get(axis, 1) for axis in ROWS) == 0
 
 
+def apart(x: Float[Array, 'b *rest']) -> Float[Array, 'b *rest']:
+  """Keeps the clips where they are, where XLA might rather move them than gather parameters."""
+  return _place(x)
+
+
 def split(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
   """Gives each device that shares a clip its part of axis 1: frames, or tokens frame by frame."""
   return _place(x, CONTEXT)
@@ -43,12 +48,13 @@ def gathered(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
   return _place(x, None)
 
 
-def _place(x: jax.Array, axis: str | None) -> jax.Array:
-  if sharing() == 1:
+def _place(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Constrains the first axes: that of the batch, and the ones after it."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  if sizes.get('fsdp', 1) == sizes.get(CONTEXT, 1) == 1:
     return x
-  free = PartitionSpec.UNCONSTRAINED
-  spec = PartitionSpec(free, axis, *[free] * (x.ndim - 2))
-  return jax.lax.with_sharding_constraint(x, spec)
+  free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1 - len(axes))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *axes, *free))
 
 
 def on_each_device(

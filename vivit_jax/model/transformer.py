@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
+from vivit_jax.model.layout import apart
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -141,6 +142,7 @@ class Blocks(nn.Module):
     block = Block(self.config, self.series, parent=None)
 
     def run(x, weights, rate, key):
+      x = apart(x)
       return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
 
     if self.config.remat == 'block':
