@@ -37,7 +37,11 @@ def evaluated(root: Path, split: str, folder: Path):
   settings = dataclasses.replace(config(), model=TINY)
   mesh = make_mesh(None)
   data = read_manifest(root, split, settings.task)
-  params = init_params(build(settings), settings.clip, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(  # a fresh head would answer 0 to everything
+    lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype),
+    init_params(build(settings), settings.clip, jax.random.key(0)),
+  )
   forward = compile_forward(build(settings), mesh)
   failures = Failures(data, 0.5, folder)
   found = predict(settings, data, forward, params, FOUR_VIEWS, failures)

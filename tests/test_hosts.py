@@ -13,7 +13,7 @@ import pytest
 from hosts_program import evaluated
 from test_train_loop import ROOT, cache, environment, settings  # noqa: F401
 from test_train_mesh import MESHES, config_of, five_steps
-from videos import write_dataset
+from videos import write_dataset, write_video
 
 from vivit_jax.config import Mesh
 
@@ -33,6 +33,8 @@ def free_port() -> int:
 def videos(tmp_path_factory):
   """Splits that two processes divide unevenly: 13 videos with two bad ones, 6, and one alone."""
   root = write_dataset(tmp_path_factory.mktemp('videos') / 'data', 13)
+  for k in range(13):
+    write_video(root / f'{k}.mp4', 8 + 2 * k)  # so that each looks different
   for name in BAD:
     (root / name).write_text('no video')
   rows = (root / 'train.csv').read_text().splitlines()
@@ -143,6 +145,7 @@ def test_multi_view_evaluation_is_that_of_one_process_to_the_last_bit(
 ):
   alone, results = evaluated(videos, split, tmp_path)
   assert results['videos'] == seen
+  assert len(np.unique(alone.logit_sums[alone.seen], axis=0)) == seen
   for process in (0, 1):
     assert found[process]['results'][split] == json.loads(json.dumps(results))
     with np.load(pair[0] / f'{split}{process}.npz') as together:
