@@ -52,7 +52,7 @@ def run_pair(root: Path, folder: Path, *options: str) -> subprocess.CompletedPro
     env=environment(XLA_FLAGS=FOUR_DEVICES, PYTHONPATH=str(ROOT), PORT=str(free_port())),
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
     check=False,
   )
   assert done.returncode == 0, done.stderr
