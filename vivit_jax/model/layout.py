@@ -7,6 +7,7 @@ axes of config.Mesh: the model computes the same without.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,17 @@ def _place(x: jax.Array, *axes: str | None) -> jax.Array:
     return x
   free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1 - len(axes))
   return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *axes, *free))
+
+
+def whole(params: Any) -> Any:
+  """Gathers parameters that devices share, just where they are used; gradients are scattered."""
+  if _parts() == 1:
+    return params
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), params)
+
+
+def _parts() -> int:
+  return jax.sharding.get_abstract_mesh().shape.get('fsdp', 1)
 
 
 def on_each_device(

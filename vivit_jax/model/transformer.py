@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
-from vivit_jax.model.layout import apart
+from vivit_jax.model.layout import apart, whole
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -143,6 +143,8 @@ class Blocks(nn.Module):
 
     def run(x, weights, rate, key):
       x = apart(x)
+      # Within the block, so that remat gathers again instead of keeping all layers whole.
+      weights = whole(weights)
       return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
 
     if self.config.remat == 'block':

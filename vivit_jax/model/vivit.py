@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config import Clip, Config, Model
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.layout import gathered, split
+from vivit_jax.model.layout import gathered, split, whole
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks, Series
 
@@ -133,10 +133,16 @@ def apply(
   dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, 'b classes']:
   """Returns float32 logits; the regularisers act where a key is given."""
+  params = jax.tree_util.tree_map_with_path(_gathered_here, params)
   if dropout_key is None:
     return cast(jax.Array, model.apply({'params': params}, video))
   rngs = {'dropout': dropout_key}
   return cast(jax.Array, model.apply({'params': params}, video, train=True, rngs=rngs))
+
+
+def _gathered_here(path: tuple[Any, ...], leaf: Any) -> Any:
+  """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
+  return leaf if any(str(entry.key).startswith('block_') for entry in path) else whole(leaf)
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
