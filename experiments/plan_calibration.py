@@ -3,7 +3,7 @@
 
 # Run from the repository root, on GPUs:
 #   python experiments/plan_calibration.py --config=configs/kinetics400.py:L/16x2,factorised_encoder
-# Nothing is trained: XLA's own count of bytes per device is compared, which has to be there in full.
+# Nothing is trained: the estimate is compared with the bytes per device that XLA plans.
 
 import dataclasses
 import sys
