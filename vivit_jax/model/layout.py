@@ -59,7 +59,7 @@ def _place(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def whole(params: Any) -> Any:
-  """Gathers parameters that devices share, just where they are used; gradients are scattered."""
+  """Gathers parameters that devices share, just where they are used."""
   if _parts() == 1:
     return params
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), params)
