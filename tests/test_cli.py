@@ -77,7 +77,7 @@ MISTAKES = {
   ),
   'batch not divisible': (
     ['train', f'--config={CONFIG}', '--config.train.batch_size=12', '--workdir={out}'],
-    ['config.train.batch_size=12 is not divisible by the data axis of 8 devices'],
+    ['config.train.batch_size=12 is not divisible by the 8 devices along config.mesh.data=8'],
   ),
   'unknown variant': (
     ['inspect', f'--config={CONFIG}:factorized_encoder'],
@@ -208,6 +208,7 @@ HELP = {
   'inspect': ['--config', '--json', 'vivit inspect --config=configs/'],
   'convert': ['SOURCE', 'TARGET', '--to', 'vivit convert '],
   'predict': ['VIDEO', '--checkpoint', '--views', 'vivit predict '],
+  'plan': ['--topology', '--device-memory', '--devices', '--json', 'vivit plan --config=configs/'],
 }
 
 
