@@ -257,11 +257,11 @@ cli.entry()
 @contextlib.contextmanager
 def ended(process):
   """Leaves no process behind."""
-  try:
-    yield
-  finally:
-    process.kill()
-    process.wait()
+  with process:  # closes its pipes
+    try:
+      yield
+    finally:
+      process.kill()
 
 
 @pytest.mark.faults
