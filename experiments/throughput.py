@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from contestant import Contest
 from markdown_table import markdown
-from vivit_jax.config import SIZES, Clip, Model
+from throughput_jax import experiment
 from vivit_jax.model.cost import model_cost
-from vivit_jax.model.vivit import ViViT
+from vivit_jax.model.vivit import build
 
 HERE = Path(__file__).parent
 # Programs that do the same work, ours first; the others are compared with it.
@@ -87,15 +87,9 @@ class Program:
 
 def step_flops(contest: Contest) -> float:
   """Returns FLOPs of the matrix products of one step, recomputation not counted."""
-  size = SIZES[contest.size]
-  model = Model(
-    attention=contest.attention,  # type: ignore[arg-type]
-    pooling='mean' if contest.attention == 'factorised_self_attention' else 'cls',
-    **dataclasses.asdict(size),
-  )
-  clip = Clip(contest.frames, height=contest.pixels, width=contest.pixels)
+  config = experiment(contest)
   # Twice a multiply-add; backward is twice forward.
-  return 6e9 * model_cost(ViViT(model, contest.classes), clip).matmul_gflops * contest.batch
+  return 6e9 * model_cost(build(config), config.clip).matmul_gflops * contest.batch
 
 
 def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[str, Any]]:

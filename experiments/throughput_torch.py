@@ -1,32 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's ViViTs (Hugging Face, vit-pytorch) as programs that experiments/throughput.py times."""
 
-# Needs torch and transformers or vit-pytorch, and nothing of ours.
+# Needs torch and transformers or vit-pytorch; of ours only the table of sizes, which needs no JAX.
 
 from collections.abc import Callable
 
 import torch
 
 from contestant import Contest, arguments, serve
-
-SIZES = {'Ti': (12, 192, 768, 3), 'S': (12, 384, 1536, 6), 'B': (12, 768, 3072, 12)} | {
-  'L': (24, 1024, 4096, 16)
-}
+from vivit_jax.config import SIZES
 
 
 def hugging_face(contest: Contest) -> torch.nn.Module:
   """Returns Hugging Face's only ViViT, which is spatio-temporal; takes [B, F, 3, H, W]."""
   from transformers import VivitConfig, VivitForVideoClassification
 
-  layers, width, mlp, heads = SIZES[contest.size]
+  size = SIZES[contest.size]
   config = VivitConfig(
     image_size=contest.pixels,
     num_frames=contest.frames,
     tubelet_size=[2, 16, 16],
-    hidden_size=width,
-    num_hidden_layers=layers,
-    num_attention_heads=heads,
-    intermediate_size=mlp,
+    hidden_size=size.width,
+    num_hidden_layers=size.layers,
+    num_attention_heads=size.heads,
+    intermediate_size=size.mlp_dim,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
     num_labels=contest.classes,
@@ -48,7 +45,7 @@ def vit_pytorch(contest: Contest) -> torch.nn.Module:
   """Returns vit-pytorch's factorised encoder or self-attention; takes [B, 3, F, H, W]."""
   from vit_pytorch.vivit import ViViT
 
-  layers, width, mlp, heads = SIZES[contest.size]
+  size = SIZES[contest.size]
   encoder = contest.attention == 'factorised_encoder'
   model = ViViT(
     image_size=contest.pixels,
@@ -56,11 +53,11 @@ def vit_pytorch(contest: Contest) -> torch.nn.Module:
     frames=contest.frames,
     frame_patch_size=2,
     num_classes=contest.classes,
-    dim=width,
-    spatial_depth=layers,
-    temporal_depth=4 if encoder else layers,
-    heads=heads,
-    mlp_dim=mlp,
+    dim=size.width,
+    spatial_depth=size.layers,
+    temporal_depth=4 if encoder else size.layers,
+    heads=size.heads,
+    mlp_dim=size.mlp_dim,
     pool='cls' if encoder else 'mean',
     variant='factorized_encoder' if encoder else 'factorized_self_attention',
   )

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from test_data_index import compiled_once  # noqa: F401
 from test_data_pipeline import gone, worker_pids
 from test_train_loop import (
   ROOT,
@@ -38,21 +38,7 @@ from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.stop import Stopped
 
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-  """Runs of the same shapes share their programs."""
-  names = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.getbasetemp() / 'programs'),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in names}
-  for values in (names, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is names:
-      yield
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 def kept(workdir: Path) -> tuple:
