@@ -118,7 +118,7 @@ REGULARISERS = tuple(
     ),
     (
       'label smoothing', 'train.label_smoothing', 0.0,
-      'train_losses::one_head train_losses::several_heads_sum train_losses::multi_label',
+      'train_losses::one_head train_losses::several_heads_average train_losses::multi_label',
     ),
     (
       'stochastic depth', 'model.drop_path', 0.0,

@@ -17,8 +17,8 @@ def loss(
 ) -> Float[Array, '']:
   """Returns the mean loss of a batch.
 
-  Softmax cross-entropy summed over the heads of a single_label task; for multi_label the sigmoid
-  cross-entropy summed over classes.
+  For single_label the mean over heads of the softmax cross-entropy, as in Scenic; for multi_label
+  the sigmoid cross-entropy summed over classes.
 
   Args:
     task: how the heads lie along the class axis.
@@ -30,11 +30,11 @@ def loss(
   if task.kind == 'multi_label':
     targets = targets * (1.0 - label_smoothing) + 0.5 * label_smoothing
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1).mean()
-  total = jnp.zeros(())
+  heads = []
   for part in head_slices(task).values():
     smooth = optax.smooth_labels(targets[:, part], label_smoothing)
-    total += optax.softmax_cross_entropy(logits[:, part], smooth).mean()
-  return total
+    heads.append(optax.softmax_cross_entropy(logits[:, part], smooth).mean())
+  return jnp.stack(heads).mean()
 
 
 def accuracy(
