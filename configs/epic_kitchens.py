@@ -55,6 +55,7 @@ def get_config(variant: str = 'B/16x2,factorised_encoder'):
         'batch_size': 128,
         'learning_rate': 1e-4,
         'warmup_epochs': 5.0,
+        'warmup_start': 0.01,
         'weight_decay': 0.05,
       }
     )

@@ -23,7 +23,7 @@ here as 4 x 3, as in Scenic's configs and model zoo. Words after the model:
 - `scenic`: half the learning rate for the B factorised encoder, as in Scenic's
   configs/kinetics400/vivit_base_factorised_encoder.py (78.4 with 4 x 3 views by its README, where
   B/16x2 has 79.9 and the L factorised encoder 80.3);
-- `modern`: VideoMAE's fine-tuning on Kinetics-400, for B and L;
+- `modern`: VideoMAE's fine-tuning on Kinetics-400, for S, B, L and H;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 

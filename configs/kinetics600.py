@@ -16,7 +16,7 @@ Words after the model:
 
 - `scenic`: half the learning rate for factorised encoders, as in Scenic's
   configs/kinetics600/vivit_large_factorised_encoder.py (81.6 with 4 x 3 views by its README);
-- `modern`: VideoMAE's fine-tuning on Kinetics-400, for B and L;
+- `modern`: VideoMAE's fine-tuning on Kinetics-400, for S, B, L and H;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 

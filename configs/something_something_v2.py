@@ -14,11 +14,11 @@ TPU-v3 (section 4.1) and tests with 4 views, as in all tables that do not say ot
   Scenic's configs/something_something_v2/vivit_large_factorised_encoder.py; as in its code,
   mirrored clips keep their labels, stochastic depth starts at 0 and RandAugment is without the
   operations that move pixels;
-- `modern`: VideoMAE's fine-tuning on this data set, for B;
+- `modern`: VideoMAE's fine-tuning on this data set, for S and B;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import finetune_as_videomae, read_variant, scale_batch
+from vivit_jax.recipes import SOMETHING_SOMETHING, finetune_by_script, read_variant, scale_batch
 
 
 def get_config(variant: str = 'L/16x2,factorised_encoder'):
@@ -44,7 +44,7 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
     config.evaluate.spatial_views = 3
     config.model.drop_path_schedule = 'from_zero'
   if 'modern' in words:
-    finetune_as_videomae(config, epochs=30.0)
+    finetune_by_script(config, SOMETHING_SOMETHING)
     config.model.drop_path_schedule = 'from_zero'
     config.augment.flip = 'off'
     config.clip.sampling = 'whole_video'

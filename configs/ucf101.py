@@ -8,9 +8,9 @@
 
 Values and the 5 x 3 views are those of VideoMAE's
 scripts/ucf101/videomae_vit_base_patch16_224_tubemasking_ratio_0.75_epoch_3200/finetune.sh, which
-needs 8 GPUs, but for its dropout before the classifier, which no model here has, and for averaged
-weights. `--format=ucf101:2` and `ucf101:3` are the other two divisions of the data. Words after the
-model: `batch_256`, `batch_1024` for larger batches with higher rates.
+needs 8 GPUs, but for averaged weights. `--format=ucf101:2` and `ucf101:3` are the other two
+divisions of the data. Words after the model: `batch_256`, `batch_1024` for larger batches with
+higher rates.
 """
 
 from vivit_jax.recipes import finetune_as_videomae, read_variant, scale_batch
@@ -20,8 +20,9 @@ def get_config(variant: str = 'B/16x2'):
   config, words = read_variant(variant)
   config.task.classes = (101,)
   config.model.temporal_layers = 24 if config.model.layers == 24 else 4  # as in kinetics400.py
-  finetune_as_videomae(config, epochs=100.0, layer_decay=0.7)
+  finetune_as_videomae(
+    config, epochs=100.0, layer_decay=0.7, lowest=1e-5, start=1e-8, drop_path=0.2, head_dropout=0.5
+  )
   config.train.ema_decay = 0.0  # 0.9999 looks back over 10,000 steps, and there are only 15,000
-  config.model.drop_path = 0.2
   config.evaluate.temporal_views = 5
   return scale_batch(config, words)

@@ -67,13 +67,17 @@ def equalized(counts: jax.Array) -> jax.Array:
   return (before + step // 2) // jnp.maximum(step, 1)
 
 
+def mirrored(place: np.ndarray, length: int) -> np.ndarray:
+  """Returns the pixel that a place shows which may be outside: d c b a | a b c d | d c b a."""
+  place = place % (2 * length)
+  return np.minimum(place, 2 * length - 1 - place)
+
+
 def device_warp(video: jax.Array, matrix: np.ndarray, middle: float) -> jax.Array:
-  """Shows the nearest pixel at matrix @ place, around `middle`, else gray."""
+  """Shows the nearest pixel at matrix @ place, around `middle`, mirrored outside."""
   rows, columns = np.mgrid[: CLIP.height, : CLIP.width] - middle
   x, y = np.rint(np.einsum('ij,jhw->ihw', matrix, np.stack([columns, rows])) + middle).astype(int)
-  inside = (x >= 0) & (x < CLIP.width) & (y >= 0) & (y < CLIP.height)
-  moved = video[:, np.clip(y, 0, CLIP.height - 1), np.clip(x, 0, CLIP.width - 1)]
-  return jnp.where(jnp.asarray(inside)[..., None], moved, jnp.uint8(128))
+  return video[:, mirrored(y, CLIP.height), mirrored(x, CLIP.width)]
 
 
 def device_sharpness(video: jax.Array, factor: float) -> jax.Array:
@@ -131,7 +135,7 @@ def device_operation(name: str, argument: float) -> Callable[[jax.Array], jax.Ar
   }
   if name in ('TranslateX', 'TranslateY'):
     axis = 2 if moved[0] else 1
-    return lambda v: jnp.take(v, rows, axis=axis, mode='fill', fill_value=128)
+    return lambda v: jnp.take(v, mirrored(rows, CLIP.height), axis=axis)
   return functions[name]
 
 

@@ -134,6 +134,10 @@ REGULARISERS = tuple(
       'model_regularisers::regularisers_are_functions_of_the_key_and_off_in_testing',
     ),
     (
+      'head dropout', 'model.head_dropout', 0.0,
+      'model_regularisers::regularisers_are_functions_of_the_key_and_off_in_testing',
+    ),
+    (
       'weight decay', 'train.weight_decay', 0.0,
       'train_optimizer::adamw_decays_matrices_alone_and_decoupled '
       'train_optimizer::weight_decay_leaves_biases_norms_positions_and_cls_alone',

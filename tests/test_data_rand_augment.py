@@ -116,28 +116,54 @@ def test_rotation_is_pils_of_each_frame(video, degrees):
   expected = per_frame(
     video, lambda i: i.rotate(-degrees, Image.Resampling.NEAREST, fillcolor=gray)
   )
-  same = (do.rotate(video, degrees) == expected).all(axis=-1)
+  same = (do.rotate(video, degrees, 'gray') == expected).all(axis=-1)
   assert same.mean() > 0.98  # the rest are ties between two pixels
 
 
 @pytest.mark.parametrize(
   'ours, columns, rows',
   [
-    (lambda v: do.shear(v, 0.45, 0.0), lambda x, y: x + 0.45 * y, lambda x, y: y),
-    (lambda v: do.shear(v, 0.0, -0.6), lambda x, y: x, lambda x, y: y - 0.6 * x),
-    (lambda v: do.translate(v, 9.0, 0.0), lambda x, y: x + 9, lambda x, y: y),
-    (lambda v: do.translate(v, 0.0, -6.0), lambda x, y: x, lambda x, y: y - 6),
-    (lambda v: do.translate(v, 200.0, 0.0), lambda x, y: x + 200, lambda x, y: y),
+    (lambda v, f: do.shear(v, 0.45, 0.0, f), lambda x, y: x + 0.45 * y, lambda x, y: y),
+    (lambda v, f: do.shear(v, 0.0, -0.6, f), lambda x, y: x, lambda x, y: y - 0.6 * x),
+    (lambda v, f: do.translate(v, 9.0, 0.0, f), lambda x, y: x + 9, lambda x, y: y),
+    (lambda v, f: do.translate(v, 0.0, -6.0, f), lambda x, y: x, lambda x, y: y - 6),
+    (lambda v, f: do.translate(v, 200.0, 0.0, f), lambda x, y: x + 200, lambda x, y: y),
   ],
 )
-def test_shear_and_translation_show_the_pixel_there_or_gray(video, ours, columns, rows):
-  expected = np.full_like(video, 128)
+def test_shear_and_translation_show_the_pixel_there_or_the_fill(video, ours, columns, rows):
+  # Keras' reflect: d c b a | a b c d | d c b a, as often as it takes.
+  column_of, row_of = (np.concatenate([np.arange(n), np.arange(n)[::-1]]) for n in (26, 20))
+  gray, mirror = np.full_like(video, 128), np.empty_like(video)
   for y in range(20):
     for x in range(26):
       column, row = int(np.floor(columns(x, y) + 0.5)), int(np.floor(rows(x, y) + 0.5))
+      mirror[:, y, x] = video[:, row_of[row % 40], column_of[column % 52]]
       if 0 <= column < 26 and 0 <= row < 20:
-        expected[:, y, x] = video[:, row, column]
-  np.testing.assert_array_equal(ours(video), expected)
+        gray[:, y, x] = video[:, row, column]
+  np.testing.assert_array_equal(ours(video, 'gray'), gray)
+  np.testing.assert_array_equal(ours(video, 'mirror'), mirror)
+
+
+@pytest.mark.parametrize('name', SIGNED)
+def test_moved_frames_are_mirrored_unless_gray_is_asked_for(rng, name):
+  """The paper's recipes leave no pixel of another color; timm's fill does."""
+  video = rng.integers(200, 256, (2, 32, 32, 3), np.uint8)
+  argument = float(KINDS[name].argument(1.5))
+  assert Operation(name, argument, 0.0, 0.0)(video).min() >= 200
+  gray = Operation(name, argument, 0.0, 0.0, 'gray')(video)
+  assert (gray == 128).all(axis=-1).mean() > 0.1
+  for fill in ('mirror', 'gray'):
+    drawn = draw_operations(RandAugment(layers=8, fill=fill), rng)
+    assert {operation.fill for operation in drawn} == {fill}
+
+
+def test_operations_act_with_a_probability(rng):
+  """timm: four operations, each with probability 0.5, are two a clip; 1 in 16 clips has none."""
+  settings = RandAugment(layers=4, magnitude=7.0, probability=0.5)
+  counts = [len(draw_operations(settings, rng)) for _ in range(4000)]
+  assert np.mean(counts) == pytest.approx(2.0, abs=0.05)
+  assert np.mean(np.array(counts) == 0) == pytest.approx(1 / 16, abs=0.015)
+  assert draw_operations(RandAugment(layers=4, probability=0.0), rng) == ()
 
 
 def test_the_papers_magnitudes_run_out(video):

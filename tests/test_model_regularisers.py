@@ -132,7 +132,7 @@ def test_rates_are_linear_over_depth(schedule, layers, rates):
   assert drop_path_rates(config, layers) == pytest.approx(rates)
 
 
-@pytest.mark.parametrize('name', ['dropout', 'attention_dropout', 'drop_path'])
+@pytest.mark.parametrize('name', ['dropout', 'attention_dropout', 'head_dropout', 'drop_path'])
 def test_regularisers_are_functions_of_the_key_and_off_in_testing(name, rng, random_params):
   model = model_of('spatio_temporal', **{name: 0.5}, drop_path_schedule='paper')
   params = random_params(abstract_params(model, CLIP))

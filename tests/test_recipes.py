@@ -240,6 +240,36 @@ def test_modern_counts_clips_where_videomae_counts_videos():
   assert large.train.epochs == 2 * 35
 
 
+# Of VideoMAE's scripts: peak for 256 videos, epochs, warm-up's start and floor in shares of the
+# peak, stochastic depth, dropout before the head, layer decay.
+SCRIPTS = {
+  ('kinetics400', 'S/16x2'): (5e-4, 150, 0.002, 0.002, 0.1, 0.0, 0.75),
+  ('kinetics400', 'B/16x2'): (5e-4, 75, 0.002, 0.002, 0.1, 0.0, 0.75),
+  ('kinetics400', 'L/16x2'): (2e-3, 35, 0.0005, 0.0005, 0.1, 0.0, 0.75),
+  ('kinetics400', 'H/14x2'): (1e-3, 50, 1e-5, 0.01, 0.2, 0.5, 0.75),
+  ('kinetics600', 'H/14x2'): (1e-3, 50, 1e-5, 0.01, 0.2, 0.5, 0.75),
+  ('moments_in_time', 'H/14x2'): (1e-3, 10, 1e-5, 0.01, 0.2, 0.5, 0.75),
+  ('something_something_v2', 'S/16x2'): (1e-3, 40, 0.001, 0.001, 0.1, 0.0, 0.7),
+  ('something_something_v2', 'B/16x2'): (5e-4, 30, 0.002, 0.002, 0.1, 0.0, 0.75),
+  ('ucf101', 'B/16x2'): (5e-4, 100, 2e-5, 0.02, 0.2, 0.5, 0.7),
+}
+
+
+@pytest.mark.parametrize('name, size', SCRIPTS)
+def test_modern_has_the_values_of_videomaes_scripts(name, size):
+  rate, epochs, start, floor, drop_path, head_dropout, layer_decay = SCRIPTS[name, size]
+  config = recipe(name, size, '' if name == 'ucf101' else 'modern')
+  train, videos = config.train, config.train.batch_size / config.augment.repeats
+  assert train.learning_rate == pytest.approx(rate * videos / 256)
+  assert train.epochs == epochs * config.augment.repeats
+  assert (train.warmup_start, train.final_rate) == pytest.approx((start, floor))
+  assert (config.model.drop_path, config.model.head_dropout) == (drop_path, head_dropout)
+  assert train.layer_decay == layer_decay
+  assert videos == (512 if size.startswith('H') else 32)
+  operations = config.augment.rand_augment
+  assert (operations.layers, operations.probability, operations.fill) == (4, 0.5, 'gray')
+
+
 def test_modern_never_blends_two_clips_of_one_video():
   with pytest.raises(ConfigError, match='group=2 would blend clips of one video'):
     check(Config(mix=Mix(mixup=0.1), augment=Augment(repeats=2)))

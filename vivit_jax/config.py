@@ -42,6 +42,7 @@ class Model:
   pooling: Literal['cls', 'mean'] = 'cls'
   dropout: Fraction = 0.0
   attention_dropout: Fraction = 0.0
+  head_dropout: Fraction = 0.0  # of the representation before the head
   drop_path: Fraction = 0.0  # stochastic depth rate p of the last layer, section 4.2
   drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
   drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
@@ -106,7 +107,9 @@ class Train:
   warmup_epochs: NonNegative = 2.5  # linear
   steps: Count | None = None  # instead of epochs; the warm-up keeps its share
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
-  learning_rate: NonNegative = 0.1  # peak; cosine decay to 0
+  learning_rate: NonNegative = 0.1  # peak, then cosine decay
+  warmup_start: Fraction = 0.0  # learning rate of the first step, as a share of the peak
+  final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
   momentum: Fraction = 0.9  # sgd
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
   clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off

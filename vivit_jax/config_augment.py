@@ -43,6 +43,12 @@ class RandAugment:
   magnitude: Annotated[float, Range(0.0, 30.0)] = 10.0
   # all: the 16 of TensorFlow models. scenic: without the five that move pixels, as Scenic does.
   operations: Literal['all', 'scenic'] = 'all'
+  # With which each drawn operation acts. 1: always, and a layer draws no operation as often as any
+  # one of them (TensorFlow models); below 1 a layer always draws one (timm, with 0.5).
+  probability: Fraction = 1.0
+  # What moves in from outside: mirror repeats the image from its edge pixel on (TensorFlow models),
+  # gray is 128 (timm).
+  fill: Literal['mirror', 'gray'] = 'mirror'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the recipes in configs/ share: words after a model's name, fine-tuning, larger batches."""
 
-from collections.abc import Collection
-from typing import get_args
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
 
 from ml_collections import config_dict
 
-from vivit_jax.config import Attention
+from vivit_jax.config import SIZES, Attention
 from vivit_jax.config_file import apply_variant, defaults
 from vivit_jax.config_parse import nearest
 from vivit_jax.errors import ConfigError
@@ -61,7 +61,16 @@ def scale_batch(config: config_dict.ConfigDict, words: Collection[str]) -> confi
 
 
 def finetune_as_videomae(
-  config: config_dict.ConfigDict, epochs: float, rate: float = 5e-4, layer_decay: float = 0.75
+  config: config_dict.ConfigDict,
+  epochs: float,
+  *,
+  rate: float = 5e-4,
+  layer_decay: float = 0.75,
+  lowest: float = 1e-6,
+  start: float = 1e-6,
+  drop_path: float = 0.1,
+  head_dropout: float = 0.0,
+  videos: int | None = None,
 ) -> None:
   """Sets VideoMAE's fine-tuning (github.com/MCG-NJU/VideoMAE, run_class_finetuning.py).
 
@@ -72,15 +81,24 @@ def finetune_as_videomae(
 
   Args:
     config: to change.
-    epochs: of the script of the data set in its scripts/.
-    rate: peak learning rate of a batch of 256 videos, from the same script.
-    layer_decay: from the same script.
+    epochs: of the script of the data set and size in its scripts/, as all that follows.
+    rate: peak learning rate of a batch of 256 videos.
+    layer_decay: see config.Train.
+    lowest: learning rate at the end, beside `rate`.
+    start: learning rate at the start of the warm-up, beside `rate`.
+    drop_path: see config.Model.
+    head_dropout: see config.Model.
+    videos: of a batch; None keeps the recipe's number of clips.
   """
   repeats = config.augment.repeats = 2
+  if videos is not None:
+    config.train.batch_size = videos * repeats
   config.train.update(
     {
       'optimizer': 'adamw',
       'learning_rate': rate * config.train.batch_size / repeats / 256,
+      'warmup_start': start / rate,
+      'final_rate': lowest / rate,
       'epochs': epochs * repeats,
       'warmup_epochs': 5.0 * repeats,
       'weight_decay': 0.05,
@@ -93,15 +111,42 @@ def finetune_as_videomae(
   config.mix.update({'mixup': 0.8, 'cutmix': 1.0, 'group': 2 * repeats})  # of different videos
   config.augment.crop.kind = 'inception'
   config.augment.colour.update({'probability': 0.0, 'drop': 0.0})
-  config.augment.rand_augment.update({'layers': 4, 'magnitude': 7.0})
+  config.augment.rand_augment.update(
+    {'layers': 4, 'magnitude': 7.0, 'probability': 0.5, 'fill': 'gray'}
+  )
   config.augment.erase.probability = 0.25
-  config.model.update({'drop_path': 0.1, 'drop_path_rescale': True})
+  config.model.update(
+    {'drop_path': drop_path, 'drop_path_rescale': True, 'head_dropout': head_dropout}
+  )
+
+
+# By size: scripts/kinetics/videomae_vit_*_patch16_224_tubemasking_ratio_0.9_epoch_1600.
+KINETICS = {
+  'S': {'epochs': 150.0},
+  'B': {'epochs': 75.0},
+  'L': {'epochs': 35.0, 'rate': 2e-3},
+  'H': {
+    'epochs': 50.0, 'rate': 1e-3, 'lowest': 1e-5, 'start': 1e-8, 'drop_path': 0.2,
+    'head_dropout': 0.5, 'videos': 512,
+  },
+}  # fmt: skip
+# scripts/ssv2/videomae_vit_*_patch16_224_tubemasking_ratio_0.9_epoch_2400.
+SOMETHING_SOMETHING = {
+  'S': {'epochs': 40.0, 'rate': 1e-3, 'layer_decay': 0.7},
+  'B': {'epochs': 30.0},
+}
+
+
+def finetune_by_script(
+  config: config_dict.ConfigDict, scripts: Mapping[str, Mapping[str, Any]], **changes: Any
+) -> None:
+  """Sets VideoMAE's fine-tuning by the script of the model's size; a size without one takes B's."""
+  size = next(name for name, size in SIZES.items() if size.width == config.model.width)
+  script = scripts[size if size in scripts else 'B']
+  finetune_as_videomae(config, **{**script, **changes})
 
 
 def finetune_on_kinetics(config: config_dict.ConfigDict) -> None:
-  """Sets VideoMAE's fine-tuning on Kinetics-400, by its scripts for B and for L."""
-  if config.model.layers == 24:
-    finetune_as_videomae(config, epochs=35.0, rate=2e-3)
-  else:
-    finetune_as_videomae(config, epochs=75.0)
+  """Sets VideoMAE's fine-tuning on Kinetics-400, and its views."""
+  finetune_by_script(config, KINETICS)
   config.evaluate.temporal_views = 5

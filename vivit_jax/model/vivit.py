@@ -116,6 +116,7 @@ class ViViT(nn.Module):
       x = Encoder(config, stage, layers, name=stage.name)(x, train)
     if x.ndim == 3:
       x = x.mean(axis=1)  # temporal_layers = 0: the paper's average-pool baseline
+    x = nn.Dropout(config.head_dropout, deterministic=not train)(x)
     head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
     return head(x.astype(jnp.float32))
 

@@ -18,10 +18,13 @@ def total_steps(config: Config, videos: int) -> int:
 
 
 def learning_rate(train: Train, steps: int) -> optax.Schedule:
-  """Returns linear warm-up to the peak, then cosine decay to 0 (paper section 4.1)."""
+  """Returns linear warm-up to the peak, then cosine decay (paper section 4.1: from 0 and to 0)."""
   share = train.warmup_epochs / train.epochs if train.epochs else 0.0
   warmup = min(round(share * steps), steps - 1)
-  return optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warmup, steps)
+  peak = train.learning_rate
+  return optax.warmup_cosine_decay_schedule(
+    train.warmup_start * peak, peak, warmup, steps, train.final_rate * peak
+  )
 
 
 def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:

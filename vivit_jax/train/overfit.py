@@ -63,7 +63,9 @@ def overfit_one_batch(config: Config) -> bool:
 
 def _plain(config: Config) -> Config:
   """Returns the experiment with every regulariser off."""
-  model = dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0, drop_path=0.0)
+  model = dataclasses.replace(
+    config.model, dropout=0.0, attention_dropout=0.0, head_dropout=0.0, drop_path=0.0
+  )
   train = dataclasses.replace(
     config.train, label_smoothing=0.0, weight_decay=0.0, ema_decay=0.0, steps=STEPS
   )

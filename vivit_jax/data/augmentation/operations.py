@@ -5,13 +5,16 @@ Those that look only at a pixel's value are one table of 256 values each. Result
 nearest level, where TensorFlow models cut fractions off.
 """
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 Video = UInt8[np.ndarray, 'f h w 3']
+Fill = Literal['mirror', 'gray']  # of what comes in from outside, see config_augment.RandAugment
 
-GRAY = 128  # of what comes in from outside, and of cutout
+GRAY = 128  # of cutout, and of what comes in from outside with fill='gray'
 LEVELS = np.arange(256)
 WEIGHTS = np.array([0.299, 0.587, 0.114])  # of red, green and blue in gray
 
@@ -85,23 +88,23 @@ def sharpness(video: Video, factor: float) -> Video:
   return result
 
 
-def rotate(video: Video, degrees: float) -> Video:
+def rotate(video: Video, degrees: float, fill: Fill = 'mirror') -> Video:
   """Turns all frames clockwise around their middle; negative degrees turn them back."""
   height, width = video.shape[1:3]
   cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
   turn = np.array([[cos, sin], [-sin, cos]])
   middle = np.array([width - 1, height - 1]) / 2
-  return _warp(video, turn, middle - turn @ middle)
+  return _warp(video, turn, middle - turn @ middle, fill)
 
 
-def shear(video: Video, x: float, y: float) -> Video:
+def shear(video: Video, x: float, y: float, fill: Fill = 'mirror') -> Video:
   """Shows at (column, row) what was at (column + x * row, row + y * column)."""
-  return _warp(video, np.array([[1.0, x], [y, 1.0]]), np.zeros(2))
+  return _warp(video, np.array([[1.0, x], [y, 1.0]]), np.zeros(2), fill)
 
 
-def translate(video: Video, x: float, y: float) -> Video:
+def translate(video: Video, x: float, y: float, fill: Fill = 'mirror') -> Video:
   """Shows at (column, row) what was at (column + x, row + y)."""
-  return _warp(video, np.eye(2), np.array([x, y]))
+  return _warp(video, np.eye(2), np.array([x, y]), fill)
 
 
 def cutout(video: Video, half: int, y: float, x: float) -> Video:
@@ -141,9 +144,9 @@ def _histograms(video: Video) -> list[np.ndarray]:
 
 
 def _warp(
-  video: Video, matrix: Float64[np.ndarray, '2 2'], offset: Float64[np.ndarray, ' 2']
+  video: Video, matrix: Float64[np.ndarray, '2 2'], offset: Float64[np.ndarray, ' 2'], fill: Fill
 ) -> Video:
-  """Shows at (column, row) the nearest pixel to matrix @ (column, row) + offset, else gray."""
+  """Shows at (column, row) the nearest pixel to matrix @ (column, row) + offset, or the fill."""
   height, width = video.shape[1:3]
   columns, rows = np.meshgrid(np.arange(width), np.arange(height))
   source = np.stack([columns, rows], axis=-1) @ matrix.T + offset
@@ -151,7 +154,9 @@ def _warp(
   places = np.floor(source + 0.5).astype(np.int16)
   none = np.empty(0, np.int16)  # fractions of pixels
   result = np.empty_like(video)
+  # BORDER_REFLECT repeats the edge pixel, which REFLECT_101 does not.
+  border = cv2.BORDER_REFLECT if fill == 'mirror' else cv2.BORDER_CONSTANT
+  how = {'borderMode': border, 'borderValue': (GRAY, GRAY, GRAY)}
   for frame, target in zip(video, result, strict=True):
-    how = {'borderMode': cv2.BORDER_CONSTANT, 'borderValue': (GRAY, GRAY, GRAY)}
     cv2.remap(frame, places, none, cv2.INTER_NEAREST, dst=target, **how)  # type: ignore[call-overload]
   return result

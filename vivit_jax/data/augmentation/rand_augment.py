@@ -13,9 +13,11 @@ Other than there, always on purpose:
   to leave out for that reason (`operations='scenic'`), treat all frames alike.
 - Contrast is around the mean gray level, as in PIL. The original divides the number of pixels, not
   their sum, by 256, and so always blends with white on images of more than 65,280 pixels.
-- What moves in from outside is gray (128), as the original's `unwrap` intends; its newest version
-  mirrors the image instead. Cutout has the same gray.
+- Cutout is gray (128), not black.
 - A threshold above 255 is not wrapped around to 8 bits.
+
+Their sizes are in docs/fidelity.md. With `probability` below 1 and `fill='gray'`, operations are
+left out and pixels filled as in timm.
 """
 
 import dataclasses
@@ -26,6 +28,7 @@ from jaxtyping import UInt8
 
 from vivit_jax.config_augment import RandAugment
 from vivit_jax.data.augmentation import operations as do
+from vivit_jax.data.augmentation.operations import Fill
 
 END = 10.0  # of the regular scale of magnitudes
 
@@ -70,18 +73,20 @@ FUNCTIONS: Mapping[str, Callable] = {
   'AutoContrast': lambda video, _: do.auto_contrast(video),
   'Equalize': lambda video, _: do.equalize(video),
   'Invert': lambda video, _: do.invert(video),
-  'Rotate': do.rotate,
   'Posterize': do.posterize,
   'Solarize': do.solarize,
   'Color': do.color,
   'Contrast': do.contrast,
   'Brightness': do.brightness,
   'Sharpness': do.sharpness,
-  'ShearX': lambda video, level: do.shear(video, level, 0.0),
-  'ShearY': lambda video, level: do.shear(video, 0.0, level),
-  'TranslateX': lambda video, pixels: do.translate(video, pixels, 0.0),
-  'TranslateY': lambda video, pixels: do.translate(video, 0.0, pixels),
   'SolarizeAdd': do.solarize_add,
+}
+MOVES: Mapping[str, Callable] = {
+  'Rotate': do.rotate,
+  'ShearX': lambda video, level, fill: do.shear(video, level, 0.0, fill),
+  'ShearY': lambda video, level, fill: do.shear(video, 0.0, level, fill),
+  'TranslateX': lambda video, pixels, fill: do.translate(video, pixels, 0.0, fill),
+  'TranslateY': lambda video, pixels, fill: do.translate(video, 0.0, pixels, fill),
 }
 
 
@@ -93,25 +98,29 @@ class Operation:
   argument: float
   y: float  # cutout: where its centre is, in [0, 1) of the height
   x: float
+  fill: Fill = 'mirror'  # operations that move pixels: see RandAugment
 
   def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
     """Returns the changed clip."""
     if self.name == 'Cutout':
       return do.cutout(video, int(self.argument), self.y, self.x)
+    if KINDS[self.name].moves:
+      return MOVES[self.name](video, self.argument, self.fill)
     return FUNCTIONS[self.name](video, self.argument)
 
 
 def draw_operations(settings: RandAugment, rng: np.random.Generator) -> tuple[Operation, ...]:
   """Draws the operations of a clip, in their order; at most `settings.layers`."""
   names = [name for name, kind in KINDS.items() if settings.operations == 'all' or not kind.moves]
+  idle = settings.probability == 1.0  # no operation is one of the choices
   drawn = []
   for _ in range(settings.layers):
-    chosen = int(rng.integers(len(names) + 1))
-    sign, y, x = rng.random(3).tolist()
-    if chosen < len(names):
+    chosen = int(rng.integers(len(names) + idle))
+    sign, y, x, act = rng.random(4).tolist()
+    if chosen < len(names) and act < settings.probability:
       kind = KINDS[names[chosen]]
       argument = kind.argument(settings.magnitude / END)
       if kind.signed and sign < 0.5:
         argument = -argument
-      drawn.append(Operation(names[chosen], float(argument), y, x))
+      drawn.append(Operation(names[chosen], float(argument), y, x, settings.fill))
   return tuple(drawn)
