@@ -21,8 +21,9 @@ Top-1 in % with 4 x 1 views, which the model zoo of Scenic names for its L (43.6
 Words after the model:
 
 - `scenic`: every frame instead of every second one, as in Scenic's
-  configs/epic_kitchens/vivit_large_factorised_encoder.py; stochastic depth that starts at 0, and
-  RandAugment without the operations that move pixels, as in its code;
+  configs/epic_kitchens/vivit_large_factorised_encoder.py; as in its code, stochastic
+  depth starts at 0 and RandAugment has no operations that move pixels; three of those it has differ
+  from Scenic's (docs/fidelity.md);
 - `modern`: that of arXiv 2106.05058, from github.com/alibaba-mmai-research/TAdaConv,
   configs/projects/epic-kitchen-ar/ek100/vivit_fac_enc.yaml;
 - `batch_256`, `batch_1024`: larger batches with higher rates.

@@ -12,8 +12,8 @@ TPU-v3 (section 4.1) and tests with 4 views, as in all tables that do not say ot
 
 - `scenic`: rate 0.4, every frame, 256 pixels with resized positions and 4 x 3 views, as in
   Scenic's configs/something_something_v2/vivit_large_factorised_encoder.py; as in its code,
-  mirrored clips keep their labels, stochastic depth starts at 0 and RandAugment is without the
-  operations that move pixels;
+  mirrored clips keep their labels, stochastic depth starts at 0 and RandAugment has no operations
+  that move pixels; three of those it has differ from Scenic's (docs/fidelity.md);
 - `modern`: VideoMAE's fine-tuning on this data set, for S and B;
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """

@@ -13,7 +13,7 @@ import pytest
 
 from vivit_jax.config import Attention, Clip, Model
 from vivit_jax.model.transformer import Block, drop_path, drop_path_rates
-from vivit_jax.model.vivit import ViViT, abstract_params, apply, stages
+from vivit_jax.model.vivit import Encoder, ViViT, abstract_params, apply, stages
 
 SMALL = Model(layers=1, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal_layers=1)
 CLIP = Clip(frames=4, height=8, width=12)
@@ -89,6 +89,17 @@ def test_each_example_and_each_branch_is_dropped_on_its_own(attention, rng, rand
   patterns = len(np.unique(np.asarray(found).round(4), axis=0))
   branches = len(stage.series) + 1
   assert patterns == 2**branches
+
+
+def test_dropout_draws_for_each_frame_of_a_factorised_encoder(rng, random_params):
+  """Scenic maps one frame's encoder over time, so that all frames share a mask."""
+  stage = stage_of('factorised_encoder', 'spatial')
+  encoder = Encoder(dataclasses.replace(SMALL, dropout=0.5), stage, layers=1)
+  x = jnp.asarray(np.repeat(rng.normal(size=(1, 1, 6, 16)), 3, axis=1), jnp.float32)
+  params = random_params(jax.eval_shape(encoder.init, KEY, x))
+  frames = jax.jit(encoder.apply, static_argnums=2)(params, x, True, rngs={'dropout': KEY})[0]
+  assert np.abs(frames[0] - frames[1]).max() > 0.1
+  assert np.abs(frames[1] - frames[2]).max() > 0.1
 
 
 def test_dropped_examples_are_zero_and_kept_ones_whole():

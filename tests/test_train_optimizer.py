@@ -59,9 +59,7 @@ def test_schedule_warms_up_linearly_and_decays_as_a_cosine(step, share):
 
 @pytest.mark.parametrize('step, share', [(0, 0.2), (5, 0.6), (10, 1.0), (55, 0.55), (100, 0.1)])
 def test_schedule_starts_and_ends_at_its_shares_of_the_peak(step, share):
-  train = Train(
-    epochs=30.0, warmup_epochs=3.0, learning_rate=0.4, warmup_start=0.2, final_rate=0.1
-  )
+  train = Train(epochs=30.0, warmup_epochs=3.0, learning_rate=0.4, warmup_start=0.2, final_rate=0.1)
   assert float(learning_rate(train, 100)(step)) == pytest.approx(0.4 * share, abs=1e-7)
 
 
