@@ -10,13 +10,17 @@ import jax
 from vivit_jax.config import SIZES, Clip, Config, Size, Task
 from vivit_jax.config_parse import to_dict
 from vivit_jax.convert.source import Source
+from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
-from vivit_jax.model.vivit import build
+from vivit_jax.model.vivit import ViViT
 from vivit_jax.placement import as_lines, placement
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 
 SHOWN_LABELS = 5
+CLASSES_OF_DATA = (
+  'config.task.classes=() are those of the data: without config.data.root the head is not counted'
+)
 
 
 def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
@@ -29,7 +33,8 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
   Raises:
     ConfigError: where the experiment does not fit on so many devices.
   """
-  model = build(config)
+  # Without data the number of its classes may be unknown; the head is then left out.
+  model = ViViT(config.model, sum(config.task.classes))
   cost = model_cost(model, config.clip)
   state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
   t, h, w = config.model.patch
@@ -88,7 +93,7 @@ def as_text(summary: dict[str, Any]) -> str:
   for name, value in _flatten(summary.get('checkpoint', {})):
     if name == 'labels' and value and len(value) > SHOWN_LABELS:
       value = f'{", ".join(value[:SHOWN_LABELS])}, ... ({len(value)} names)'
-    lines.append(f'{name}: {value}')
+    lines.append(printable(f'{name}: {value}'))
   lines += [
     '',
     f'{summary["model"]}: {grid["time"]} x {grid["height"]} x {grid["width"]} = {tokens} tokens',
@@ -106,6 +111,8 @@ def as_text(summary: dict[str, Any]) -> str:
     f'parameters {sizes["parameters"] / 2**20:,.1f} MiB, '
     f'optimiser state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
   ]
+  if not summary['config'].get('task', {'classes': True})['classes']:
+    lines += ['', CLASSES_OF_DATA]
   if 'placement' in summary:
     lines += ['', *as_lines(summary['placement'])]
   return '\n'.join(lines)
