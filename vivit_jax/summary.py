@@ -12,14 +12,14 @@ from vivit_jax.config_parse import to_dict
 from vivit_jax.convert.source import Source
 from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
-from vivit_jax.model.vivit import ViViT
+from vivit_jax.model.vivit import build
 from vivit_jax.placement import as_lines, placement
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 
 SHOWN_LABELS = 5
 CLASSES_OF_DATA = (
-  'config.task.classes=() are those of the data: without config.data.root the head is not counted'
+  'config.task.classes=() are those of the data, which is not given: heads are counted with one'
 )
 
 
@@ -33,8 +33,11 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
   Raises:
     ConfigError: where the experiment does not fit on so many devices.
   """
-  # Without data the number of its classes may be unknown; the head is then left out.
-  model = ViViT(config.model, sum(config.task.classes))
+  given = config
+  if not config.task.classes:
+    one_each = (1,) * len(config.task.heads)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=one_each))
+  model = build(config)
   cost = model_cost(model, config.clip)
   state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
   t, h, w = config.model.patch
@@ -52,7 +55,7 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
     'parts': cost.parts,
     'bytes': {'parameters': _bytes(state.params), 'optimizer_state': _bytes(state.opt_state)},
     'placement': placement(config, state, devices),
-    'config': to_dict(config),
+    'config': to_dict(given),
   }
 
 

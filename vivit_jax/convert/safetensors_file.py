@@ -110,6 +110,9 @@ def _preprocessing(value: Any) -> Preprocessing:
     if fields[name] is not None:
       low, middle, high = map(float, fields[name])
       fields[name] = (low, middle, high)
+  for name in ('stride', 'short_side'):
+    if fields[name] is not None and type(fields[name]) is not int:
+      raise ValueError(f'{name} is {fields[name]!r}')
   if type(fields.get('stride_seconds')) not in (float, type(None)):
     raise ValueError(f'stride_seconds is {fields["stride_seconds"]!r}')
   if fields.get('sampling', 'stride') not in ('stride', 'whole_video'):

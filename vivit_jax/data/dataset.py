@@ -33,7 +33,7 @@ def data_root(config: Config) -> Folder:
   return root
 
 
-def test_split(config: Config) -> str:
+def evaluation_split(config: Config) -> str:
   """Returns the split that a run is tested on: `validation` where the data has no test.csv."""
   return 'test' if exists(data_root(config) / 'test.csv') else 'validation'
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vivit_jax.config import Config, Evaluate, Task
 from vivit_jax.config_parse import to_dict
-from vivit_jax.data.dataset import open_split, test_split
+from vivit_jax.data.dataset import evaluation_split, open_split
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.loader.assembly import Batch
@@ -162,7 +162,7 @@ def evaluate_run(
     if views is not None:
       protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
     if split is None:
-      split = test_split(config)
+      split = evaluation_split(config)
       if split != 'test' and cluster.is_first():
         print(
           'vivit: hint: the data has no test.csv, so this evaluates its validation videos',
