@@ -228,8 +228,8 @@ def test_what_is_left_out_is_said_and_why(tmp_path, place, capsys):
     assert (notes[1] + notes[2]).splitlines()[:4] == [
       'left out: 2 .gif, 1 .wmv, not read: convert them, e.g. `ffmpeg -i IN.gif -pix_fmt yuv420p '
       "OUT.mp4`: 'jump/3.wmv', 'run/3.gif', 'run/4.GIF'",
-      "left out: 1, links to folders that are searched already: 'jump/loop'",
-      "left out: 1, hidden: 'run/.x.mp4'",
+      "left out: 1 folders that are searched by another path already: 'jump/loop'",
+      "left out: 1 hidden files and folders: 'run/.x.mp4'",
       "left out: 1 .txt, 1 without suffix, no videos by their names: 'jump/README', "
       "'jump/notes.txt'",
     ]

@@ -131,10 +131,8 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
     tree = get_config(*([variant] if variant else [])) if callable(get_config) else None
   except ConfigError as error:
     raise ConfigError(f'--config={path}: {error}') from None
-  except (
-    Exception,
-    SystemExit,
-  ) as error:  # the user's own code: say where it failed, without our frames
+  except (Exception, SystemExit) as error:
+    # The user's own code: say where it failed, without our frames.
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     if isinstance(error, SyntaxError):

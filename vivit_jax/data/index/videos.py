@@ -38,8 +38,8 @@ class VideoFiles:
     others = {path for path in others if not path.startswith('classes/')}
     self.notes = (
       *_note(unread, CONVERT),
-      *_note(links, 'links to folders that are searched already', kinds=False),
-      *_note(hidden, 'hidden', kinds=False),
+      *_note(links, 'folders that are searched by another path already', kinds=False),
+      *_note(hidden, 'hidden files and folders', kinds=False),
     )
     self.others = _note(sorted(others), 'no videos by their names')
     if not self.paths:
@@ -79,7 +79,7 @@ class VideoFiles:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[str], list[str]]:
-  """Returns files, links to folders that are searched anyway, and hidden names, each sorted.
+  """Returns files, folders that a link shows once more, and hidden names, each sorted.
 
   Links are followed, but no folder is entered twice. Paths are relative to `folder`.
   """
@@ -109,4 +109,4 @@ def _note(paths: Sequence[str], why: str, kinds: bool = True) -> tuple[str, ...]
   counts = Counter(PurePosixPath(path).suffix.lower() or 'without suffix' for path in paths)
   listed = ', '.join(f'{count:,} {kind}' for kind, count in sorted(counts.items()))
   shown = ', '.join(map(repr, paths[:_SHOWN])) + (', ...' if len(paths) > _SHOWN else '')
-  return (f'left out: {listed if kinds else format(len(paths), ",")}, {why}: {shown}',)
+  return (f'left out: {f"{listed}," if kinds else len(paths)} {why}: {shown}',)
