@@ -61,7 +61,7 @@ MISTAKES = {
   ),
   'out of range': (
     ['train', f'--config={CONFIG}', '--config.model.dropout=1.5', '--workdir={out}'],
-    ['config.model.dropout=1.5 is out of range: it must be from 0.0 to 1.0'],
+    ['config.model.dropout=1.5 is out of range: it must be from 0.0 to below 1.0'],
   ),
   'cls on a grid': (
     ['train', f'--config={GRID}', '--config.model.pooling=cls', '--workdir={out}'],
@@ -146,11 +146,30 @@ MISTAKES = {
     ['evaluate', '--workdir={places}/empty'],
     ['{places}/empty holds no run (no config.json): give the --workdir of a `vivit train`'],
   ),
+  'escapes': (
+    ['inspect', '{places}/\x1b[31mred'], [r'{places}/\x1b[31mred: does not exist'],
+  ),
   'missing folder': (
     ['evaluate', '--workdir={places}/nowhere'], ['{places}/nowhere holds no run'],
   ),
   'value without name': (
     ['inspect', f'--config={CONFIG}', '--config.seed'], ['--config.seed has no value'],
+  ),
+  'too many layers': (
+    ['inspect', f'--config={CONFIG}', '--config.model.layers=1000000'],
+    ['config.model.layers=1000000 is out of range: it must be from 1 to 1000'],
+  ),
+  'too many devices': (
+    ['inspect', f'--config={CONFIG}', f'--devices={10**21}'],
+    [f'leaves some of the {10**21} devices along config.mesh.data={10**21}', 'fewer devices'],
+  ),
+  'a space in a setting': (
+    ['inspect', f'--config={CONFIG}', "--config.task.headz=('verb', 'noun')"],
+    ["config.task.headz does not exist; did you mean 'heads'"],
+  ),
+  'a space in a setting of a command without': (
+    ['evaluate', '--workdir={places}/empty', '--config.data.root=a b'],
+    ["unknown argument '--config.data.root=a b'"],
   ),
   'a section': (
     ['inspect', f'--config={CONFIG}', '--config.train=3'], ['config.train is a section; set one'],
@@ -304,6 +323,28 @@ def test_settings_with_an_equals_sign_or_a_space(form, capsys, monkeypatch):
   arguments = [f'--config{form}{CONFIG}', f'--config.train.steps{form}7', '--json']
   assert main(['inspect', *' '.join(arguments).split(' ')]) == 0
   assert json.loads(capsys.readouterr().out)['config']['train']['steps'] == 7
+
+
+def test_settings_and_paths_may_have_spaces(tmp_path, capsys):
+  (tmp_path / 'my configs').mkdir()
+  file = shutil.copy(ROOT / CONFIG, tmp_path / 'my configs')
+  heads = ["--config.task.heads=('verb', 'noun')", '--config.task.classes=(2, 3)']
+  for arguments in (heads, [part for text in heads for part in text.split('=')]):
+    assert main(['inspect', f'--config={file}', *arguments, '--json']) == 0
+    task = json.loads(capsys.readouterr().out)['config']['task']
+    assert (task['heads'], task['classes']) == (['verb', 'noun'], [2, 3])
+
+
+def test_inspect_of_a_fine_tune_needs_no_data(capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert main(['inspect', '--config=configs/finetune.py:Ti/16x2']) == 0
+  out = capsys.readouterr().out
+  assert 'config.task.classes=() are those of the data' in out
+  assert main(['inspect', '--config=configs/finetune.py:Ti/16x2', '--json']) == 0
+  without = json.loads(capsys.readouterr().out)
+  arguments = ['--config=configs/finetune.py:Ti/16x2', '--config.task.classes=(7,)', '--json']
+  assert main(['inspect', *arguments]) == 0
+  assert json.loads(capsys.readouterr().out)['parameters'] == without['parameters'] + 6 * 193
 
 
 def test_no_such_device_is_one_line(tmp_path):

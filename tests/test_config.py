@@ -116,9 +116,29 @@ def test_whole_numbers_are_good_floats():
     ),
     (
       {'model': {'dropout': 1.5}},
-      'config.model.dropout=1.5 is out of range: it must be from 0.0 to 1.0',
+      'config.model.dropout=1.5 is out of range: it must be from 0.0 to below 1.0',
     ),
     ({'seed': -1}, 'config.seed=-1 is out of range: it must be at least 0'),
+    (
+      {'seed': 2**63},
+      'config.seed=9223372036854775808 is out of range: it must be at most 4294967295',
+    ),
+    (
+      {'clip': {'stride': 10**30}},
+      f'config.clip.stride={10**30} is out of range: it must be at most 2147483647',
+    ),
+    (
+      {'train': {'steps': 10**12}},
+      'config.train.steps=1000000000000 is out of range: it must be at most 2147483647',
+    ),
+    (
+      {'faults': {'hang_seconds': 1e30}},
+      'config.faults.hang_seconds=1e+30 is out of range: it must be from 0.0 to 100000000.0',
+    ),
+    (
+      {'model': {'layers': 10**6}},
+      'config.model.layers=1000000 is out of range: it must be from 1 to 1000',
+    ),
     ({'train': {'steps': 0}}, 'config.train.steps=0 is out of range: it must be at least 1'),
     (
       {'train': {'learning_rate': float('nan')}},
@@ -201,6 +221,21 @@ def test_whole_numbers_are_good_floats():
 )
 def test_refused_settings(tree, message):
   assert message_of(parse, tree) == message
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('model.dropout', 'model.attention_dropout', 'model.drop_path', 'train.momentum'),
+    *('train.ema_decay', 'train.label_smoothing'),
+  ],
+)
+def test_a_rate_of_one_would_leave_nothing(name):
+  section, setting = name.split('.')
+  assert message_of(parse, {section: {setting: 1.0}}) == (
+    f'config.{name}=1.0 is out of range: it must be from 0.0 to below 1.0'
+  )
+  assert getattr(getattr(parse({section: {setting: 0.999}}), section), setting) == 0.999
 
 
 @pytest.mark.parametrize(

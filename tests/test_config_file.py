@@ -151,7 +151,7 @@ def test_several_overrides_and_the_last_wins(plain):
     ),
     (
       '--config.model.dropout=2',
-      'config.model.dropout=2.0 is out of range: it must be from 0.0 to 1.0',
+      'config.model.dropout=2.0 is out of range: it must be from 0.0 to below 1.0',
     ),
     (
       '--config.clip.frames=31',
@@ -203,11 +203,33 @@ def test_missing_folder(tmp_path):
     ),
     ("def get_config():\n  raise ValueError('two\\nlines')\n", 'line 3: ValueError: two lines'),
     ('def get_config():\n  raise KeyError\n', 'line 3: KeyError: KeyError'),
+    ('import sys\nsys.exit(0)\n', 'line 3: SystemExit: 0'),
+    ('def get_config():\n  raise SystemExit\n', 'line 3: SystemExit: SystemExit'),
   ],
 )
 def test_mistake_in_a_file_names_file_and_line(write, body, message):
   path = write(body)
   assert message_of(f'--config={path}') == f'--config={path} {message}'
+
+
+def test_a_path_may_have_colons_and_spaces(write, tmp_path):
+  (tmp_path / 'a b:c').mkdir()
+  body = 'def get_config(variant="B/16x2"):\n  return apply_variant(defaults(), variant)\n'
+  path = write(body, 'a b:c/x:y.py')
+  assert load([f'--config={path}']).model.layers == 12
+  assert load([f'--config={path}:L/16x2']).model.layers == 24
+  missing = tmp_path / 'a b'
+  assert message_of(f'--config={missing}:c/z.py').startswith(f'--config={missing} is not a file')
+
+
+def test_a_relative_data_root_is_that_of_the_folder_it_was_given_in(plain, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for given, found in {
+    'videos': tmp_path / 'videos',
+    '/a b': '/a b',
+    'gs://b/x': 'gs://b/x',
+  }.items():
+    assert load([f'--config={plain}', f'--config.data.root={given}']).data.root == str(found)
 
 
 @pytest.mark.parametrize(

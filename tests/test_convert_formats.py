@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vivit_jax.config import Hints
+from vivit_jax.convert import safetensors_file
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.load import load_source
+from vivit_jax.convert.read import open_checkpoint
 from vivit_jax.convert.source import Preprocessing
 from vivit_jax.convert.value_range import to_unit_range
 from vivit_jax.model.vivit import ViViT
@@ -275,6 +278,63 @@ def test_contradictions_name_both_sides(tmp_path):
   assert message(REFERENCE / 'scenic/spatio_temporal_cls.msgpack', Hints(frames=6)) == (
     'positions hold 64 tokens, which 3 does not divide'
   )
+
+
+@pytest.mark.parametrize(
+  'folder, changes, reason',
+  [
+    (
+      'vivit', {'tubelet_size': [4, 8, 8]},
+      'patch is (2, 8, 8) by the tensors, but (4, 8, 8) by the side-car',
+    ),
+    ('vivit', {'tubelet_size': 2}, 'patch is (2, 8, 8) by the tensors, but (2,) by the side-car'),
+    (
+      'vit', {'patch_size': 16},
+      'patch is (1, 8, 8) by the tensors, but (1, 16, 16) by the side-car',
+    ),
+    ('vivit', {'num_channels': 1}, 'num_channels is 1, ours have 3'),
+    (
+      'vivit', {'qkv_bias': False},
+      "qkv_bias is False, but the tensors have 'spacetime/block_0/attention/key/bias' and 8 more",
+    ),
+  ],
+)  # fmt: skip
+def test_huggingface_config_that_contradicts_the_tensors(tmp_path, folder, changes, reason):
+  for name in ('config.json', 'model.safetensors'):
+    shutil.copy(REFERENCE / 'huggingface' / folder / name, tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  (tmp_path / 'config.json').write_text(json.dumps(config | changes))
+  assert message(tmp_path) == reason
+
+
+@pytest.mark.parametrize(
+  'changes, reason',
+  [
+    ({'stride': -3}, 'stride is -3, need a whole number from 1 on'),
+    ({'stride': 10**30}, f'stride is {10**30}, need a whole number from 1 on'),
+    ({'stride': 2.0}, 'its metadata cannot be used: stride is 2.0'),
+    ({'short_side': 0}, 'short_side is 0, need a whole number from 1 on'),
+    ({'stride_seconds': math.nan}, 'stride_seconds is nan, need a number above 0'),
+    ({'low': [math.nan] * 3}, 'low is (nan, nan, nan), need finite numbers'),
+    ({'high': [1.0, math.inf, 1.0]}, 'high is (1.0, inf, 1.0), need finite numbers'),
+  ],
+)
+def test_metadata_of_ours_that_no_video_can_have(tmp_path, changes, reason):
+  path = tmp_path / 'x.safetensors'
+  safetensors_file.write(load_source(REFERENCE / 'huggingface/vivit'), path)
+  about = json.loads(open_checkpoint(path).metadata[safetensors_file.KEY])
+  tensors = safetensors.numpy.load_file(path)
+  about['preprocessing'] |= changes
+  safetensors.numpy.save_file(tensors, path, {safetensors_file.KEY: json.dumps(about)})
+  assert message(path) == reason
+
+
+def test_a_stride_of_scenic_that_no_video_can_have(tmp_path):
+  path = shutil.copy(REFERENCE / 'scenic/spatio_temporal_cls.msgpack', tmp_path / 'x.msgpack')
+  config = json.loads((REFERENCE / 'scenic/spatio_temporal_cls.json').read_text())
+  config['dataset_configs'] = {'num_frames': 8, 'stride': 0, 'crop_size': 32}
+  (tmp_path / 'x.json').write_text(json.dumps(config))
+  assert message(path) == 'stride is 0, need a whole number from 1 on'
 
 
 def test_image_model_of_scenic(tmp_path):

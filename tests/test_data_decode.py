@@ -21,6 +21,8 @@ from vivit_jax.data.video.decode import DecodeError, VideoReader
     ('x.ts', 'libx264', {}),
     ('x.webm', 'libvpx-vp9', {}),
     ('x.avi', 'mpeg4', {}),
+    ('x.flv', 'libx264', {'bf': '2'}),
+    ('x.flv', 'flv', {}),
     ('x.mp4', 'mpeg4', {'bf': '2'}),
     ('x.avi', 'mpeg4', {'bf': '2'}),
     ('x.avi', 'libx264', {}),  # its packets are stamped in the order of storage
@@ -74,6 +76,20 @@ def test_packets_without_timestamps_are_counted_as_the_decoder_gives_frames(tmp_
   with VideoReader(file, start=1.0, end=3.0) as reader:
     assert reader.frames == 20
     np.testing.assert_array_equal(numbers(reader.read(np.array([19, 0, 7]))), [29, 10, 17])
+
+
+@pytest.mark.parametrize('lengths', [(24, 24), (24, 12), (12, 24)])
+def test_two_recordings_in_one_stream_are_both_read(tmp_path, lengths):
+  parts = [write_video(tmp_path / f'{k}.ts', frames) for k, frames in enumerate(lengths)]
+  file = tmp_path / 'joined.ts'
+  file.write_bytes(b''.join(part.read_bytes() for part in parts))
+  expected = np.concatenate([np.arange(frames) for frames in lengths])
+  with VideoReader(str(file)) as reader:
+    assert reader.frames == sum(lengths)
+    np.testing.assert_allclose(reader.seconds, (sum(lengths) - 1) / 10)
+    np.testing.assert_array_equal(numbers(reader.read(np.arange(sum(lengths)))), expected)
+    np.testing.assert_array_equal(numbers(reader.read(np.array([lengths[0], 3]))), [0, 3])
+    reader.verify()
 
 
 def test_frames_of_a_variable_rate_are_found_by_their_times(tmp_path):

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 
 import jax
@@ -135,7 +136,7 @@ def test_folders_of_splits_and_classes(tmp_path, place, capsys):
 
 
 @pytest.mark.usefixtures('one_device', 'compiled_once')
-def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, place):
+def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, place, capsys):
   data = place(tmp_path / 'data', *(f'{name}/{k}.mp4' for name in 'abc' for k in range(4)))
   assert main(['data', 'index', str(data)]) == 0
   config = finetune(data)
@@ -146,6 +147,12 @@ def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, p
   assert json.loads((workdir / 'config.json').read_text())['config']['task']['classes'] == [3]
   manifest = open_split(config, 'train')
   assert results['videos'] + len(manifest.videos) == 12
+  # The data has no test videos: whoever asks for them is not given others.
+  assert 'no test.csv, so this evaluates its validation videos' in capsys.readouterr().err
+  assert main(['evaluate', f'--workdir={workdir}', '--split=test', '--views=1x1']) == 2
+  said = capsys.readouterr().err
+  assert f'{data}/test.csv does not exist: {data} has train.csv and validation.csv\n' in said
+  assert json.loads((workdir / 'report.json').read_text())['split'] == 'validation'
   # The same command, its number of classes found again, continues the run.
   assert check_continues(workdir, with_classes(config), manifest.fingerprint) == []
 
@@ -157,8 +164,8 @@ def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, caps
   inspect = ['inspect', '--config=configs/finetune.py:Ti/16x2', '--json']
   assert main([*inspect, f'--config.data.root={data}']) == 0
   assert json.loads(capsys.readouterr().out)['config']['task']['classes'] == [3]
-  assert main(inspect) == 2
-  assert 'config.data.root is not set' in capsys.readouterr().err
+  assert main(inspect) == 0  # without data
+  assert json.loads(capsys.readouterr().out)['config']['task']['classes'] == []
   (data / 'classes/label.txt').write_text('\n')
   assert main([*inspect, f'--config.data.root={data}']) == 2
   assert 'classes/label.txt names no class' in capsys.readouterr().err
@@ -204,6 +211,56 @@ def test_segments_of_one_video_are_never_divided():
     splits.setdefault(row.path, set()).add(row.split)
   assert all(len(found) == 1 for found in splits.values())
   assert {'train', 'validation'} == set().union(*splits.values())
+
+
+def test_what_is_left_out_is_said_and_why(tmp_path, place, capsys):
+  place(tmp_path, 'run/1.mp4', 'run/2.mp4', 'jump/1.mp4', 'jump/2.flv', 'run/.x.mp4')
+  for name in ('run/3.gif', 'run/4.GIF', 'jump/3.wmv', 'jump/notes.txt', 'jump/README'):
+    (tmp_path / name).write_bytes(b'x')
+  (tmp_path / 'jump' / 'loop').symlink_to(tmp_path)
+  for _ in range(2):  # what the first call writes is nothing that is left out
+    assert main(['data', 'index', str(tmp_path)]) == 0
+    notes = capsys.readouterr().out.partition('left out')
+    assert (
+      'jump/2.flv'
+      in (tmp_path / 'train.csv').read_text() + (tmp_path / 'validation.csv').read_text()
+    )
+    assert (notes[1] + notes[2]).splitlines()[:4] == [
+      'left out: 2 .gif, 1 .wmv, not read: convert them, e.g. `ffmpeg -i IN.gif -pix_fmt yuv420p '
+      "OUT.mp4`: 'jump/3.wmv', 'run/3.gif', 'run/4.GIF'",
+      "left out: 1 folders that are searched by another path already: 'jump/loop'",
+      "left out: 1 hidden files and folders: 'run/.x.mp4'",
+      "left out: 1 .txt, 1 without suffix, no videos by their names: 'jump/README', "
+      "'jump/notes.txt'",
+    ]
+
+
+def test_a_video_in_two_splits_is_said(tmp_path, place, capsys):
+  place(tmp_path, 'x.mp4', 'y.mp4')
+  file = tmp_path / 'videos.csv'
+  file.write_text('path,label,split\nx.mp4,a ,train\nx.mp4,a,val\ny.mp4,a,train\ny.mp4,a,test\n')
+  assert main(['data', 'index', str(file)]) == 0
+  out = capsys.readouterr().out
+  assert "1 videos stand in both train and validation, e.g. 'x.mp4': scores on validation" in out
+  assert "1 videos stand in both train and test, e.g. 'y.mp4': scores on test" in out
+  assert 'validation and test' not in out
+  assert f'1 rows have spaces around classes, which are cut, e.g. {file}:2' in out
+
+
+def test_the_next_command_and_foreign_names_are_harmless_in_a_shell(tmp_path, place, capsys):
+  folder = tmp_path / "my $(touch x) 'videos'"
+  place(folder, 'a\x1b[31m/1.mp4', 'a\x1b[31m/2.mp4', '\x1b]0;title\x07.mp4')
+  (folder / '\x1b]0;title\x07.mp4').unlink()
+  assert main(['data', 'index', str(folder)]) == 0
+  out = capsys.readouterr().out
+  assert '\x1b' not in out
+  words = shlex.split(out.splitlines()[-1])
+  assert f'--config.data.root={folder}' in words
+  (tmp_path / 'videos.csv').write_text('path,"$(touch y)"\nx.mp4,b\n')
+  place(tmp_path, 'x.mp4')
+  assert main(['data', 'index', str(tmp_path / 'videos.csv')]) == 0
+  words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+  assert "--config.task.heads=('$(touch y)',)" in words
 
 
 def test_one_csv(tmp_path, place, capsys):
@@ -286,6 +343,19 @@ MISTAKES = {
     ['train/a/x.mp4', 'val/a/y.mp4'], {'train/b/x.zip': ''}, '.', ["train/b has no videos", "'b'"],
   ),
   'empty class, no splits': (['a/x.mp4'], {'b/x.zip': ''}, '.', ['b has no videos']),
+  'spaces': (
+    ['a b/x.mp4', 'a  b/y.mp4'], {}, '.', ["has the classes 'a  b' and 'a b', which differ in"],
+  ),
+  'spaces at the end': (
+    ['train/a/x.mp4', 'val/a /y.mp4'], {}, '.', ["has the classes 'a' and 'a ', which differ in"],
+  ),
+  'spaces in csv': (
+    (), {'v.csv': 'path,label\nx.mp4,a b\ny.mp4,a  b\n'}, 'v.csv',
+    ["v.csv label has the classes 'a  b' and 'a b'"],
+  ),
+  'only gifs': (
+    (), {'a/x.gif': ''}, '.', ['has no videos', "left out: 1 .gif, not read: convert", "'a/x.gif'"],
+  ),
   'not a csv': (['x.mp4'], {}, 'x.mp4', ['x.mp4 is a file: give the folder']),
   'no path': ((), {'v.csv': 'file,label\nx.mp4,a\n'}, 'v.csv', ["v.csv:1 has no column 'path'"]),
   'no classes in csv': ((), {'v.csv': 'path,start\nx.mp4,1\n'}, 'v.csv', ['no column of class']),

@@ -12,7 +12,7 @@ import pytest
 from remote_service import Service
 from videos import config, write_dataset
 
-from vivit_jax.data.dataset import open_split, with_classes
+from vivit_jax.data.dataset import evaluation_split, open_split, with_classes
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.storage import folder
 from vivit_jax.data.video.decode import DecodeError
@@ -77,10 +77,15 @@ def test_a_video_is_one_request_for_all_of_it(bucket):
 
 def test_validation_stands_in_for_a_test_split_that_is_not_there(bucket):
   c = with_classes(config(root=ROOT))
-  manifest = open_split(c, 'test')
+  with pytest.raises(
+    DataError, match=r'test\.csv does not exist: .* has train\.csv and validation\.csv'
+  ):
+    open_split(c, 'test')
+  assert evaluation_split(c) == 'validation'
+  manifest = open_split(c, evaluation_split(c))
   assert manifest.split == 'validation'
   assert manifest.videos[1].path == f'{ROOT}/1.mp4'
-  assert manifest.fingerprint == open_split(config(root=str(bucket[1])), 'test').fingerprint
+  assert manifest.fingerprint == open_split(config(root=str(bucket[1])), 'validation').fingerprint
 
 
 def test_what_is_not_there_is_named_in_one_line(bucket):

@@ -10,10 +10,14 @@ import pytest
 
 from vivit_jax.config import Clip, Config, Data, Mesh, Model, Task, Train
 from vivit_jax.config_file import load
+from vivit_jax.convert.load import load_source
+from vivit_jax.convert.load_table import Row, format_table
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.summary import as_json, as_text, summarise
+from vivit_jax.pretrained import _account
+from vivit_jax.summary import as_json, as_text, summarise, summarise_checkpoint
 
+REFERENCE = Path(__file__).parent / 'reference'
 SMALL = Config(
   model=Model(layers=2, width=16, mlp_dim=32, heads=2, patch=(2, 8, 4)),
   clip=Clip(frames=6, height=16, width=24),
@@ -90,6 +94,23 @@ def test_json_and_text_say_the_same():
   assert "config.model.attention = 'spatio_temporal'" in text
   assert 'config.data.moving_digits.seed = 0' in text
   assert '2-16-32-2/8.4x2 spatio_temporal' in text
+
+
+def test_what_a_foreign_file_says_moves_no_cursor():
+  evil = '\x1b]0;title\x07\u202e\nconfig.model.layers = 1'
+  source = dataclasses.replace(
+    load_source(REFERENCE / 'huggingface/vivit'),
+    labels=(evil,) * 7,
+    format=evil,
+    unused={evil: evil},
+  )
+  text = as_text(summarise_checkpoint(source))
+  rows = [Row('fresh', evil, evil, (1,), note=evil), Row('left over', evil, None, (1,))]
+  for shown in (text, format_table(rows), _account(evil, source), str(ConfigError(evil))):
+    assert r'\x1b]0;title\x07\u202e' in shown
+    assert all(c.isprintable() or c == '\n' for c in shown)
+  assert sum(line.startswith('config.model.layers') for line in text.splitlines()) == 1
+  assert len(format_table(rows).splitlines()) == 3
 
 
 def test_a_standard_model_has_its_name_and_size():

@@ -89,6 +89,11 @@ def test_length_of_a_run(train, videos, steps):
   assert total_steps(Config(train=train), videos) == steps
 
 
+def test_more_steps_than_are_counted_are_refused():
+  with pytest.raises(ConfigError, match=r'epochs=1e\+300 of 64 videos are 1e\+300 steps: at most'):
+    total_steps(Config(train=Train(epochs=1e300)), 64)
+
+
 def test_sgd_with_momentum():
   gradient = tree([1.0, 2.0], 3.0)
   first, second = run(constant(momentum=0.9), [gradient, gradient], steps=10**6)

@@ -127,10 +127,9 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
   )
   command.add_argument(
     '--split',
-    default='test',
     choices=('train', 'validation', 'test'),
     metavar='SPLIT',
-    help='train, validation or test (default: %(default)s)',
+    help='train, validation or test (default: test, or validation where there is no test.csv)',
   )
   add_launch(command)
 
@@ -219,8 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command; a user's mistake ends in one line and exit code 2."""
   parser = make_parser()
   arguments = _join_settings(sys.argv[1:] if arguments is None else arguments)
-  options, rest = parser.parse_known_args(arguments)
-  options.settings = _take_settings(rest, options.takes_config, options.command)
+  # Before argparse, which takes an unknown option with a space in it for a positional argument.
+  settings, others = _split_settings(arguments)
+  options, rest = parser.parse_known_args(others)
+  for argument in rest if options.takes_config else [*rest, *settings]:
+    options.command.error(f'unknown argument {argument!r}')
+  options.settings = settings
   options.hints = {
     name.removeprefix('hint_'): value
     for name, value in vars(options).items()
@@ -255,12 +258,12 @@ def _is_setting(argument: str) -> bool:
   return name == '--config' or name.startswith('--config.')
 
 
-def _take_settings(rest: list[str], takes_config: bool, parser: Parser) -> list[str]:
-  """Returns the arguments that argparse left if all are settings; refuses everything else."""
-  for argument in rest:
-    if not (takes_config and _is_setting(argument)):
-      parser.error(f'unknown argument {argument!r}')
-  return rest
+def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+  """Returns the `--config` arguments and all others; after `--` there are only others."""
+  end = arguments.index('--') if '--' in arguments else len(arguments)
+  settings = [argument for argument in arguments[:end] if _is_setting(argument)]
+  others = [argument for argument in arguments[:end] if not _is_setting(argument)]
+  return settings, [*others, *arguments[end:]]
 
 
 def _quieten_libraries() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from vivit_jax.errors import UserError
+from vivit_jax.errors import UserError, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,7 +58,8 @@ def report(error: BaseException) -> int:
   if isinstance(error, UserError):
     message = str(error)
   elif isinstance(error, OSError):
-    message = f'{error.filename or ""}: {error.strerror or error}'.removeprefix(': ')
+    where = printable(str(error.filename or ''))
+    message = f'{where}: {error.strerror or error}'.removeprefix(': ')
   else:
     raise error
   print(f'vivit: error: {message}', file=sys.stderr)

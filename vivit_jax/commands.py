@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vivit_jax.config import Faults
-from vivit_jax.errors import ConfigError
+from vivit_jax.errors import ConfigError, printable
 
 
 def train(options: argparse.Namespace) -> int:
@@ -71,7 +71,10 @@ def inspect(options: argparse.Namespace) -> int:
 
     summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
   else:
-    summary = summarise(with_classes(load(options.settings)), options.devices)
+    config = load(options.settings)
+    if config.data.root is not None or config.data.source != 'manifests':
+      config = with_classes(config)  # without data they stay unknown
+    summary = summarise(config, options.devices)
   print(as_json(summary) if options.json else as_text(summary))
   return 0
 
@@ -92,7 +95,8 @@ def convert(options: argparse.Namespace) -> int:
   }
   source = load_pretrained(options.source, **options.hints).source
   writers[options.to](source, target)
-  print(f'{options.source} ({source.format}, {source.model.attention}) -> {target} ({options.to})')
+  kind = f'{source.format}, {source.model.attention}'
+  print(printable(f'{options.source} ({kind}) -> {target} ({options.to})'))
   return 0
 
 

@@ -5,7 +5,18 @@ import dataclasses
 from typing import Annotated, Literal
 
 from vivit_jax.config_augment import Augment
-from vivit_jax.config_types import Count, CountOrZero, Fraction, NonNegative, Range
+from vivit_jax.config_types import (
+  Count,
+  CountOrZero,
+  Fraction,
+  Layers,
+  LayersOrZero,
+  NonNegative,
+  Range,
+  Rate,
+  Seconds,
+  Seed,
+)
 
 Attention = Literal[
   'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
@@ -29,7 +40,7 @@ class Model:
   """Architecture; paper sections 3.1 to 3.3, defaults are B/16x2 of Table 2."""
 
   attention: Attention = 'spatio_temporal'
-  layers: Count = 12  # of the (spatial) transformer
+  layers: Layers = 12  # of the (spatial) transformer
   width: Count = 768  # hidden size D
   mlp_dim: Count = 3072
   heads: Count = 12
@@ -37,13 +48,13 @@ class Model:
   patch: tuple[Count, Count, Count] = (2, 16, 16)  # (t, h, w); t = 1 for uniform_frame_sampling
   sampled_frames: Count | None = None  # n_t of uniform_frame_sampling, paper section 3.2
   tubelet_init: Literal['central_frame', 'inflation', 'random'] = 'central_frame'  # equation 9, 8
-  temporal_layers: CountOrZero = 4  # factorised_encoder only; 0 = average over time (Table 3)
+  temporal_layers: LayersOrZero = 4  # factorised_encoder only; 0 = average over time (Table 3)
   order: Literal['space_time', 'time_space'] = 'space_time'  # factorised_self_attention only
   pooling: Literal['cls', 'mean'] = 'cls'
-  dropout: Fraction = 0.0
-  attention_dropout: Fraction = 0.0
-  head_dropout: Fraction = 0.0  # of the representation before the head
-  drop_path: Fraction = 0.0  # stochastic depth rate p of the last layer, section 4.2
+  dropout: Rate = 0.0
+  attention_dropout: Rate = 0.0
+  head_dropout: Rate = 0.0  # of the representation before the head
+  drop_path: Rate = 0.0  # stochastic depth rate p of the last layer, section 4.2
   drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
   drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
   gelu: Literal['tanh', 'exact'] = 'tanh'
@@ -64,7 +75,7 @@ class Clip:
   stride: Count = 2  # in frames of the source
   # Between frames, instead of a stride in frames: by their times in the file, so that clips of
   # videos with other frame rates last as long.
-  stride_seconds: NonNegative | None = None
+  stride_seconds: Seconds | None = None
   # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
   # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
   # for Something-Something).
@@ -92,7 +103,7 @@ class Data:
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
-  timeout: Annotated[float, Range(0.1)] = 60.0  # seconds for one video (workers > 0)
+  timeout: Annotated[float, Range(0.1, 1e6)] = 60.0  # seconds for one video (workers > 0)
   max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
 
 
@@ -110,16 +121,16 @@ class Train:
   learning_rate: NonNegative = 0.1  # peak, then cosine decay
   warmup_start: Fraction = 0.0  # learning rate of the first step, as a share of the peak
   final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
-  momentum: Fraction = 0.9  # sgd
+  momentum: Rate = 0.9  # sgd
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
   clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
   # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
   # their mean, as Scenic does with n = devices.
   clip_groups: CountOrZero = 0
-  label_smoothing: Fraction = 0.0
+  label_smoothing: Rate = 0.0
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
-  ema_decay: Fraction = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
+  ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
   # Parameters that keep their values, by the start of their path: ('tokenizer', 'spatial') as in
   # arXiv 2306.04822; all but 'head' is a linear probe.
   frozen: tuple[str, ...] = ()
@@ -171,7 +182,7 @@ class Mesh:
 class Faults:
   """What a run does when something outside of it goes wrong."""
 
-  hang_seconds: NonNegative = 1800.0  # a step or an evaluation batch that takes longer ends the run
+  hang_seconds: Seconds = 1800.0  # a step or an evaluation batch that takes longer ends the run
   heartbeat_seconds: Count = 60  # a host that is silent for longer is lost, and the others end
   nonfinite_in_row: Count = 10  # steps whose loss or gradient is no number, before the run ends
   disk_full: Literal['end', 'go_on'] = 'end'  # go_on trains without the save that failed
@@ -222,7 +233,7 @@ class Init:
 class Config:
   """One experiment."""
 
-  seed: CountOrZero = 0
+  seed: Seed = 0
   task: Task = Task()
   model: Model = Model()
   clip: Clip = Clip()

@@ -84,7 +84,7 @@ def load(arguments: Sequence[str]) -> Config:
   files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
   if len(files) != 1 or not files[0]:
     raise ConfigError('give exactly one --config=FILE, e.g. --config=configs/moving_digits.py')
-  path = Path(files[0].partition(':')[0])
+  path, variant = _split_variant(files[0])
   if not path.is_file():
     near = (
       nearest(path.name, sorted(p.name for p in path.parent.glob('*.py')))
@@ -92,7 +92,7 @@ def load(arguments: Sequence[str]) -> Config:
       else ''
     )
     raise ConfigError(f'--config={path} is not a file{near}')
-  tree = _run_file(path, files[0].partition(':')[2])
+  tree = _run_file(path, variant)
   kinds = dict(_check_override(override) for override in overrides)
   values = flags.FlagValues()
   argv = ['vivit', *overrides]
@@ -105,7 +105,23 @@ def load(arguments: Sequence[str]) -> Config:
     raise ConfigError(f'{name}={text!r} has the wrong type, need {kinds[name]}') from None
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     raise ConfigError(_one_line(error)) from None
-  return parse(tree.to_dict())
+  config = parse(tree.to_dict())
+  root = config.data.root
+  if root is None or '://' in root:
+    return config
+  # A run that goes on, or is evaluated, in another folder has to find the same videos.
+  root = str(Path(root).expanduser().absolute())
+  return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+
+
+def _split_variant(text: str) -> tuple[Path, str]:
+  """Returns FILE and VARIANT of `FILE[:VARIANT]`; a path may have colons itself."""
+  parts = text.split(':')
+  for count in range(len(parts), 0, -1):
+    path = Path(':'.join(parts[:count]))
+    if path.is_file():
+      return path, ':'.join(parts[count:])
+  return Path(parts[0]), ':'.join(parts[1:])
 
 
 def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
@@ -115,7 +131,8 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
     tree = get_config(*([variant] if variant else [])) if callable(get_config) else None
   except ConfigError as error:
     raise ConfigError(f'--config={path}: {error}') from None
-  except Exception as error:  # the user's own code: say where it failed, without our frames
+  except (Exception, SystemExit) as error:
+    # The user's own code: say where it failed, without our frames.
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     if isinstance(error, SyntaxError):

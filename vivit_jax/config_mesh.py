@@ -89,7 +89,7 @@ def _tubelets(config: Config) -> int:
 def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
   """Returns the smallest context that leaves a clip for each row of devices."""
   data, fsdp, context = shape
-  for factor in range(2, data + 1):
+  for factor in range(2, min(data, _tubelets(config) // context) + 1):
     fits = data % factor == 0 and batch % (data // factor * fsdp) == 0
     if fits and _tubelets(config) % (context * factor) == 0:
       return f'split the frames of a clip with config.mesh.context={context * factor}'

@@ -3,7 +3,6 @@
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -61,8 +60,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
   if origin is typing.Annotated:
     base, bounds = typing.get_args(kind)
     value = _convert(base, value, path)
-    if not (bounds.low <= value <= bounds.high and math.isfinite(value)):
-      raise ConfigError(f'{path}={value!r} is out of range: it must be {bounds}')
+    if value not in bounds:
+      raise ConfigError(f'{path}={value!r} is out of range: it must be {bounds.needs(value)}')
     return value
   if required(kind) is not kind:
     return None if value is None else _convert(required(kind), value, path)

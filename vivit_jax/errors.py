@@ -9,8 +9,20 @@ SAFE_CONVERSION = (
 )
 
 
+def printable(text: str) -> str:
+  """Returns text of a file or a path with what could move a terminal's cursor written as escapes.
+
+  Line breaks too: a name cannot begin a line of its own.
+  """
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 class UserError(Exception):
   """Base of all errors that the command line prints without a traceback."""
+
+  def __str__(self) -> str:
+    """Returns the message, which may quote files, safe for a terminal."""
+    return '\n'.join(map(printable, super().__str__().split('\n')))
 
 
 class ConfigError(UserError, ValueError):

@@ -19,7 +19,7 @@ from vivit_jax.convert.load import load_source
 from vivit_jax.convert.load_table import format_table
 from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source, grid
 from vivit_jax.convert.value_range import to_unit_range
-from vivit_jax.errors import CheckpointError
+from vivit_jax.errors import CheckpointError, printable
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.remote.localise import localise
 from vivit_jax.task import head_slices
@@ -136,7 +136,7 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
   params, rows = initialise(flat, config.model, tokens, source, init)
-  title = f'{init.checkpoint}: {source.format}, {source.kind} model'
+  title = printable(f'{init.checkpoint}: {source.format}, {source.kind} model')
   return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
 
 
@@ -162,7 +162,7 @@ def _account(path: str, source: Source) -> str:
   for why, names in reasons.items():
     shown = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
     lines.append(f'left over {shown} ({why})')
-  return '\n'.join(lines)
+  return '\n'.join(map(printable, lines))
 
 
 def _as_model(source: Source, step: int | None = None) -> Pretrained:

@@ -10,6 +10,7 @@ import jax
 from vivit_jax.config import SIZES, Clip, Config, Size, Task
 from vivit_jax.config_parse import to_dict
 from vivit_jax.convert.source import Source
+from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
 from vivit_jax.placement import as_lines, placement
@@ -17,6 +18,9 @@ from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 
 SHOWN_LABELS = 5
+CLASSES_OF_DATA = (
+  'config.task.classes=() are those of the data, which is not given: heads are counted with one'
+)
 
 
 def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
@@ -29,6 +33,10 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
   Raises:
     ConfigError: where the experiment does not fit on so many devices.
   """
+  given = config
+  if not config.task.classes:
+    one_each = (1,) * len(config.task.heads)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=one_each))
   model = build(config)
   cost = model_cost(model, config.clip)
   state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
@@ -47,7 +55,7 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
     'parts': cost.parts,
     'bytes': {'parameters': _bytes(state.params), 'optimizer_state': _bytes(state.opt_state)},
     'placement': placement(config, state, devices),
-    'config': to_dict(config),
+    'config': to_dict(given),
   }
 
 
@@ -88,7 +96,7 @@ def as_text(summary: dict[str, Any]) -> str:
   for name, value in _flatten(summary.get('checkpoint', {})):
     if name == 'labels' and value and len(value) > SHOWN_LABELS:
       value = f'{", ".join(value[:SHOWN_LABELS])}, ... ({len(value)} names)'
-    lines.append(f'{name}: {value}')
+    lines.append(printable(f'{name}: {value}'))
   lines += [
     '',
     f'{summary["model"]}: {grid["time"]} x {grid["height"]} x {grid["width"]} = {tokens} tokens',
@@ -106,6 +114,8 @@ def as_text(summary: dict[str, Any]) -> str:
     f'parameters {sizes["parameters"] / 2**20:,.1f} MiB, '
     f'optimiser state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
   ]
+  if not summary['config'].get('task', {'classes': True})['classes']:
+    lines += ['', CLASSES_OF_DATA]
   if 'placement' in summary:
     lines += ['', *as_lines(summary['placement'])]
   return '\n'.join(lines)

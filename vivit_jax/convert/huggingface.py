@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vivit_jax.config import Hints
 from vivit_jax.convert import rename
 from vivit_jax.convert.build import build
-from vivit_jax.convert.entries import Checkpoint
+from vivit_jax.convert.entries import Checkpoint, shown
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.huggingface_processor import processor_config, read_processor
 from vivit_jax.convert.read import read_json
@@ -28,8 +28,8 @@ _SIZES = {
 }
 # What transformers assumes where config.json leaves a setting out.
 _DEFAULTS = {
-  'vivit': {'hidden_act': 'gelu_fast', 'layer_norm_eps': 1e-6},
-  'vit': {'hidden_act': 'gelu', 'layer_norm_eps': 1e-12},
+  'vivit': {'hidden_act': 'gelu_fast', 'layer_norm_eps': 1e-6, 'num_channels': 3, 'qkv_bias': True},
+  'vit': {'hidden_act': 'gelu', 'layer_norm_eps': 1e-12, 'num_channels': 3, 'qkv_bias': True},
 }
 
 
@@ -68,7 +68,12 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
   arrays = checkpoint.load(names[name] for name in rules)
   arrays = {name: arrays[names[name]] for name in rules}
   params = rename.apply(path, arrays, rules, heads)
-  if config.get('qkv_bias', True) is False:
+  if not config['qkv_bias']:
+    biases = [n for n in params if n.endswith(('/query/bias', '/key/bias', '/value/bias'))]
+    if biases:
+      raise CheckpointError(
+        beside, f'qkv_bias is {config["qkv_bias"]!r}, but the tensors have {shown(biases, 1)}'
+      )
     params |= rename.zero_biases(params)
   return build(
     path,
@@ -133,11 +138,22 @@ def _read_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   activation = config['hidden_act']
   if not isinstance(activation, str) or activation not in _GELU:
     raise CheckpointError(path, f'hidden_act is {activation!r}, ours have {", ".join(_GELU)}')
-  said = {ours: config.get(theirs) for theirs, ours in _SIZES.items()}
+  if config['num_channels'] != 3:
+    raise CheckpointError(path, f'num_channels is {config["num_channels"]!r}, ours have 3')
+  said = {ours: config.get(theirs) for theirs, ours in _SIZES.items()} | {'patch': _patch(config)}
   size = config.get('image_size')
   high, wide = size if isinstance(size, list) and len(size) == 2 else (size, size)
   clip = {'clip.frames': config.get('num_frames'), 'clip.height': high, 'clip.width': wide}
   return said | clip | {'gelu': _GELU[activation], 'attention': 'spatio_temporal'}
+
+
+def _patch(config: Mapping[str, Any]) -> tuple[Any, ...] | None:
+  """Returns (t, h, w) as config.json says; None where it does not."""
+  if 'tubelet_size' in config:
+    size = config['tubelet_size']
+    return tuple(size) if isinstance(size, list) else (size,)
+  size = config.get('patch_size')
+  return None if size is None else (1, *(size if isinstance(size, list) else (size, size)))
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -6,6 +6,8 @@ import re
 import typing
 from typing import Literal
 
+from vivit_jax.errors import printable
+
 Fate = Literal['taken', 'resized', 'fresh', 'left over']
 
 
@@ -39,6 +41,7 @@ def format_table(rows: list[Row]) -> str:
     groups.setdefault(key, []).append(row)
   lines = [_line(members) for members in groups.values()]
   counts = {fate: sum(row.fate == fate for row in rows) for fate in typing.get_args(Fate)}
+  lines = [printable(line) for line in lines]  # names and notes come from a file
   return '\n'.join([*lines, ', '.join(f'{count} {fate}' for fate, count in counts.items())])
 
 

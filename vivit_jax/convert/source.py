@@ -2,11 +2,13 @@
 """A checkpoint read: our parameters, the model they belong to, and what it expects of a clip."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from vivit_jax.config import Hints, Model, Task
+from vivit_jax.config_types import LARGEST
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes
@@ -84,8 +86,10 @@ def check_source(source: Source) -> Source:
   """Returns `source` if every parameter its model needs is there in its shape, and no other.
 
   Raises:
-    CheckpointError: naming parameters and shapes, or class counts that differ.
+    CheckpointError: naming parameters and shapes, class counts that differ, or preprocessing that
+      no video can have.
   """
+  _check_preprocessing(source.path, source.preprocessing)
   expected = shapes(source.model, source.grid, source.classes)
   check_shapes(source.path, source.params, expected)
   if source.labels is not None and len(source.labels) != source.classes:
@@ -93,6 +97,20 @@ def check_source(source: Source) -> Source:
       source.path, f'names {len(source.labels)} labels for a head of {source.classes} classes'
     )
   return source
+
+
+def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
+  for name in ('stride', 'short_side'):
+    value = getattr(wants, name)
+    if value is not None and not (type(value) is int and 1 <= value <= LARGEST):
+      raise CheckpointError(path, f'{name} is {value!r}, need a whole number from 1 on')
+  seconds = wants.stride_seconds
+  if seconds is not None and not 0 < seconds < math.inf:
+    raise CheckpointError(path, f'stride_seconds is {seconds!r}, need a number above 0')
+  for name in ('low', 'high'):
+    values = getattr(wants, name)
+    if values is not None and not all(map(math.isfinite, values)):
+      raise CheckpointError(path, f'{name} is {values}, need finite numbers')
 
 
 def check_hints(source: Source, hints: Hints) -> None:

@@ -16,7 +16,7 @@ from vivit_jax.data.check import CRASHED, LARGE, SLOW, File, Found, Span, examin
 from vivit_jax.data.manifest import SPLITS, read_manifest
 from vivit_jax.data.prepare.shards import is_prepared
 from vivit_jax.data.quarantine import Bad, read_list, write_list
-from vivit_jax.errors import DataError
+from vivit_jax.errors import DataError, printable
 
 # What another machine, or the same one on another day, may see otherwise: examined again.
 PASSING = (SLOW, CRASHED, LARGE, 'missing', 'no permission', 'cannot be read')
@@ -104,7 +104,7 @@ class Check:
     lines = [f'{"bad":>8}  {"kind":18}  for example']
     for kind, count in kinds.most_common():
       detail = first[kind].reason.removeprefix(f'{kind}: ')
-      lines.append(f'{count:8,}  {kind:18}  {first[kind].path}: {detail}')
+      lines.append(printable(f'{count:8,}  {kind:18}  {first[kind].path}: {detail}'))
     return '\n'.join(lines)
 
   @property

@@ -10,8 +10,13 @@ from vivit_jax.data.manifest import Video, parse_seconds
 from vivit_jax.errors import DataError
 
 SUFFIXES = (
-  *('.mp4', '.m4v', '.mov', '.3gp', '.mkv', '.webm', '.avi'),
+  *('.mp4', '.m4v', '.mov', '.3gp', '.mkv', '.webm', '.avi', '.flv'),
   *('.ts', '.mts', '.m2ts', '.mpg', '.mpeg', '.vob', '.m1v', '.m2v'),
+)
+# Videos and moving pictures that are not read: they can be converted.
+UNREAD = (
+  *('.gif', '.apng', '.wmv', '.asf', '.ogv', '.ogg', '.ogm', '.f4v', '.rm', '.rmvb', '.divx'),
+  *('.mxf', '.dv', '.mjpeg', '.y4m', '.264', '.h264', '.265', '.h265', '.hevc', '.ivf'),
 )
 
 

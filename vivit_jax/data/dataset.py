@@ -33,14 +33,18 @@ def data_root(config: Config) -> Folder:
   return root
 
 
-def open_split(config: Config, split: str) -> Manifest:
-  """Returns one split's manifest; `test` is `validation` where the data has no test.csv.
+def evaluation_split(config: Config) -> str:
+  """Returns the split that a run is tested on: `validation` where the data has no test.csv."""
+  return 'test' if exists(data_root(config) / 'test.csv') else 'validation'
 
-  Videos that `vivit data check` found to be bad are left out.
+
+def open_split(config: Config, split: str) -> Manifest:
+  """Returns one split's manifest, without the videos that `vivit data check` found to be bad.
+
+  Raises:
+    DataError: where the data has no such split, naming those that it has, or cannot be used.
   """
   root = data_root(config)
-  if split == 'test' and not exists(root / 'test.csv'):
-    split = 'validation'
   if isinstance(root, Path):
     read = open_prepared if is_prepared(root) else read_manifest
     return leave_out(read(root, split, config.task), root)

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from vivit_jax.config import Task
 from vivit_jax.config_parse import nearest
 from vivit_jax.data.stages import stage
-from vivit_jax.data.storage import Folder, Objects, folder, is_remote, reading
+from vivit_jax.data.storage import Folder, Objects, exists, folder, is_remote, reading
 from vivit_jax.data.video.decode import VideoReader
 from vivit_jax.errors import DataError
 
@@ -103,6 +103,9 @@ def _read_text(file: Folder) -> str:
     with reading(file):
       return file.read_bytes().decode('utf-8-sig')
   except FileNotFoundError:
+    there = [f'{name}.csv' for name in SPLITS if exists(file.parent / f'{name}.csv')]
+    if there:
+      raise DataError(f'{file} does not exist: {file.parent} has {" and ".join(there)}') from None
     raise DataError(
       f'{file} does not exist: config.data.root must hold {", ".join(f"{s}.csv" for s in SPLITS)} '
       'and classes/<head>.txt'

@@ -2,6 +2,8 @@
 """`vivit data index`: manifests from a folder of videos or official annotation files."""
 
 import argparse
+import re
+import shlex
 import typing
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.data.index.formats import FORMATS, OWN, read_index
   from vivit_jax.data.index.table import as_table
   from vivit_jax.data.index.write import MISSING, write
-  from vivit_jax.errors import ConfigError
+  from vivit_jax.errors import ConfigError, printable
 
   if options.format not in (None, OWN, *FORMATS):
     raise ConfigError(
@@ -72,11 +74,11 @@ def run(options: argparse.Namespace) -> int:
   form, index, folder = read_index(Path(options.source), options.format, options.annotations)
   output = options.output or folder
   write(index, folder, output, options.force)
-  print(f'{form}: {folder}\n{as_table(index)}')
+  print(f'{form}: {printable(str(folder))}\n{as_table(index)}')
   missing = sum(row.path is None for row in index.rows)
   if missing:
-    print(f'{missing:,} annotated videos are not there: {output / MISSING}')
-  print(f'\n{_next_command(form, index, output)}')
+    print(printable(f'{missing:,} annotated videos are not there: {output / MISSING}'))
+  print(f'\n{printable(_next_command(form, index, output))}')
   return 0
 
 
@@ -85,13 +87,15 @@ def _next_command(form: str, index: 'Index', output: Path) -> str:
   counts = tuple(len(names) for names in index.classes.values())
   recipe = RECIPES.get((form.partition(':')[0], counts))
   words = [f'vivit train --config=configs/{recipe or "finetune.py"}']
-  words.append(f'--config.data.root={output}')
+  words.append(f'--config.data.root={shlex.quote(str(output))}')
   heads = tuple(index.classes)
   if recipe is None and index.multi_label:
     words.append('--config.task.kind=multi_label')
   if recipe is None and heads != ('label',):
     names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
-    words.append(f'--config.task.heads="{names}"')
+    plain = re.fullmatch(r"[\w(), '.-]+", names) is not None  # shlex would quote each quote
+    quoted = f'"{names}"' if plain else shlex.quote(names)
+    words.append(f'--config.task.heads={quoted}')
   if recipe is None and heads == ('verb', 'noun'):
     words.append('--config.task.joint=action')
   return ' '.join([*words, '--config.init.checkpoint=WEIGHTS --workdir=RUN'])

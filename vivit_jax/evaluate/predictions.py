@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vivit_jax.errors import printable
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -72,20 +74,15 @@ def as_table(predictions: Sequence[Prediction], title: str) -> str:
 
 
 def _rows(prediction: Prediction, several: bool) -> list[list[str]]:
-  path = _printable(prediction.path)
+  path = printable(prediction.path)
   gap = [''] if several else []
   if prediction.error is not None:
-    return [[path, '-', '-', '-', *gap, _printable(f'error: {prediction.error}'), '']]
+    return [[path, '-', '-', '-', *gap, printable(f'error: {prediction.error}'), '']]
   first = [path, str(prediction.frames), str(prediction.used), f'{prediction.seconds:.2f}']
   rows = []
   for head, best in prediction.heads.items():
-    name = [_printable(head)] if several else []
+    name = [printable(head)] if several else []
     for label, share in best:
-      rows.append([*first, *name, _printable(label), f'{share:7.2%}'])
+      rows.append([*first, *name, printable(label), f'{share:7.2%}'])
       first, name = [''] * 4, gap
   return rows
-
-
-def _printable(text: str) -> str:
-  """Returns text without what could move a terminal's cursor; it comes from files."""
-  return ''.join(c if c.isprintable() else '?' for c in text)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vivit_jax.config import Config, Evaluate, Task
 from vivit_jax.config_parse import to_dict
-from vivit_jax.data.dataset import open_split
+from vivit_jax.data.dataset import evaluation_split, open_split
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.loader.assembly import Batch
@@ -134,7 +134,7 @@ def evaluate_run(
   workdir: Path,
   *,
   step: str = 'best',
-  split: str = 'test',
+  split: str | None = None,
   views: tuple[int, int] | None = None,
   heed: Between = lambda: None,
 ) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def evaluate_run(
   Args:
     workdir: of the run.
     step: 'best', 'last' or the number of a kept step.
-    split: of the data.
+    split: of the data; by default test, or validation where the data has no test videos.
     views: temporal and spatial; those of the run's configuration if None.
     heed: called before each batch; leaves the evaluation by what it raises.
 
@@ -161,6 +161,14 @@ def evaluate_run(
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
     if views is not None:
       protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
+    if split is None:
+      split = evaluation_split(config)
+      if split != 'test' and cluster.is_first():
+        print(
+          'vivit: hint: the data has no test.csv, so this evaluates its validation videos',
+          file=sys.stderr,
+          flush=True,
+        )
     data = open_common_split(config, split)
     failures = Failures(data, config.data.max_bad_share, workdir)
     forward = compile_forward(build(config), mesh)

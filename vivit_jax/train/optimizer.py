@@ -7,6 +7,8 @@ import jax
 import optax
 
 from vivit_jax.config import Config, Train
+from vivit_jax.config_types import LARGEST
+from vivit_jax.errors import ConfigError
 from vivit_jax.train.parameter_groups import depths, is_matrix, is_trained
 
 
@@ -14,7 +16,13 @@ def total_steps(config: Config, videos: int) -> int:
   """Returns the length of a run: train.steps, else epochs over `videos` training videos."""
   if config.train.steps is not None:
     return config.train.steps
-  return max(1, round(config.train.epochs * videos / config.train.batch_size))
+  steps = max(1, round(config.train.epochs * videos / config.train.batch_size))
+  if steps > LARGEST:
+    raise ConfigError(
+      f'config.train.epochs={config.train.epochs} of {videos} videos are {steps:.3g} steps: '
+      f'at most {LARGEST} are counted'
+    )
+  return steps
 
 
 def learning_rate(train: Train, steps: int) -> optax.Schedule:

@@ -10,7 +10,7 @@ A class folder is searched at any depth. Ids are alphabetical.
 from pathlib import Path, PurePosixPath
 
 from vivit_jax.data.index.divide import SHARE, divide
-from vivit_jax.data.index.rows import Index, Row, split_name
+from vivit_jax.data.index.rows import Index, Row, refuse_alike, split_name
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
 
@@ -24,7 +24,7 @@ def read(videos: VideoFiles) -> Index:
   has_splits = any(
     split_name(top) == 'train' and (top not in flat or all(map(split_name, tops))) for top in tops
   )
-  rows, elsewhere = [], []
+  rows, elsewhere, folders = [], [], set[str]()
   for path, (*above, name) in parts.items():
     split = split_name(above[0]) if has_splits and above else 'train'
     if has_splits and split is None:
@@ -34,11 +34,13 @@ def read(videos: VideoFiles) -> Index:
     if not below:
       layout = f'{"/".join([*above, ""])}<class>/{name}'
       raise DataError(f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}')
+    folders.add(below[0])
     row = Row(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
     rows.append(row)
+  refuse_alike(str(videos.folder), folders)
   _refuse_empty(videos.folder, tops if has_splits else None, {row.names[0] for row in rows})
   notes = [f'{len(elsewhere)} videos outside of train, validation and test are left out']
-  notes = notes if elsewhere else []
+  notes = [*(notes if elsewhere else []), *videos.notes, *videos.others]
   if all(row.split != 'validation' for row in rows):
     rows = divide(rows)
     notes.append(

@@ -77,7 +77,9 @@ def read_index(
       f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '
       'a folder directly in it'
     )
-  return name, FORMATS[name].read(place, VideoFiles(source)), source
+  videos = VideoFiles(source)
+  index = FORMATS[name].read(place, videos)
+  return name, dataclasses.replace(index, notes=(*index.notes, *videos.notes)), source
 
 
 def _detect(place: Path, required: bool) -> str:

@@ -11,7 +11,7 @@ has several names, separated by '|', the column is multi-label. Ids are alphabet
 from pathlib import Path
 
 from vivit_jax.data.index.divide import SHARE, divide
-from vivit_jax.data.index.rows import Index, Row, split_name, tags
+from vivit_jax.data.index.rows import Index, Row, refuse_alike, split_name, tags
 from vivit_jax.data.index.tables import read_table
 from vivit_jax.data.manifest import SEPARATOR, check_path, parse_span
 from vivit_jax.errors import DataError
@@ -42,7 +42,12 @@ def read(file: Path) -> Index:
     start, end = parse_span(where, cells.get('start'), cells.get('end'))
     names = tuple(cells[head].strip() for head in heads)
     rows.append(Row(split, there, names, path, where, start, end))
+  spaced = [where for where, cells in table if any(cells[h] != cells[h].strip() for h in heads)]
   notes = []
+  if spaced:
+    notes.append(
+      f'{len(spaced):,} rows have spaces around classes, which are cut, e.g. {spaced[0]}'
+    )
   if 'split' not in table[0][1]:
     rows = divide(rows)
     notes.append(
@@ -51,5 +56,6 @@ def read(file: Path) -> Index:
   classes = {}
   for i, head in enumerate(heads):
     cells_of = [tags(row.names[i]) if multi_label else [row.names[i]] for row in rows]
+    refuse_alike(f'{file} {head}', {name for names in cells_of for name in names})
     classes[head] = tuple(sorted({name for names in cells_of for name in names}))
   return Index(tuple(rows), classes, multi_label, tuple(notes), (file,))

@@ -2,7 +2,9 @@
 """What every reader of annotations returns: videos, their classes and where that stands."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vivit_jax.config_parse import nearest
@@ -81,6 +83,39 @@ def check(index: Index) -> None:
         f'{row.where} {row.path!r} cannot stand in a manifest: rename the file, without line '
         'breaks and in UTF-8'
       )
+
+
+def refuse_alike(where: str, names: Iterable[str]) -> None:
+  """Refuses class names that differ in spaces only: one class, or two that nobody can tell apart.
+
+  Raises:
+    DataError: naming two of them.
+  """
+  seen: dict[str, str] = {}
+  for name in sorted(names):
+    other = seen.setdefault(' '.join(name.split()), name)
+    if other != name:
+      raise DataError(
+        f'{where} has the classes {other!r} and {name!r}, which differ in spaces only: give them '
+        'one name if they are one class, else two names'
+      )
+
+
+def shared(rows: Iterable[Row]) -> tuple[str, ...]:
+  """Returns a note for each pair of splits that videos, which are there, stand in both of."""
+  splits: dict[str, set[str]] = defaultdict(set)
+  for row in rows:
+    if row.path is not None:
+      splits[row.path].add(row.split)
+  notes = []
+  for one, other in itertools.combinations(SPLITS, 2):
+    both = [path for path, found in splits.items() if {one, other} <= found]
+    if both:
+      notes.append(
+        f'{len(both):,} videos stand in both {one} and {other}, e.g. {both[0]!r}: scores on '
+        f'{other} are too good where they show the same'
+      )
+  return tuple(notes)
 
 
 def tags(cell: str) -> list[str]:

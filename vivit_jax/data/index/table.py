@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table that says what a data set has, split by split, and what it lacks."""
 
-from vivit_jax.data.index.rows import Index, tags
+from vivit_jax.data.index.rows import Index, shared, tags
 from vivit_jax.data.manifest import SPLITS
+from vivit_jax.errors import printable
 
 _SHOWN = 5
 
@@ -26,4 +27,4 @@ def as_table(index: Index) -> str:
       without = f'{len(empty)}: {shown}' if empty else '-'
       lines.append(f'{start}  {head:{head_width}}{len(names):10,}  {without}')
       start = ' ' * 32
-  return '\n'.join([*lines, *index.notes])
+  return '\n'.join(map(printable, [*lines, *index.notes, *shared(index.rows)]))

@@ -2,6 +2,7 @@
 """Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
 
 import io
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from vivit_jax.data.video.display import Screen
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
-  'format_whitelist': 'mov,matroska,avi,mpegts,mpeg,mpegvideo',
+  'format_whitelist': 'mov,matroska,avi,flv,mpegts,mpeg,mpegvideo',
   'protocol_whitelist': 'file',
 }
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
@@ -47,8 +48,8 @@ class VideoReader:
 
   Use it as a context manager. Frames are counted by their true timestamps, so that index i is the
   same frame whatever was read before, with variable frame rates and B-frames too. Files without
-  timestamps to trust (AVI with B-frames, MPEG program and bare video streams) are counted in the
-  order in which the decoder gives frames out, from the first, which takes longer.
+  timestamps to trust (AVI with B-frames, MPEG program and bare video streams, joined files) are
+  counted in the order in which the decoder gives frames out, from the first: slower.
 
   Attributes:
     frames: between start and end, at least 1.
@@ -213,10 +214,13 @@ class VideoReader:
     times = [pts for pts, _, _, hidden in packets if not hidden]
     if not times:
       raise DecodeError(self._path, 'no frames')
+    # Two recordings in one file, the clock set back: their times say nothing about the order.
+    stored = [dts for _, dts, _, _ in packets if dts is not None]
+    restarted = any(later < earlier for earlier, later in itertools.pairwise(stored))
     # AVI numbers packets, not frames; with B-frames that is another order, and nothing says so.
     # MPEG program streams stamp only some frames: after a seek the others get wrong times.
     renumbered = name == 'avi' and self._stream.codec_context.has_b_frames
-    if None in times or name in ('mpeg', 'mpegvideo') or renumbered:
+    if None in times or name in ('mpeg', 'mpegvideo') or renumbered or restarted:
       self._counted = True
       return [], []
     # Key frames that an edit list hides are still where decoding must start.

@@ -24,7 +24,6 @@ SIGNATURES = (  # of what was found under the names of videos
   (b'%PDF', 'a PDF document'),
   (b'ID3', 'MP3 audio'),
   (b'OggS', 'Ogg, which is not read'),
-  (b'FLV', 'Flash video, which is not read'),
   (b'0&\xb2u', 'Windows Media, which is not read'),
 )
 
