@@ -235,7 +235,9 @@ def test_run_prints_a_table_or_json_and_fails_where_a_video_did(tmp_path, checkp
   good = write_video(tmp_path / 'good.mp4', 3)  # shorter than the clip
   assert run(pretrained, [good], views=(2, 3), top=2) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == ('2x3 views of 4 frames, every 3 frames, 32x32 pixels, rgb from -1 to 1')
+  assert lines[0] == (
+    '2x3 views of 4 frames, every 3 frames, 32x32 pixels of a short side of 37, rgb from -1 to 1'
+  )
   assert lines[2].split() == ['video', 'frames', 'used', 'seconds', 'label']
   assert lines[3].split()[:4] == [str(good), '3', '1', '0.20']
   assert len(lines) == 5

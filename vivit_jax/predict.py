@@ -139,7 +139,7 @@ def make_protocol(
     sampling='stride' if stride else wants.sampling,
     height=source.height,
     width=source.width,
-    short_side=wants.short_side,
+    short_side=source.short_side,
     low=wants.low,
     high=wants.high,
     channels=wants.channels,

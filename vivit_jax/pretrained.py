@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from vivit_jax.checkpoint import CHECKPOINTS, Checkpoints
-from vivit_jax.config import Clip, Config, Hints
+from vivit_jax.config import Clip, Config, Evaluate, Hints
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.initialise import initialise
 from vivit_jax.convert.load import load_source
@@ -107,7 +107,10 @@ def load_run(
     task=config.task,
     labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
     preprocessing=Preprocessing(
-      stride=clip.stride, stride_seconds=clip.stride_seconds, sampling=clip.sampling
+      stride=clip.stride,
+      short_side=config.test_short_side,
+      stride_seconds=clip.stride_seconds,
+      sampling=clip.sampling,
     ),
     unused={},
   )
@@ -197,7 +200,8 @@ def write_run(source: Source, workdir: Path) -> None:
     source.height,
     source.width,
   )
-  config = Config(task=task, model=source.model, clip=clip)
+  evaluate = Evaluate(short_side=wants.short_side)
+  config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
   names = {}
   if source.labels is not None:
     names = {head: source.labels[part] for head, part in head_slices(task).items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from vivit_jax.config import Hints, Model, Task
+from vivit_jax.config import Clip, Hints, Model, Task
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes
@@ -20,7 +20,7 @@ class Preprocessing:
     low, high: what a pixel of 0 and of 255 becomes, per channel.
     channels: their order.
     stride: between the frames of a clip.
-    short_side: pixels to which the shorter side is resized before the crop.
+    short_side: pixels to which the shorter side is resized before the crop; see Source.short_side.
     stride_seconds, sampling: instead of `stride`, as in config.Clip.
   """
 
@@ -67,6 +67,12 @@ class Source:
   def classes(self) -> int:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
+
+  @property
+  def short_side(self) -> int:
+    """Pixels of frames' shorter side before the crop: Scenic's where the source does not say."""
+    clip = Clip(height=self.height, width=self.width)
+    return self.preprocessing.short_side or clip.usual_short_side
 
   @property
   def grid(self) -> Grid:

@@ -27,7 +27,7 @@ class Protocol:
   sampling: Literal['stride', 'whole_video']
   height: int  # pixels
   width: int
-  short_side: int | None  # see SpatialCrops
+  short_side: int  # see SpatialCrops
   low: Triple  # what a pixel of 0 becomes, per channel
   high: Triple  # what 255 becomes
   channels: Literal['rgb', 'bgr']  # the order of low, high and of what the model sees
@@ -55,11 +55,11 @@ class Protocol:
       stride = 'evenly from the whole video'
     if self.stride_from == 'assumed':
       stride += ' (assumed: the checkpoint does not say)'
-    resized = f' of a short side of {self.short_side}' if self.short_side else ''
     low, high = _values(self.low), _values(self.high)
     return (
       f'{self.temporal_views}x{self.spatial_views} views of {self.frames} frames, {stride}, '
-      f'{self.height}x{self.width} pixels{resized}, {self.channels} from {low} to {high}'
+      f'{self.height}x{self.width} pixels of a short side of {self.short_side}, '
+      f'{self.channels} from {low} to {high}'
     )
 
 
