@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 from videos import write_video
 
-from vivit_jax import predict as module
+from vivit_jax import pretrained as module
 from vivit_jax.config import Model, Task
 from vivit_jax.convert import safetensors_file
 from vivit_jax.convert.errors import CheckpointError
@@ -24,7 +24,8 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
-from vivit_jax.predict import as_values, make_protocol, predict, run
+from vivit_jax.model.values import as_values
+from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.pretrained import load_pretrained
 
 MODEL = Model(

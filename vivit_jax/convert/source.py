@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vivit_jax.config import Clip, Hints, Model, Task
+from vivit_jax.config_types import Triple
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes
@@ -24,8 +25,8 @@ class Preprocessing:
     stride_seconds, sampling: instead of `stride`, as in config.Clip.
   """
 
-  low: tuple[float, float, float] | None = (-1.0, -1.0, -1.0)
-  high: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
+  low: Triple | None = (-1.0, -1.0, -1.0)
+  high: Triple | None = (1.0, 1.0, 1.0)
   channels: Literal['rgb', 'bgr'] = 'rgb'
   stride: int | None = None
   short_side: int | None = None
@@ -53,7 +54,7 @@ class Source:
   path: Path
   format: str
   kind: Literal['image', 'video']
-  params: Flat
+  params: Flat = dataclasses.field(repr=False)
   model: Model
   frames: int
   height: int
@@ -61,12 +62,25 @@ class Source:
   task: Task | None
   labels: tuple[str, ...] | None
   preprocessing: Preprocessing
-  unused: Mapping[str, str]
+  unused: Mapping[str, str] = dataclasses.field(repr=False)
 
   @property
   def classes(self) -> int:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
+
+  def values(self) -> tuple[Triple, Triple]:
+    """Returns what a pixel of 0 and of 255 becomes, of a source that predicts.
+
+    Raises:
+      CheckpointError: no classifier, or no value range.
+    """
+    if self.task is None:
+      raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
+    low, high = self.preprocessing.low, self.preprocessing.high
+    if low is None or high is None:
+      raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
+    return low, high
 
   @property
   def short_side(self) -> int:
