@@ -90,7 +90,7 @@ def read_all_views(video: Video, protocol: Protocol) -> Views:
   """
   temporal, spatial = protocol.temporal_views, protocol.spatial_views
   crops = SpatialCrops(protocol.height, protocol.width, spatial, protocol.short_side)
-  with LenientReader(video.path, video.start, video.end) as reader:
+  with (reader := LenientReader(video.path, video.start, video.end)):
     indices = evaluation_clips(reader.times, protocol.clip, temporal)
     pixels = read_clips(reader, indices, crops)
     return Views(pixels, indices, reader.frames, reader.seconds, reader.missing)

@@ -4,7 +4,7 @@
 import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -108,7 +108,7 @@ class VideoReader:
     self.seconds = seconds[high - 1] - seconds[low]
     self.times = np.array(seconds[low:high]) - seconds[low]
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'VideoReader':
     return self
 
   def __exit__(self, *_) -> None:
