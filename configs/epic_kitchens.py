@@ -50,6 +50,7 @@ def get_config(variant: str = 'B/16x2,factorised_encoder'):
   if 'modern' in words:
     config.clip.update({'height': 320, 'width': 320, 'stride_seconds': 2 / 60})
     config.augment.crop.update({'short_side': 336, 'scale': (1.0, 448 / 336), 'stretch': False})
+    config.evaluate.short_side = 320
     config.train.update(
       {
         'optimizer': 'adamw',

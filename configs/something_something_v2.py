@@ -37,7 +37,7 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
   if 'scenic' in words:
     config.train.learning_rate = 0.4
     config.clip.update({'stride': 1, 'height': 256, 'width': 256})
-    config.augment.crop.short_side = 288
+    config.augment.crop.short_side = config.evaluate.short_side = 288
     config.augment.flip = 'paper'
     config.augment.rand_augment.operations = 'scenic'
     config.init.positions = 'scenic'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from videos import config, numbers, write_dataset, write_images
 
-from vivit_jax.config import Clip, Task
+from vivit_jax.config import Clip, Evaluate, Task
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.records import ATTEMPTS, EvaluationVideos, TrainingExamples, read_view
 from vivit_jax.errors import DataError
@@ -92,6 +92,7 @@ def test_views_are_clip_by_clip_with_the_crops_next_to_each_other(tmp_path, rng)
   root = write_dataset(tmp_path / 'data', 1)
   write_images(root / '0.mp4', images)
   manifest, settings = train(root, clip=Clip(frames=4, stride=2, height=24, width=24))
+  settings = dataclasses.replace(settings, evaluate=Evaluate(short_side=24))
   record = EvaluationVideos(manifest, settings, 2, 3)(0)
   levels = record['video'].astype(float).mean(axis=(2, 3, 4)).reshape(2, 3, 4)
   np.testing.assert_allclose(np.diff(levels, axis=0), 17 * 3, atol=2)

@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 from videos import write_video
 
-from vivit_jax import predict as module
+from vivit_jax import pretrained as module
 from vivit_jax.config import Model, Task
 from vivit_jax.convert import safetensors_file
 from vivit_jax.convert.errors import CheckpointError
@@ -24,7 +24,8 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
-from vivit_jax.predict import as_values, make_protocol, predict, run
+from vivit_jax.model.values import as_values
+from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.pretrained import load_pretrained
 
 MODEL = Model(
@@ -235,7 +236,9 @@ def test_run_prints_a_table_or_json_and_fails_where_a_video_did(tmp_path, checkp
   good = write_video(tmp_path / 'good.mp4', 3)  # shorter than the clip
   assert run(pretrained, [good], views=(2, 3), top=2) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == ('2x3 views of 4 frames, every 3 frames, 32x32 pixels, rgb from -1 to 1')
+  assert lines[0] == (
+    '2x3 views of 4 frames, every 3 frames, 32x32 pixels of a short side of 37, rgb from -1 to 1'
+  )
   assert lines[2].split() == ['video', 'frames', 'used', 'seconds', 'label']
   assert lines[3].split()[:4] == [str(good), '3', '1', '0.20']
   assert len(lines) == 5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import make
 
-from vivit_jax import predict
+from vivit_jax import predict, pretrained
 from vivit_jax.data import views
 from vivit_jax.data.video import boxes, decode, planes
 
@@ -68,16 +68,17 @@ DRIFTS = {
   ),
   'from 0 to 1': lambda patch: [
     patched(patch, module, 'as_values', lambda values: (values + 1) / 2)
-    for module in (make, predict)
+    for module in (make, pretrained)
   ],
   'from -3 to 1': lambda patch: [
-    patched(patch, module, 'as_values', lambda values: values * 2 - 1) for module in (make, predict)
+    patched(patch, module, 'as_values', lambda values: values * 2 - 1)
+    for module in (make, pretrained)
   ],
   'another stride': lambda patch: patch.setattr(
     make, 'make_protocol', lambda source: predict.make_protocol(source, stride=1)
   ),
   'logits of one view': lambda patch: patched(
-    patch, predict, 'apply', lambda logits: logits[:1].repeat(len(logits), axis=0)
+    patch, pretrained, 'apply', lambda logits: logits[:1].repeat(len(logits), axis=0)
   ),
 }
 

@@ -120,9 +120,11 @@ def predict(options: argparse.Namespace) -> int:
 
 def parse_views(text: str) -> tuple[int, int]:
   """Returns temporal and spatial views from `TxS`."""
-  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+  match = re.fullmatch(r'([1-9]\d{0,8})x([1-9]\d{0,8})', text, re.ASCII)
   if match is None:
-    raise ConfigError(f'--views={text} is not TxS, temporal x spatial views, e.g. 4x3')
+    raise ConfigError(
+      f'--views={text} is not TxS, temporal x spatial views, each below a milliard, e.g. 4x3'
+    )
   return int(match[1]), int(match[2])
 
 

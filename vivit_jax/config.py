@@ -83,6 +83,11 @@ class Clip:
   height: Count = 224  # pixels
   width: Count = 224
 
+  @property
+  def usual_short_side(self) -> int:
+    """Pixels of frames' shorter side where nothing else is said: 256 for 224, as in Scenic."""
+    return round(min(self.height, self.width) * 8 / 7)
+
 
 @dataclasses.dataclass(frozen=True)
 class MovingDigits:
@@ -164,6 +169,9 @@ class Evaluate:
 
   temporal_views: Count = 4
   spatial_views: Count = 3  # crops along the longer side
+  # Pixels to which frames' shorter side is scaled before the crop; None = that of training
+  # (augment.crop.short_side), 256 for crops of 224, as Scenic's min_resize is of both.
+  short_side: Count | None = None
   batch_size: Count = 64  # views over all devices and hosts
 
 
@@ -246,6 +254,12 @@ class Config:
   faults: Faults = Faults()
   mesh: Mesh = Mesh()
   init: Init = Init()
+
+  @property
+  def test_short_side(self) -> int:
+    """Pixels of frames' shorter side in validation, testing and prediction."""
+    crop = self.augment.crop
+    return self.evaluate.short_side or crop.short_side or self.clip.usual_short_side
 
 
 @dataclasses.dataclass(frozen=True)

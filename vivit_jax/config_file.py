@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from vivit_jax.config import SIZES, Attention, Config
-from vivit_jax.config_parse import nearest, parse, required
+from vivit_jax.config_parse import check_views, nearest, parse, required
 from vivit_jax.errors import ConfigError
 
 
@@ -106,6 +106,7 @@ def load(arguments: Sequence[str]) -> Config:
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     raise ConfigError(_one_line(error)) from None
   config = parse(tree.to_dict())
+  check_views(config.evaluate.temporal_views, config.evaluate.spatial_views, config.clip)
   root = config.data.root
   if root is None or '://' in root:
     return config

@@ -13,6 +13,10 @@ from vivit_jax.config_augment import Augment
 from vivit_jax.config_mesh import check_mesh
 from vivit_jax.errors import ConfigError
 
+# Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
+# of 224 x 224.
+MAX_VIEWS = 2**29
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns '; did you mean X?' for the closest known name, else the choices."""
@@ -182,6 +186,21 @@ def _check_mix(mix: Mix, repeats: int) -> None:
     raise ConfigError(
       f'config.mix.group={mix.group} would blend clips of one video with each other, of which '
       f'config.augment.repeats={repeats} stand together: give a multiple of {2 * repeats}'
+    )
+
+
+def check_views(temporal: int, spatial: int, clip: Clip) -> None:
+  """Refuses views of one video that do not belong into memory, which a checkpoint may claim.
+
+  Raises:
+    ConfigError: naming how many views of which size they are, and what they take.
+  """
+  size = temporal * spatial * clip.frames * clip.height * clip.width * 3
+  if size > MAX_VIEWS:
+    raise ConfigError(
+      f'{temporal}x{spatial} views of {clip.frames} frames of {clip.height}x{clip.width} pixels '
+      f'take {size // 2**20:,} MiB for each video, more than {MAX_VIEWS // 2**20}: give fewer '
+      'views, or check that the clip is meant to be so long'
     )
 
 

@@ -45,3 +45,4 @@ Layers = Annotated[int, Range(1, 1000)]  # far more than were ever trained; each
 LayersOrZero = Annotated[int, Range(0, 1000)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # of which JAX's generator keeps 32 bits
 Seconds = Annotated[float, Range(0.0, 1e8)]  # three years: timers of the machine end somewhere
+Triple = tuple[float, float, float]  # a number per channel

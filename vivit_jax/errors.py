@@ -29,6 +29,10 @@ class ConfigError(UserError, ValueError):
   """A setting that cannot be used."""
 
 
+class InputError(UserError, ValueError):
+  """Frames that a model cannot take."""
+
+
 class DataError(UserError):
   """A manifest, class list or video that cannot be used."""
 

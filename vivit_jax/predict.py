@@ -9,23 +9,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, UInt8
+from jaxtyping import Float64
 from tqdm import tqdm
 
-from vivit_jax.config import Task
-from vivit_jax.convert.errors import CheckpointError
+from vivit_jax.config import Clip, Task
+from vivit_jax.config_parse import check_views
 from vivit_jax.convert.source import Source
 from vivit_jax.data.collect import collect_videos
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.video.decode import DecodeError
-from vivit_jax.data.views import Protocol, Triple, read_all_views
+from vivit_jax.data.views import Protocol, read_all_views
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as page
 from vivit_jax.evaluate.predictions import Prediction
-from vivit_jax.model.vivit import apply
 from vivit_jax.pretrained import Pretrained
 from vivit_jax.task import head_slices
 
@@ -105,7 +102,7 @@ def predict(
     progress: shows videos per second and the time left, where standard error is a terminal.
 
   Raises:
-    ConfigError: a number below 1.
+    ConfigError: a number below 1, or views that take too much memory.
     CheckpointError: no classifier, or no value range.
   """
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
@@ -124,11 +121,9 @@ def make_protocol(
     raise ConfigError(
       f'views={temporal_views}x{spatial_views} and stride={stride} must be at least 1'
     )
-  if source.task is None:
-    raise CheckpointError(source.path, 'has no classifier, so it predicts nothing')
-  wants = source.preprocessing
-  if wants.low is None or wants.high is None:
-    raise CheckpointError(source.path, 'does not tell the value range that its weights expect')
+  wants, (low, high) = source.preprocessing, source.values()
+  clip = Clip(source.frames, height=source.height, width=source.width)
+  check_views(temporal_views, spatial_views, clip)
   said: Literal['argument', 'checkpoint', 'assumed']
   said = 'argument' if stride else 'checkpoint' if wants.stride else 'assumed'
   return Protocol(
@@ -139,31 +134,13 @@ def make_protocol(
     sampling='stride' if stride else wants.sampling,
     height=source.height,
     width=source.width,
-    short_side=wants.short_side,
-    low=wants.low,
-    high=wants.high,
+    short_side=source.short_side,
+    low=low,
+    high=high,
     channels=wants.channels,
     temporal_views=temporal_views,
     spatial_views=spatial_views,
   )
-
-
-def as_values(
-  video: UInt8[Array, 'b f h w 3'],
-  low: Triple,
-  high: Triple,
-  channels: Literal['rgb', 'bgr'],
-) -> Float[Array, 'b f h w 3']:
-  """Returns RGB pixels as the weights expect them: float32, channels in their order.
-
-  Args:
-    video: 0 to 255.
-    low, high: what 0 and 255 become, per channel in the order that the weights expect.
-    channels: that order.
-  """
-  x = video[..., ::-1] if channels == 'bgr' else video
-  bottom, top = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
-  return x.astype(jnp.float32) / 255.0 * (top - bottom) + bottom
 
 
 @dataclasses.dataclass(eq=False)
@@ -184,7 +161,6 @@ def _stream(
   progress: bool,
 ) -> Iterator[Prediction]:
   """Yields predictions; batches fill up across videos, so that only the last one has a rest."""
-  forward = _compile_forward(pretrained, protocol)
   task, labels = cast(Task, pretrained.source.task), pretrained.source.labels
   waiting: deque[_Entry] = deque()
   rows: list[tuple[np.ndarray, _Entry]] = []
@@ -193,7 +169,7 @@ def _stream(
     batch = np.zeros((batch_size, *rows[0][0].shape), np.uint8)
     for place, (view, _) in zip(batch, rows, strict=False):
       place[:] = view
-    for (_, entry), logits in zip(rows, forward(batch), strict=False):
+    for (_, entry), logits in zip(rows, pretrained.logits(batch), strict=False):
       entry.logits = entry.logits + logits.astype(np.float64)
       entry.left -= 1
     del rows[:batch_size]
@@ -226,8 +202,9 @@ def _read(video: Video, protocol: Protocol) -> tuple[Prediction, Sequence[np.nda
     views = read_all_views(video, protocol)
   except DecodeError as error:
     return Prediction(video.path, {}, error=error.reason), []
-  used = len(np.unique(views.indices))
-  return Prediction(video.path, {}, views.frames, views.seconds, used), list(views.pixels)
+  used = len(np.unique(views.indices)) - views.missing
+  found = Prediction(video.path, {}, views.frames, views.seconds, used, views.missing)
+  return found, list(views.pixels)
 
 
 def _ahead(read: Callable, videos: Sequence[Video]) -> Iterator[Any]:
@@ -240,20 +217,6 @@ def _ahead(read: Callable, videos: Sequence[Video]) -> Iterator[Any]:
         yield queue.popleft().result()
     while queue:
       yield queue.popleft().result()
-
-
-def _compile_forward(
-  pretrained: Pretrained, protocol: Protocol
-) -> Callable[[UInt8[np.ndarray, 'b f h w 3']], np.ndarray]:
-  """Returns a function from views, uint8 [B, F, H, W, 3], to float32 logits [B, C]."""
-  params = jax.device_put(pretrained.params)
-
-  @jax.jit
-  def forward(params: Any, video: Array) -> Array:
-    values = as_values(video, protocol.low, protocol.high, protocol.channels)
-    return apply(pretrained.model, params, values)
-
-  return lambda video: np.asarray(forward(params, video))
 
 
 def _with_labels(

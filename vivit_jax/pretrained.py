@@ -2,36 +2,48 @@
 """Weights of any format as a model that runs, and as the start of another model."""
 
 import dataclasses
+import functools
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from vivit_jax.checkpoint import CHECKPOINTS, Checkpoints
-from vivit_jax.config import Clip, Config, Hints
+from vivit_jax.config import Clip, Config, Evaluate, Hints
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.initialise import initialise
 from vivit_jax.convert.load import load_source
 from vivit_jax.convert.load_table import format_table
-from vivit_jax.convert.source import Preprocessing, Source, check_hints, check_source, grid
+from vivit_jax.convert.source import (
+  Preprocessing,
+  Source,
+  check_hints,
+  check_source,
+  grid,
+)
 from vivit_jax.convert.value_range import to_unit_range
-from vivit_jax.errors import CheckpointError, printable
-from vivit_jax.model.vivit import ViViT
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.errors import CheckpointError, InputError, printable
+from vivit_jax.model.values import as_values
+from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.remote.localise import localise
 from vivit_jax.task import head_slices
 from vivit_jax.workdir import SNAPSHOT, claim, read_class_names, read_config
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Pretrained:
-  """A checkpoint as a model that runs.
+  """A checkpoint as a model that runs: `pretrained(frames)` are the logits of raw frames.
 
   Attributes:
-    model: `model.apply({'params': params}, video)` gives float32 logits.
+    model: `model.apply({'params': params}, video)` gives float32 logits of clips whose size and
+      value range are already those that the weights expect.
     params: nested dict of float32 arrays.
     source: where they came from, labels, clip and the preprocessing that they expect.
     step: of the training run, where one of ours tells.
@@ -41,6 +53,63 @@ class Pretrained:
   params: Any
   source: Source
   step: int | None = None
+
+  def __call__(self, frames: Shaped[np.ndarray, '...']) -> Float[np.ndarray, '... c']:
+    """Returns float32 logits [C] of one clip, or [B, C] of several, prepared as in `predict`.
+
+    Frames are scaled and cropped to the central view and brought to the value range and channel
+    order of the weights. Probabilities are their softmax over the classes of each head, in tasks
+    with several labels their sigmoid; `predict` takes files and gives names.
+
+    Args:
+      frames: uint8 RGB from 0 to 255 of any size, [F, H, W, 3] or [B, F, H, W, 3], as many frames
+        as the clip of the weights has (source.frames), each source.preprocessing.stride frames of
+        the video after the one before.
+
+    Raises:
+      InputError: another type or shape, naming it.
+      CheckpointError: weights without a classifier or of an unknown value range.
+    """
+    source, several = self.source, frames.ndim == 5
+    held = f'frames are {frames.dtype} {list(frames.shape)}'
+    if frames.dtype != np.uint8:
+      raise InputError(f'{held}: give uint8 RGB from 0 to 255, which is scaled here')
+    if frames.ndim not in (4, 5) or frames.shape[-1] != 3 or not frames.size:
+      raise InputError(f'{held}: give [F, H, W, 3] or [B, F, H, W, 3]')
+    if frames.shape[-4] != source.frames:
+      raise InputError(
+        f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
+        'give its file to vivit_jax.predict'
+      )
+    crop = SpatialCrops(source.height, source.width, 1, source.short_side)
+    clips = frames if several else frames[None]
+    views = np.stack([np.concatenate([crop(frame) for frame in clip]) for clip in clips])
+    logits = self.logits(views)
+    return logits if several else logits[0]
+
+  def logits(self, views: UInt8[np.ndarray, 'b f h w 3']) -> Float[np.ndarray, 'b c']:
+    """Returns float32 logits of clips cut to the model's size already; RGB from 0 to 255."""
+    return np.asarray(self._forward(views))
+
+  @functools.cached_property
+  def _forward(self) -> Callable[[Any], Array]:
+    """The model on pixels, compiled once for each number of clips."""
+    low, high = self.source.values()
+    channels = self.source.preprocessing.channels
+    params = jax.device_put(self.params)
+    compiled = jax.jit(
+      lambda params, views: apply(self.model, params, as_values(views, low, high, channels))
+    )
+    return functools.partial(compiled, params)
+
+  def __repr__(self) -> str:
+    source = self.source
+    step = f', step {self.step}' if self.step is not None else ''
+    return (
+      f'Pretrained({str(source.path)!r}{step}: {source.format}, {source.kind} model '
+      f'{source.model.attention}, {source.frames} frames of {source.height}x{source.width}, '
+      f'{source.classes} classes, {sum(a.size for a in source.params.values()):,} parameters)'
+    )
 
   @property
   def labels(self) -> tuple[str, ...] | None:
@@ -107,7 +176,10 @@ def load_run(
     task=config.task,
     labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
     preprocessing=Preprocessing(
-      stride=clip.stride, stride_seconds=clip.stride_seconds, sampling=clip.sampling
+      stride=clip.stride,
+      short_side=config.test_short_side,
+      stride_seconds=clip.stride_seconds,
+      sampling=clip.sampling,
     ),
     unused={},
   )
@@ -197,7 +269,8 @@ def write_run(source: Source, workdir: Path) -> None:
     source.height,
     source.width,
   )
-  config = Config(task=task, model=source.model, clip=clip)
+  evaluate = Evaluate(short_side=wants.short_side)
+  config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
   names = {}
   if source.labels is not None:
     names = {head: source.labels[part] for head, part in head_slices(task).items()}

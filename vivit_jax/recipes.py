@@ -110,6 +110,7 @@ def finetune_as_videomae(
   )
   config.mix.update({'mixup': 0.8, 'cutmix': 1.0, 'group': 2 * repeats})  # of different videos
   config.augment.crop.kind = 'inception'
+  config.evaluate.short_side = min(config.clip.height, config.clip.width)
   config.augment.colour.update({'probability': 0.0, 'drop': 0.0})
   config.augment.rand_augment.update(
     {'layers': 4, 'magnitude': 7.0, 'probability': 0.5, 'fill': 'gray'}

@@ -20,7 +20,8 @@ from vivit_jax.convert.source import Preprocessing, Source, grid
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import Sample, draw, encode
 from vivit_jax.data.views import read_all_views
-from vivit_jax.predict import as_values, make_protocol, predict
+from vivit_jax.model.values import as_values
+from vivit_jax.predict import make_protocol, predict
 from vivit_jax.pretrained import load_pretrained
 
 FOLDER = Path(__file__).parent

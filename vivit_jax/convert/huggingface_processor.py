@@ -53,7 +53,7 @@ def processor_config(source: Source) -> dict[str, Any] | None:
   return {
     'image_processor_type': 'VivitImageProcessor',
     'do_resize': True,
-    'size': {'shortest_edge': source.preprocessing.short_side or min(source.height, source.width)},
+    'size': {'shortest_edge': source.short_side},
     'do_center_crop': True,
     'crop_size': {'height': source.height, 'width': source.width},
     'do_rescale': True,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from vivit_jax.config import Hints, Model, Task
-from vivit_jax.config_types import LARGEST
+from vivit_jax.config import Clip, Hints, Model, Task
+from vivit_jax.config_types import LARGEST, Triple
 from vivit_jax.convert.entries import Flat
 from vivit_jax.convert.errors import CheckpointError
 from vivit_jax.convert.layout import Grid, check_shapes, shapes
@@ -22,12 +22,12 @@ class Preprocessing:
     low, high: what a pixel of 0 and of 255 becomes, per channel.
     channels: their order.
     stride: between the frames of a clip.
-    short_side: pixels to which the shorter side is resized before the crop.
+    short_side: pixels to which the shorter side is resized before the crop; see Source.short_side.
     stride_seconds, sampling: instead of `stride`, as in config.Clip.
   """
 
-  low: tuple[float, float, float] | None = (-1.0, -1.0, -1.0)
-  high: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
+  low: Triple | None = (-1.0, -1.0, -1.0)
+  high: Triple | None = (1.0, 1.0, 1.0)
   channels: Literal['rgb', 'bgr'] = 'rgb'
   stride: int | None = None
   short_side: int | None = None
@@ -55,7 +55,7 @@ class Source:
   path: Path
   format: str
   kind: Literal['image', 'video']
-  params: Flat
+  params: Flat = dataclasses.field(repr=False)
   model: Model
   frames: int
   height: int
@@ -63,12 +63,31 @@ class Source:
   task: Task | None
   labels: tuple[str, ...] | None
   preprocessing: Preprocessing
-  unused: Mapping[str, str]
+  unused: Mapping[str, str] = dataclasses.field(repr=False)
 
   @property
   def classes(self) -> int:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
+
+  def values(self) -> tuple[Triple, Triple]:
+    """Returns what a pixel of 0 and of 255 becomes, of a source that predicts.
+
+    Raises:
+      CheckpointError: no classifier, or no value range.
+    """
+    if self.task is None:
+      raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
+    low, high = self.preprocessing.low, self.preprocessing.high
+    if low is None or high is None:
+      raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
+    return low, high
+
+  @property
+  def short_side(self) -> int:
+    """Pixels of frames' shorter side before the crop: Scenic's where the source does not say."""
+    clip = Clip(height=self.height, width=self.width)
+    return self.preprocessing.short_side or clip.usual_short_side
 
   @property
   def grid(self) -> Grid:

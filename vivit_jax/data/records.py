@@ -174,7 +174,7 @@ class EvaluationReader:
   def __call__(self, attempt: Attempt) -> Sample:
     """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError."""
     clip = self.config.clip
-    crops = SpatialCrops(clip.height, clip.width, self.spatial_views)
+    crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
     with self.manifest.open(attempt.index, attempt.video) as reader:
       indices = evaluation_clips(reader.times, clip, self.temporal_views)
       if self.config.data.freeze_time:

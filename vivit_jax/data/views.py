@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vivit_jax.config import Clip
+from vivit_jax.config_types import Triple
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.video.clips import evaluation_clips
 from vivit_jax.data.video.decode import VideoReader
-
-Triple = tuple[float, float, float]
+from vivit_jax.data.video.lenient import LenientReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Protocol:
   sampling: Literal['stride', 'whole_video']
   height: int  # pixels
   width: int
-  short_side: int | None  # see SpatialCrops
+  short_side: int  # see SpatialCrops
   low: Triple  # what a pixel of 0 becomes, per channel
   high: Triple  # what 255 becomes
   channels: Literal['rgb', 'bgr']  # the order of low, high and of what the model sees
@@ -55,11 +55,11 @@ class Protocol:
       stride = 'evenly from the whole video'
     if self.stride_from == 'assumed':
       stride += ' (assumed: the checkpoint does not say)'
-    resized = f' of a short side of {self.short_side}' if self.short_side else ''
     low, high = _values(self.low), _values(self.high)
     return (
       f'{self.temporal_views}x{self.spatial_views} views of {self.frames} frames, {stride}, '
-      f'{self.height}x{self.width} pixels{resized}, {self.channels} from {low} to {high}'
+      f'{self.height}x{self.width} pixels of a short side of {self.short_side}, '
+      f'{self.channels} from {low} to {high}'
     )
 
 
@@ -72,25 +72,28 @@ class Views:
     indices: of the frames that each clip shows, [T, F].
     frames: of the video, or of its span.
     seconds: from the first of them to the last.
+    missing: frames of the views that cannot be decoded; the nearest of the others stand in.
   """
 
   pixels: UInt8[np.ndarray, 'v f h w 3']
   indices: Int64[np.ndarray, 't f']
   frames: int
   seconds: float
+  missing: int
 
 
 def read_all_views(video: Video, protocol: Protocol) -> Views:
   """Returns all views of a video; a frame that several views show is decoded and resized once.
 
   Raises:
-    DecodeError: the video cannot be read.
+    DecodeError: the video cannot be read, or none of the frames.
   """
   temporal, spatial = protocol.temporal_views, protocol.spatial_views
   crops = SpatialCrops(protocol.height, protocol.width, spatial, protocol.short_side)
-  with VideoReader(video.path, video.start, video.end) as reader:
+  with (reader := LenientReader(video.path, video.start, video.end)):
     indices = evaluation_clips(reader.times, protocol.clip, temporal)
-    return Views(read_clips(reader, indices, crops), indices, reader.frames, reader.seconds)
+    pixels = read_clips(reader, indices, crops)
+    return Views(pixels, indices, reader.frames, reader.seconds, reader.missing)
 
 
 def read_clips(

@@ -20,6 +20,7 @@ class Prediction:
     frames: of the video.
     seconds: from its first frame to its last.
     used: how many different frames the views showed.
+    missing: how many more they would have shown, but these cannot be decoded.
     error: why there is no answer, in one line.
   """
 
@@ -28,6 +29,7 @@ class Prediction:
   frames: int = 0
   seconds: float = 0.0
   used: int = 0
+  missing: int = 0
   error: str | None = None
 
 
@@ -67,6 +69,13 @@ def as_table(predictions: Sequence[Prediction], title: str) -> str:
       for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     lines.append('  '.join([*left, f'{last:{label}}  {share}' if share else last]).rstrip())
+  for prediction in predictions:
+    if prediction.missing:
+      lines += [
+        '',
+        f'{_printable(prediction.path)} is damaged: {prediction.missing} frames of its views '
+        'cannot be decoded, and their nearest neighbors stand in',
+      ]
   failed = sum(prediction.error is not None for prediction in predictions)
   if failed:
     lines += ['', f'{failed} of {len(predictions)} videos have no answer']

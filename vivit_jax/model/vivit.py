@@ -10,9 +10,10 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vivit_jax.config import Clip, Config, Model
+from vivit_jax.errors import InputError
 from vivit_jax.model.attention import SPACE, TIME
 from vivit_jax.model.layout import gathered, split, whole
 from vivit_jax.model.tokenizer import Tokenizer
@@ -78,6 +79,7 @@ class Encoder(nn.Module):
       x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
     tokens = tuple(x.shape[axis] for axis in axes)
     shape = (1, math.prod(tokens), config.width)
+    self._check_positions(shape)
     position = self.param('position', nn.initializers.normal(0.02), shape).astype(dtype)
     x = x + position.reshape(*tokens, config.width)
     x = self.stage.place(nn.Dropout(config.dropout, deterministic=not train)(x))
@@ -86,6 +88,17 @@ class Encoder(nn.Module):
     x = blocks(x, train)
     x = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name='norm')(x)
     return x[..., 0, :] if config.pooling == 'cls' else x.mean(axis=axes)
+
+  def _check_positions(self, shape: tuple[int, int, int]) -> None:
+    """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
+    if self.has_variable('params', 'position'):
+      held: tuple[int, ...] = self.get_variable('params', 'position').shape
+      if held != shape:
+        raise InputError(
+          f'the video gives the {self.stage.name} transformer {shape[1]} tokens, but its positions '
+          f'are for {held[1]}: give clips of as many frames and pixels as the weights have seen, '
+          'or raw frames to the model that load_pretrained returns'
+        )
 
 
 class ViViT(nn.Module):
@@ -100,16 +113,18 @@ class ViViT(nn.Module):
   classes: int
 
   @nn.compact
-  def __call__(
-    self, video: Float[Array, 'b f h w c'], train: bool = False
-  ) -> Float[Array, 'b classes']:
+  def __call__(self, video: Shaped[Array, '...'], train: bool = False) -> Float[Array, 'b classes']:
     """Returns float32 logits.
 
     Args:
-      video: pixel values in [-1, 1]; any f, h, w that config.patch divides.
+      video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
       train: dropout and stochastic depth act, drawing from the `dropout` generator.
+
+    Raises:
+      InputError: another type or shape, as soon as the program is traced.
     """
     config = self.config
+    check_video(config, video)
     x = Tokenizer(config, name='tokenizer')(video)
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers
@@ -121,6 +136,31 @@ class ViViT(nn.Module):
     return head(x.astype(jnp.float32))
 
 
+def check_video(config: Model, video: Shaped[Array, '...']) -> None:
+  """Refuses what is no batch of clips in [-1, 1] that a model can cut into tubelets.
+
+  Raises:
+    InputError: naming type or shape, and what to give instead.
+  """
+  held = f'the video is {video.dtype} {list(video.shape)}'
+  if video.ndim != 5 or video.shape[-1] != 3:
+    raise InputError(f'{held}: a model takes [B, F, H, W, 3], clips of RGB frames')
+  if not jnp.issubdtype(video.dtype, jnp.floating):
+    raise InputError(
+      f'{held}: a model takes pixel values in [-1, 1]; give raw frames to the model that '
+      'load_pretrained returns, or video / 127.5 - 1'
+    )
+  frames, height, width = video.shape[1:4]
+  t, h, w = config.patch
+  if (frames % t and config.sampled_frames is None) or height % h or width % w or not video.size:
+    raise InputError(
+      f'{held}: the model cuts [F, H, W] into tubelets of {[t, h, w]}, which must divide them; '
+      'resize or crop the frames'
+    )
+  if frames < (config.sampled_frames or 0):
+    raise InputError(f'{held}: the model samples {config.sampled_frames} frames of a clip')
+
+
 def build(config: Config) -> ViViT:
   """Returns the model of an experiment whose number of classes is known."""
   assert config.task.classes, 'data.dataset.with_classes() finds them out'
@@ -130,7 +170,7 @@ def build(config: Config) -> ViViT:
 def apply(
   model: ViViT,
   params: Any,
-  video: Float[Array, 'b f h w c'],
+  video: Shaped[Array, '...'],
   dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, 'b classes']:
   """Returns float32 logits; the regularisers act where a key is given."""

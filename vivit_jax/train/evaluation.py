@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vivit_jax.config import Config, Evaluate, Task
-from vivit_jax.config_parse import to_dict
+from vivit_jax.config_parse import check_views, to_dict
 from vivit_jax.data.dataset import evaluation_split, open_split
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
@@ -161,6 +161,7 @@ def evaluate_run(
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
     if views is not None:
       protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
+    check_views(protocol.temporal_views, protocol.spatial_views, config.clip)
     if split is None:
       split = evaluation_split(config)
       if split != 'test' and cluster.is_first():

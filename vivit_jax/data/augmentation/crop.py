@@ -112,7 +112,7 @@ def draw_crop(
     pairs = zip(shares.tolist(), ratios.tolist(), strict=True)
     region: Scaled | Inception = Inception(tuple(pairs))
   else:
-    short_side = settings.short_side or round(min(clip.height, clip.width) * 8 / 7)
+    short_side = settings.short_side or clip.usual_short_side
     other = rng.uniform(*settings.scale) if settings.stretch else factor
     region = Scaled(short_side, factor, other)
   return RandomCrop(
@@ -134,15 +134,20 @@ class SpatialCrops:
   def boxes(self, height: int, width: int) -> list[Box]:
     """Returns `count` boxes of a frame of this size."""
     cover = max(self.height / height, self.width / width)
-    scale = max(1.0, (self.short_side or 0) / min(height, width) / cover)
-    box_h, box_w = _size(height, width, self.height, self.width, scale)
+    scale = max(cover, (self.short_side or 0) / min(height, width))
+    box_h = min(height, max(1, round(self.height / scale)))
+    box_w = min(width, max(1, round(self.width / scale)))
     room_h, room_w = height - box_h, width - box_w
-    tall = room_h * box_w > room_w * box_h  # compared with the box, which need not be square
+    # Compared with the crop, which need not be square, and in whole pixels of the scaled frame:
+    # one that is square there has its crops next to each other, whatever its source was.
+    scaled_h, scaled_w = (int(side * scale + 1e-6) for side in (height, width))
+    tall = (scaled_h - self.height) * self.width > (scaled_w - self.width) * self.height
     boxes = []
     for k in range(self.count):
       share = k / (self.count - 1) if self.count > 1 else 0.5
-      top = round((share if tall else 0.5) * room_h)
-      left = round((0.5 if tall else share) * room_w)
+      # Half a pixel goes down and to the right, as in Scenic.
+      top = math.floor((share if tall else 0.5) * room_h + 0.5)
+      left = math.floor((0.5 if tall else share) * room_w + 0.5)
       boxes.append(Box(top, left, box_h, box_w))
     return boxes
 
@@ -153,9 +158,3 @@ class SpatialCrops:
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's h2 w2 3']:
     """Returns the crops, uint8 [count, height, width, 3], of an RGB frame [H, W, 3]."""
     return cut(frame, self.boxes(*frame.shape[:2]), self.height, self.width)
-
-
-def _size(h: int, w: int, height: int, width: int, scale: float) -> tuple[int, int]:
-  """Returns the size in pixels of a frame [h, w] that fills (height, width) after scaling."""
-  factor = scale * max(height / h, width / w)
-  return min(h, max(1, round(height / factor))), min(w, max(1, round(width / factor)))

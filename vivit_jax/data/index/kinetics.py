@@ -17,7 +17,7 @@ from vivit_jax.data.index.rows import Index, Row, split_name
 from vivit_jax.data.index.tables import Cells, read_table, subfolders
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
-from vivit_jax.data.video.decode import OPEN_OPTIONS
+from vivit_jax.data.video.decode import LOCAL, OPEN_OPTIONS
 from vivit_jax.data.video.diagnose import ERRORS
 from vivit_jax.errors import DataError
 
@@ -105,7 +105,7 @@ def _lengths(folder: Path, paths: list[str]) -> dict[str, float]:
 
 def _length(file: Path) -> float:
   try:
-    with av.open(str(file), container_options=OPEN_OPTIONS) as container:
+    with av.open(f'{LOCAL}{file}', container_options=OPEN_OPTIONS) as container:
       return (container.duration or 0) / av.time_base
   except ERRORS:
     return 0.0

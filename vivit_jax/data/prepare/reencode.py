@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.data.video.decode import OPEN_OPTIONS, DecodeError, VideoReader
+from vivit_jax.data.video.decode import LOCAL, OPEN_OPTIONS, DecodeError, VideoReader
 from vivit_jax.data.video.diagnose import ERRORS, reason, special_file
 
 KEY_FRAMES = 12  # at 250, x264's own, decoding 32 random frames takes twice as long
@@ -119,7 +119,7 @@ def _times(
   path: str, start: float | None, end: float | None, reader: VideoReader
 ) -> tuple[list[int], Fraction]:
   """Returns when each of the reader's frames is shown, from 0, and the unit in seconds."""
-  with av.open(path, container_options=OPEN_OPTIONS) as container:
+  with av.open(LOCAL + path, container_options=OPEN_OPTIONS) as container:
     stream = container.streams.video[0]
     packets = [(p.pts, p.is_discard) for p in container.demux(stream) if p.size]
     unit = stream.time_base

@@ -21,6 +21,7 @@ OPEN_OPTIONS = {
   'format_whitelist': 'mov,matroska,avi,flv,mpegts,mpeg,mpegvideo',
   'protocol_whitelist': 'file',
 }
+LOCAL = 'file:'  # before a path: FFmpeg takes what stands before a colon for a protocol
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
 
@@ -156,6 +157,7 @@ class VideoReader:
       with stage('decode'):
         for run in self._runs(wanted):
           self._decode(run, view, found)
+        self._complete(wanted, found)
       return np.stack([found[self._offset + int(i)] for i in indices])
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
@@ -175,7 +177,7 @@ class VideoReader:
     self._refuse([i for i, time in enumerate(wanted) if time not in whole])
 
   def _open(self) -> None:
-    source = self._path if self._content is None else io.BytesIO(self._content)
+    source = LOCAL + self._path if self._content is None else io.BytesIO(self._content)
     if self._content is None and (special := diagnose.special_file(self._path)):
       raise DecodeError(self._path, special)
     limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1'}
@@ -233,10 +235,9 @@ class VideoReader:
 
   def _count(self) -> int:
     """Returns how many frames the decoder gives out: packets may hold two, or none."""
-    count = sum(1 for _ in self._frames(0))
-    if not count:
-      raise DecodeError(self._path, 'no frames')
-    return count
+    if count := sum(1 for _ in self._frames(0)):
+      return count
+    raise DecodeError(self._path, 'no frames')
 
   def _frames(
     self, target: int, wanted: Collection[int] | None = None
@@ -296,5 +297,8 @@ class VideoReader:
 
   def _refuse(self, missing: list[int]) -> None:
     if missing:
-      what = f'{len(missing)} frames missing or broken, the first is {min(missing)}'
-      raise DecodeError(self._path, f'damaged: {what}')
+      what = f'damaged: {len(missing)} frames missing or broken, the first is {min(missing)}'
+      raise DecodeError(self._path, what)
+
+  def _complete(self, wanted: list[int], found: dict[int, np.ndarray]) -> None:
+    """Is where another reader fills in what it did not find; here all is found by now."""
