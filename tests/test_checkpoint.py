@@ -54,12 +54,13 @@ def test_the_best_is_kept_and_nan_is_the_worst(tmp_path):
       checkpoints.save(step, state(step), {})
       if checkpoints.save_best(step, state(step).params, score):
         written.append(step)
-  assert written == [1, 2, 3]  # the first of two that are as good
+  assert written == [1, 2, 3, 5]  # the last of two that are as good
   with Checkpoints(tmp_path, keep=1) as checkpoints:
-    assert (checkpoints.steps, checkpoints.best_step, checkpoints.best_score()) == ([6], 3, 0.7)
-    params, step = checkpoints.read_params('best')
-    assert step == params['layer']['kernel'][0, 0] == 3
-    params, step = checkpoints.read_params('last')
+    assert (checkpoints.steps, checkpoints.best_step) == ([6], 5)
+    assert checkpoints.best_score() == (0.7, math.inf)
+    params, step, _ = checkpoints.read_params('best')
+    assert step == params['layer']['kernel'][0, 0] == 5
+    params, step, _ = checkpoints.read_params('last')
     assert step == params['layer']['kernel'][0, 0] == 6
 
 
