@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import zlib
 from collections.abc import Callable
@@ -42,10 +43,15 @@ def literal_path(folder: Path, *, make: bool) -> tuple[Path, Callable[[], None]]
   return place, lambda: os.close(descriptors.pop()) if descriptors else None
 
 
-def check_parts(step: Path, item: str) -> None:
-  """Raises FileNotFoundError where a step lacks a file without which nothing can be restored."""
+def keep_whole(step: Path, item: str) -> None:
+  """Deletes a step that lacks a file without which nothing can be restored.
+
+  Raises:
+    FileNotFoundError: where it does, naming the file.
+  """
   for part in (f'{item}/manifest.ocdbt', f'{item}/_METADATA', 'about/metadata'):
     if not (step / part).is_file():
+      shutil.rmtree(step)
       raise FileNotFoundError(f'{part} was not written')
 
 

@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from vivit_jax.checkpoint_files import (
-  check_parts,
   check_regular,
   check_regular_files,
+  keep_whole,
   literal_path,
   seal,
   unseal,
@@ -122,7 +122,7 @@ class Store:
         if not self._is_written():  # Orbax keeps silent about what it cancelled
           raise RuntimeError('it was cancelled')
         if jax.process_index() == 0:
-          check_parts(self.folder / str(self._writing[0]), self._item)
+          keep_whole(self.folder / str(self._writing[0]), self._item)
       self._writing = None
 
   def _is_written(self) -> bool:
