@@ -23,7 +23,7 @@ LAYERS = (
   {'config'},
   {'config_mesh', 'sharding_rules', 'task'},
   {'config_parse'},
-  {'config_file', 'sharding', 'checkpoint_fingerprint'},
+  {'config_file', 'sharding', 'checkpoint_fingerprint', 'checkpoint_files'},
   {'recipes', 'checkpoint_store'},
   {'model', 'data', 'evaluate', 'convert', 'checkpoint'},
   {'workdir'},

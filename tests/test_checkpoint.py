@@ -2,6 +2,8 @@
 """Checkpoints: what is kept, what is on disk when, and what is refused."""
 
 import contextlib
+import math
+import os
 import shutil
 import signal
 import subprocess
@@ -14,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vivit_jax import checkpoint_store
 from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.errors import CheckpointError
+from vivit_jax.checkpoint_store import Store
+from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 from vivit_jax.files import write_json
 from vivit_jax.train.state import TrainState
 
@@ -54,13 +58,38 @@ def test_the_best_is_kept_and_nan_is_the_worst(tmp_path):
       checkpoints.save(step, state(step), {})
       if checkpoints.save_best(step, state(step).params, score):
         written.append(step)
-  assert written == [1, 2, 3]  # the first of two that are as good
+  assert written == [1, 2, 3, 5]  # the last of two that are as good
   with Checkpoints(tmp_path, keep=1) as checkpoints:
-    assert (checkpoints.steps, checkpoints.best_step, checkpoints.best_score()) == ([6], 3, 0.7)
-    params, step = checkpoints.read_params('best')
-    assert step == params['layer']['kernel'][0, 0] == 3
-    params, step = checkpoints.read_params('last')
+    assert (checkpoints.steps, checkpoints.best_step) == ([6], 5)
+    assert checkpoints.best_score() == (0.7, math.inf)
+    params, step, _ = checkpoints.read_params('best')
+    assert step == params['layer']['kernel'][0, 0] == 5
+    params, step, _ = checkpoints.read_params('last')
     assert step == params['layer']['kernel'][0, 0] == 6
+
+
+def test_of_equal_scores_the_lower_loss_then_the_later_step_is_the_best(tmp_path):
+  nan = float('nan')
+  losses = {1: nan, 2: 2.0, 3: 1.0, 4: 1.5, 5: nan, 6: 1.0, 7: math.inf}
+  written = []
+  with Checkpoints(tmp_path) as checkpoints:
+    for step, loss in losses.items():
+      if checkpoints.save_best(step, state(step).params, 0.5, loss):
+        written.append(step)
+    assert written == [1, 2, 3, 6]
+    assert checkpoints.best_score() == (0.5, 1.0)
+    assert not checkpoints.save_best(8, state(8).params, 0.4, 0.1)
+    assert checkpoints.save_best(9, state(9).params, 0.6, 9.0)
+
+
+def test_a_best_of_an_earlier_version_has_a_score_alone(tmp_path):
+  best = Store(tmp_path / 'best', 'params', 1, read_only=False)
+  best.save(4, state(4).params, {'score': '0.5'})
+  best.close()
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.best_score() == (0.5, math.inf)
+    assert not checkpoints.save_best(8, state(8).params, 0.4, 1.0)
+    assert checkpoints.save_best(8, state(8).params, 0.5, 1.0)
 
 
 def test_without_a_score_the_newest_is_the_best(tmp_path):
@@ -138,6 +167,7 @@ SAVES = """
 import sys, jax.numpy as jnp
 from pathlib import Path
 from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint_store import Store
 with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
   for step in range(1, 1000):
     checkpoints.save(step, {'array': jnp.full((1_000_000,), step, jnp.int32)}, {})
@@ -223,6 +253,108 @@ def refusal(workdir: Path) -> str | None:
   for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(state(1)), strict=True):
     np.testing.assert_array_equal(one, other)
   return None
+
+
+@pytest.mark.parametrize('name', ['lr[0.1]', 'all*', 'which?', 'below/[x]/run'])
+def test_a_path_may_have_characters_that_are_patterns_elsewhere(tmp_path, name):
+  workdir = tmp_path / name
+  for steps in ((1, 2), (3, 4)):  # and go on
+    with Checkpoints(workdir, keep=2) as checkpoints:
+      for step in steps:
+        checkpoints.save(step, state(step), {})
+        checkpoints.save_best(step, state(step).params, step / 10)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    assert (checkpoints.steps, checkpoints.best_step) == ([3, 4], 4)
+    assert checkpoints.restore_newest(abstract(state(0))).step == 4
+    assert checkpoints.read_params('best')[0]['layer']['kernel'][0, 0] == 4
+  workdir.rename(tmp_path / 'moved')
+  with Checkpoints(tmp_path / 'moved', read_only=True) as checkpoints:
+    assert checkpoints.restore(3, abstract(state(0))).step == 3
+  descriptors = [os.readlink(link) for link in Path('/proc/self/fd').iterdir() if link.exists()]
+  assert not [place for place in descriptors if str(tmp_path) in place]
+
+
+def test_a_state_of_which_orbax_left_out_a_part_does_not_count_as_saved(tmp_path, monkeypatch):
+  # As it does in a folder of such a name, were it given that path.
+  monkeypatch.setattr(checkpoint_store, 'literal_path', lambda path, make: (path, lambda: None))
+  with Checkpoints(tmp_path / 'lr[0.1]') as checkpoints:
+    checkpoints.save(1, state(1), {})
+    with pytest.raises(SaveError) as error:
+      checkpoints.wait_for(1)
+  assert str(error.value) == (
+    f'{tmp_path}/lr[0.1]/checkpoints/1 was not saved (state/manifest.ocdbt was not written); the '
+    'same command continues from the beginning'
+  )
+  assert not (tmp_path / 'lr[0.1]' / 'checkpoints' / '1').exists()
+
+
+def test_a_step_copied_over_another_is_damaged(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (4, 8):
+      checkpoints.save(step, state(step), {})
+  shutil.rmtree(tmp_path / 'checkpoints' / '8')
+  shutil.copytree(tmp_path / 'checkpoints' / '4', tmp_path / 'checkpoints' / '8')
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for read in (lambda: checkpoints.read_params(8), lambda: checkpoints.about(8),
+                 lambda: checkpoints.restore(8, abstract(state(0)))):  # fmt: skip
+      with pytest.raises(DamagedError, match=r'8 is damaged \(.*: it was saved as step 4\)'):
+        read()
+    assert checkpoints.restore_newest(abstract(state(0))).step == 4
+
+
+@pytest.mark.parametrize(
+  'file', ['state/manifest.ocdbt', 'state/_METADATA', 'about/metadata', '_CHECKPOINT_METADATA']
+)
+def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path, file):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(4, state(4), {})
+  pipe = tmp_path / 'checkpoints' / '4' / file
+  pipe.unlink()
+  os.mkfifo(pipe)
+  with (
+    pytest.raises(DamagedError, match=rf'{pipe.name} in .*is not a regular file\)'),
+    Checkpoints(tmp_path, read_only=True) as checkpoints,
+  ):
+    checkpoints.read_params('last')
+
+
+@pytest.mark.parametrize(
+  'content', [b'[' * 100_000, b'[]', b'{"metrics": 5}', b'{"commit_timestamp_nsecs": "x"}']
+)
+def test_odd_metadata_of_orbax_is_one_line_that_says_what_to_do(tmp_path, content):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(4, state(4), {})
+  metadata = tmp_path / 'checkpoints' / '4' / '_CHECKPOINT_METADATA'
+  metadata.write_bytes(content)
+  with pytest.raises(DamagedError) as error:
+    Checkpoints(tmp_path, read_only=True)
+  message = str(error.value)
+  assert message.startswith(f'{tmp_path}/checkpoints/*/_CHECKPOINT_METADATA cannot be read (')
+  assert message.endswith('): delete the damaged one, which no step needs')
+  assert '\n' not in message
+  metadata.unlink()
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.restore(4, abstract(state(0))).step == 4
+
+
+def test_a_reader_takes_the_step_that_replaced_the_one_it_saw(tmp_path):
+  def write(step):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+      checkpoints.save(step, state(step), {})
+      checkpoints.save_best(step, state(step).params, float(step))
+
+  write(4)
+  with Checkpoints(tmp_path, read_only=True) as reader:
+    assert (reader.steps, reader.best_step) == ([4], 4)
+    write(8)
+    with pytest.raises(CheckpointError, match=r'4 was removed while it was read: .* are 8'):
+      reader.read_params(4)
+  for wanted in ('last', 'best'):
+    write(step := {'last': 12, 'best': 16}[wanted])
+    with Checkpoints(tmp_path, read_only=True) as reader:
+      write(step + 1)
+      params, found, about = reader.read_params(wanted)
+      assert found == about['step'] == params['layer']['kernel'][0, 0] == step + 1
 
 
 def test_looking_at_a_run_without_checkpoints_makes_no_folders(tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Failures: each video listed once, all counted, too many refused."""
 
+import os
+
 import pytest
 
 from vivit_jax.data.failures import Failures
@@ -33,3 +35,17 @@ def test_more_than_the_accepted_share_stops_with_the_first_reason(tmp_path):
   ):
     failures.add([('/v/3.mp4', 'gone')])
   assert (tmp_path / 'skipped.csv').read_text().endswith('/v/3.mp4,gone\n')
+
+
+@pytest.mark.parametrize('content', [b'path,reason\n\xff\xfe,x\n', b'a' * 200_000, None])
+def test_a_list_that_cannot_be_read_is_one_line(tmp_path, content):
+  file = tmp_path / 'skipped.csv'
+  if content is None:
+    os.mkfifo(file)
+  else:
+    file.write_bytes(content)
+  with pytest.raises(DataError) as error:
+    Failures(manifest(10), 0.2, tmp_path)
+  assert str(error.value).startswith(f'{file} is damaged (')
+  assert str(error.value).endswith('): delete it')
+  assert '\n' not in str(error.value)

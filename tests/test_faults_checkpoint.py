@@ -22,11 +22,13 @@ from test_train_loop import (
   command,
   saved_state,
   settings,
+  start,
   tiny,
 )
 
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.checkpoint_fingerprint import describe, fingerprint
+from vivit_jax.data.dataset import open_split
 from vivit_jax.errors import CheckpointError, DamagedError
 from vivit_jax.train.state import TrainState
 
@@ -418,3 +420,30 @@ def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tm
   assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == len(rows.splitlines())
   names = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
   assert names == ['12', '8', 'damaged-12']
+
+
+@pytest.mark.faults
+def test_a_run_in_a_folder_named_as_a_pattern_is_killed_resumed_and_used(tmp_path):
+  workdir = tmp_path / 'runs' / 'lr[0.1]'
+  arguments = settings(train__steps=12, train__evaluate_every=4)
+  with start('train', *arguments, f'--workdir={workdir}') as process:
+    while not (workdir / 'checkpoints' / '4').exists():
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.kill()
+  again = command('train', *arguments, f'--workdir={workdir}')
+  assert again.returncode == 0, again.stderr
+  assert 'damaged' not in again.stderr
+  straight = command('train', *arguments, f'--workdir={tmp_path}/straight')
+  assert straight.returncode == 0, straight.stderr
+  config = tiny(train__steps=12, train__evaluate_every=4)
+  assert_same_bits(saved_state(config, workdir), saved_state(config, tmp_path / 'straight'))
+  video = open_split(config, 'test').videos[0].path
+  for arguments in (
+    ('evaluate', f'--workdir={workdir}', '--views=1x1'),
+    ('predict', f'--checkpoint={workdir}', '--views=1x1', video),
+    ('convert', str(workdir), f'{tmp_path}/x[1]', '--to=orbax'),
+    ('predict', f'--checkpoint={tmp_path}/x[1]', '--views=1x1', video),
+  ):
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr

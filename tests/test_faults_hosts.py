@@ -118,7 +118,7 @@ def last_step(workdir):
 
 @pytest.mark.faults
 def test_a_signal_to_one_stops_all_at_one_step_and_the_run_goes_on_bit_for_bit(tmp_path):
-  straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
+  straight, stopped = tmp_path / 'straight', tmp_path / 'stopped[0-1]'  # a pattern to Orbax
   done = subprocess.run(
     [SCRIPT, sys.executable, *vivit(straight)],
     cwd=ROOT,

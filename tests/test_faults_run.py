@@ -82,7 +82,7 @@ def signal_at(monkeypatch):
 @pytest.mark.usefixtures('one_device')
 def test_a_stop_within_evaluations_changes_nothing_in_the_end(tmp_path, signal_at, capsys):
   config = tiny(train__steps=8, train__evaluate_every=4, train__checkpoint_every=100)
-  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  whole, parts = tmp_path / 'whole', tmp_path / 'lr[0.1]'  # a pattern to Orbax
   results = train(config, whole)
   assert kept(whole)[0] == [8]
 

@@ -2,23 +2,30 @@
 """The test of a run: the same on any devices, of the step, views and split that are asked for."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_train_loop import cache, tiny  # noqa: F401
 
+from vivit_jax import cli, load_pretrained
 from vivit_jax.checkpoint import Checkpoints
 from vivit_jax.commands import parse_views
 from vivit_jax.data.dataset import open_split
+from vivit_jax.data.failures import Failures
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build
+from vivit_jax.pretrained import load_run
+from vivit_jax.sharding import make_mesh
 from vivit_jax.train import evaluation
 from vivit_jax.train.evaluation import evaluate_run, parse_step
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
-from vivit_jax.workdir import claim
+from vivit_jax.train.step import compile_forward
+from vivit_jax.workdir import claim, meaning
 
 BEST, LAST = 4, 8
 
@@ -37,8 +44,10 @@ def run(tmp_path_factory):
       params = jax.tree.map(
         lambda x: x + jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), state.params
       )
-      checkpoints.save(step, state.replace(step=jnp.asarray(step, jnp.int32), params=params), {})
-      checkpoints.save_best(step, params, 1.0 / step)
+      about = {'settings': meaning(config)}
+      whole = state.replace(step=jnp.asarray(step, jnp.int32), params=params)
+      checkpoints.save(step, whole, about)
+      checkpoints.save_best(step, params, 1.0 / step, about=about)
   return workdir
 
 
@@ -76,7 +85,8 @@ def test_one_device_and_eight_count_the_same(tested):
 
 def test_step_views_and_split_are_those_asked_for(tested, run, capsys):
   results, predictions = tested(1, step='last', split='validation', views=(2, 1))
-  report = json.loads((run / 'report.json').read_text())
+  folder = run / 'evaluations' / f'validation-{LAST}-2x1'
+  report = json.loads((folder / 'report.json').read_text())
   for found in (results, report):
     assert found['step'] == LAST
     assert found['split'] == 'validation'
@@ -84,14 +94,77 @@ def test_step_views_and_split_are_those_asked_for(tested, run, capsys):
     assert found['videos'] == 12
   assert (
     f'12 videos of validation, fingerprint <code>{results["data"]}<'
-    in (run / 'report.html').read_text()
+    in (folder / 'report.html').read_text()
   )
   assert (predictions.views == 2).all()
   line = capsys.readouterr().out
   assert line.startswith(f'validation: top1 {results["top1"]:.4f} of 12 videos, 2x1 views, step 8;')
-  assert str(run / 'report.html') in line
+  assert str(folder / 'report.html') in line
   for step, number in (('best', BEST), (str(LAST), LAST)):
     assert tested(1, step=step, split='validation', views=(1, 1))[0]['step'] == number
+
+
+def test_only_what_training_evaluates_itself_replaces_its_report(tested, run, tmp_path):
+  (run / 'report.json').write_text('of training')
+  others = ({'step': 'last'}, {'split': 'validation'}, {'views': (1, 1)})
+  for options in others:
+    results = tested(1, **options)[0]
+    views = 'x'.join(map(str, results['views'].values()))
+    name = f'{results["split"]}-{results["step"]}-{views}'
+    assert json.loads((run / 'evaluations' / name / 'report.json').read_text()) | {
+      'failures': None
+    } == {**results, 'failures': None}
+  tested(1, output=tmp_path / 'new' / 'same')
+  assert (tmp_path / 'new' / 'same' / 'report.html').exists()
+  assert (run / 'report.json').read_text() == 'of training'
+  results = tested(1)[0]
+  assert json.loads((run / 'report.json').read_text())['step'] == results['step'] == BEST
+
+
+def test_the_loss_of_a_validation_is_that_of_training(run, monkeypatch):
+  config = tiny(evaluate__batch_size=5, train__batch_size=4)
+  data, kept, predict = open_split(config, 'validation'), [], evaluation.predict
+  monkeypatch.setattr(
+    evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+  )
+  forward = compile_forward(build(config), make_mesh(None, jax.devices()[:1]))
+  failures = Failures(data, 0.5, run)
+  params = load_run(run).params
+  found = evaluation.validate(config, data, forward, failures, params, lambda: None)
+  logits, labels = kept[0].mean_logits(), kept[0].labels
+  assert len(labels) == 12
+  (classes,) = config.task.classes
+  expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels[:, 0]).mean()
+  assert found.loss == found.metrics['loss'] == pytest.approx(float(expected), rel=1e-5)
+  assert abs(found.loss - np.log(classes)) > 1e-3
+  assert list(found.metrics) == ['loss', 'top1', 'top5']
+  assert found.score == found.metrics['top1']
+
+
+def test_a_run_of_which_the_snapshot_was_edited_is_not_evaluated(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  file = tmp_path / 'run' / 'config.json'
+  content = json.loads(file.read_text())
+  content['config']['clip']['stride'] = 3
+  file.write_text(json.dumps(content))
+  for step in ('best', 'last'):
+    with pytest.raises(CheckpointError, match=r'has config.clip.stride=3, but the weights of st'):
+      evaluate_run(tmp_path / 'run', step=step)
+  history = [{'after_step': BEST, 'changes': ['config.clip.stride was 2 and is 3']}]
+  file.write_text(json.dumps(content | {'changes': history}))
+  assert load_run(tmp_path / 'run').config.clip.stride == tiny().clip.stride
+  with pytest.raises(CheckpointError, match=f'of step {LAST} were saved with'):
+    load_run(tmp_path / 'run', 'last')
+
+
+def test_the_folder_of_the_best_is_a_checkpoint_and_its_step_is_named(run, capsys):
+  best = load_pretrained(run / 'best')
+  assert best.step == BEST
+  assert f'{run}/best: vivit_jax run, video model factorised_encoder, step {BEST}\n' in (
+    capsys.readouterr().err
+  )
+  assert cli.main(['inspect', str(run / 'best'), '--json']) == 0
+  assert json.loads(capsys.readouterr().out)['checkpoint']['format'] == 'vivit_jax run'
 
 
 def test_a_step_that_is_not_there_lists_those_that_are(run):

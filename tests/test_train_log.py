@@ -3,11 +3,13 @@
 
 import json
 import math
+import os
 import struct
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from vivit_jax.errors import CheckpointError
 from vivit_jax.evaluate.plots import draw_curves
 from vivit_jax.train.goodput import ACTIVITIES, Goodput
 from vivit_jax.train.log import RunLog, read_metrics
@@ -84,6 +86,24 @@ def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
   for line in lines:
     assert '--config.data.workers=' in line
     assert '`vivit data build`' in line
+
+
+@pytest.mark.parametrize(
+  'line', [b'5', b'[]', b'{}', b'{"step": "1"}', b'{"step": 1, "loss": "x"}', b'\xff\xfe', b'',
+           b'[' * 100_000, b'{"step": 1, "loss": []}', b'{"step": 1'],
+)  # fmt: skip
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+  (tmp_path / 'metrics.jsonl').write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+  with pytest.raises(CheckpointError) as error:
+    read_metrics(tmp_path)
+  message = f'{tmp_path}/metrics.jsonl:2 is no row of numbers: delete the line'
+  assert str(error.value) == message
+
+
+def test_a_pipe_instead_of_the_metrics_file_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'metrics.jsonl')
+  with pytest.raises(CheckpointError, match=r'metrics\.jsonl is not a regular file'):
+    read_metrics(tmp_path)
 
 
 def test_no_file_is_no_rows(tmp_path):

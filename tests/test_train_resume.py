@@ -45,7 +45,7 @@ def uninterrupted(tmp_path_factory):
 def test_the_averaged_weights_are_those_that_are_read(uninterrupted):
   state = saved_state(tiny(**RUN), uninterrupted)
   with Checkpoints(uninterrupted, read_only=True) as checkpoints:
-    params, step = checkpoints.read_params('last')
+    params, step, _ = checkpoints.read_params('last')
   assert step == STEPS
   assert_same_bits(params, state.average)
   kernels = [tree['head']['kernel'] for tree in (state.params, state.average)]

@@ -15,7 +15,15 @@ import pytest
 from vivit_jax.checkpoint import CHECKPOINTS
 from vivit_jax.config_parse import parse
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.workdir import FREE, check_continues, claim, occupied, read_config
+from vivit_jax.workdir import (
+  FREE,
+  check_continues,
+  claim,
+  config_of_weights,
+  meaning,
+  occupied,
+  read_config,
+)
 
 NAMES = {'label': ('a', 'b')}
 
@@ -119,6 +127,15 @@ def test_a_run_that_never_saved_binds_nobody(tmp_path):
     (b'null', 'is damaged'),
     (b'{"data": "x", "class_names": {}}', "is damaged (it has no 'config')"),
     (b'{"config": {}}', "is damaged (it has no 'data')"),
+    (b'[' * 100_000, 'is damaged'),
+    (b'{"config": {}, "data": 5, "class_names": {}}', "'data' is not what"),
+    (b'{"config": {}, "data": "x", "class_names": 5}', "'class_names' is not what"),
+    (b'{"config": {}, "data": "x", "class_names": {"label": [1]}}', "'class_names' is not what"),
+    (b'{"config": {}, "data": "x", "class_names": {}, "changes": 1}', "'changes' is not what"),
+    (
+      b'{"config": {}, "data": "x", "class_names": {}, "changes": [{"changes": []}]}',
+      "'changes' is not what",
+    ),
     (b'{"config": [], "data": "x", "class_names": {}}', 'is damaged'),
     (b'{"config": {"modle": 1}, "data": "x", "class_names": {}}', 'config.modle does not exist'),
     (b'{"config": {"seed": -1}, "data": "x", "class_names": {}}', 'config.seed=-1 is out of range'),
@@ -131,6 +148,80 @@ def test_damaged_snapshot_is_one_line_that_names_the_file(run, content, message)
   assert str(run / 'config.json') in str(error.value)
   assert message in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def edited(run, **sections):
+  """Writes other settings into a snapshot, as by hand."""
+  content = json.loads((run / 'config.json').read_text())
+  for section, values in sections.items():
+    content['config'][section] |= values
+  (run / 'config.json').write_text(json.dumps(content))
+
+
+def about(step, **sections):
+  """Returns what a checkpoint says about itself."""
+  return {'step': step, 'settings': meaning(config(**sections))}
+
+
+@pytest.mark.parametrize(
+  ('section', 'name', 'saved', 'found'),
+  [
+    ('model', 'gelu', 'tanh', 'exact'),
+    ('model', 'norm_epsilon', 1e-6, 1e-12),
+    ('clip', 'stride', 2, 4),
+    ('task', 'joint', None, 'action'),
+  ],
+)
+def test_a_snapshot_that_was_edited_is_refused(run, section, name, saved, found):
+  if name == 'joint':
+    edited(run, task={'heads': ['a', 'b'], 'classes': [2, 2], 'joint': 'action'})
+    trained = about(5, task={'heads': ('a', 'b'), 'classes': (2, 2)})
+  else:
+    edited(run, **{section: {name: found}})
+    trained = about(5)
+  with pytest.raises(CheckpointError) as error:
+    config_of_weights(run, trained)
+  assert str(error.value) == (
+    f'{run}/config.json has config.{section}.{name}={found!r}, but the weights of step 5 were '
+    f'saved with {saved!r}: put that back'
+  )
+
+
+def test_training_goes_by_what_the_checkpoints_say_and_not_by_an_edited_snapshot(run):
+  edited(run, model={'gelu': 'exact'})
+  changed, saved = config(model={'gelu': 'exact'}), [about(4), about(5)]
+  with pytest.raises(ConfigError) as error:
+    check_continues(run, changed, 'fingerprint', saved=saved)
+  assert str(error.value) == (
+    f"{run} holds another run: config.model.gelu is 'tanh' in the checkpoints and 'exact' in this "
+    'command; give another --workdir, or --allow-changes to go on so from its last checkpoint'
+  )
+  (run / 'config.json').unlink()
+  with pytest.raises(ConfigError, match=r'config\.model\.gelu is'):
+    check_continues(run, changed, 'fingerprint', saved=saved)
+  assert check_continues(run, config(), 'fingerprint', saved=saved) == []
+
+
+def test_free_settings_and_checkpoints_of_earlier_versions_contradict_nothing(run):
+  edited(run, model={'remat': 'block', 'scan': True})
+  assert config_of_weights(run, about(5)) == config(model={'remat': 'block', 'scan': True})
+  edited(run, model={'gelu': 'exact'})
+  assert config_of_weights(run, {'step': 5}).model.gelu == 'exact'
+
+
+def test_after_an_allowed_change_all_weights_keep_the_settings_they_were_saved_with(run):
+  changed = config(model={'gelu': 'exact'})
+  with pytest.raises(ConfigError, match=r'was .tanh. and is .exact.'):
+    check_continues(run, changed, 'fingerprint', saved=[about(5)])
+  changes = check_continues(run, changed, 'fingerprint', True, [about(5)])
+  assert changes == ["config.model.gelu was 'tanh' and is 'exact'"]
+  claim(run, changed, 'fingerprint', NAMES, changes)
+  # Killed before it saved again, the same command goes on without --allow-changes.
+  assert check_continues(run, changed, 'fingerprint', saved=[about(5)]) == []
+  assert config_of_weights(run, about(5)).model.gelu == 'tanh'
+  assert config_of_weights(run, about(9, model={'gelu': 'exact'})) == changed
+  with pytest.raises(CheckpointError, match=r'the weights of step 9 were saved with .tanh.'):
+    config_of_weights(run, about(9))
 
 
 def test_a_damaged_snapshot_is_not_overwritten_by_another_command(run):

@@ -4,9 +4,9 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
 import jax
@@ -101,37 +101,65 @@ class Checkpoints:
     """Returns what was said about a state as it was saved; raises CheckpointError."""
     return self._states.about(step)
 
-  def save_best(self, step: int, params: Any, score: float) -> bool:
-    """Starts writing the parameters if they score higher than what is there; NaN ranks worst.
+  def abouts(self) -> list[dict[str, Any]]:
+    """Returns what was said about each step, its number among it, but for those damaged."""
+    found = []
+    for store in (self._states, self._best):
+      for step in store.steps:
+        with contextlib.suppress(DamagedError):
+          found.append(store.about(step))
+    return found
+
+  def save_best(
+    self,
+    step: int,
+    params: Any,
+    score: float,
+    loss: float = math.nan,
+    about: Mapping[str, Any] = MappingProxyType({}),
+  ) -> bool:
+    """Starts writing the parameters if they are better than what is there.
+
+    Of equal scores the lower loss is better, of equal losses the later step. NaN ranks worst.
+
+    Args:
+      step: its name.
+      params: tree of arrays.
+      score: of a validation; higher is better.
+      loss: of the same.
+      about: what the parameters need to be understood, as for `save`.
 
     Returns:
-      Whether they did.
+      Whether they are.
 
     Raises:
       SaveError: as for `save`.
     """
     assert self._entered, 'a save outside of `with` would be lost on leaving'
     score = -math.inf if math.isnan(score) else score
+    loss = math.inf if math.isnan(loss) else loss
     with self._warning_of_full_disk():
-      if self.best_step is not None and not self._beats_best(step, score):
+      if self.best_step is not None and not self._beats_best(step, score, loss):
         return False
-      self._best.save(step, params, {'score': str(score)})
+      self._best.save(step, params, {**about, 'score': str(score), 'loss': str(loss)})
       return True
     return False
 
-  def _beats_best(self, step: int, score: float) -> bool:
+  def _beats_best(self, step: int, score: float, loss: float) -> bool:
     try:
-      return score > self.best_score() and step != self.best_step
+      best, its_loss = self.best_score()
+      return step != self.best_step and (score, -loss) >= (best, -its_loss)
     except DamagedError as error:  # while the run goes on
       assert self.best_step is not None
       _set_aside(self._best, [(self.best_step, str(error))], f'step {step} is the best now')
       return True
 
-  def best_score(self) -> float:
-    """Returns the score of the best parameters."""
+  def best_score(self) -> tuple[float, float]:
+    """Returns score and loss of the best parameters; earlier versions kept no loss: infinity."""
     self._best.wait()
     assert self.best_step is not None
-    return float(self._best.about(self.best_step)['score'])
+    about = self._best.about(self.best_step)
+    return float(about['score']), float(about.get('loss', math.inf))
 
   def check(self) -> None:
     """Raises SaveError, or warns, where a save has failed by now; costs no time."""
@@ -196,8 +224,10 @@ class Checkpoints:
     damaged = _newest_whole(self._best, abstract)[2]
     _set_aside(self._best, damaged, 'the next evaluation chooses the best anew')
 
-  def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int]:
-    """Returns parameters as a nested dict of NumPy arrays, and their step.
+  def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int, dict[str, Any]]:
+    """Returns parameters as a nested dict of NumPy arrays, their step and what was said about them.
+
+    Of `best` and `last`, while a trainer replaces them, the ones that are there in the end.
 
     Args:
       wanted: `best` (the newest state where none was scored yet), `last`, or a step.
@@ -209,22 +239,38 @@ class Checkpoints:
     states = self._states
     if wanted == 'best' and self.best_step is not None:
       try:
-        return self._best.read(self.best_step), self.best_step
+        return _read(self._best)
       except DamagedError as error:
         if not self.steps:
           raise
         newest = f'{states.folder}/{self.steps[-1]}'
         raise DamagedError(f'{error}: use --step=last, the newest state, {newest}') from None
-    if not isinstance(wanted, int):
-      if not self.steps:
-        raise CheckpointError(f'{self._workdir} holds no checkpoint: train it first')
-      wanted = self.steps[-1]
+    if not isinstance(wanted, int) and not self.steps:
+      raise CheckpointError(f'{self._workdir} holds no checkpoint: train it first')
     try:
-      state = states.read(wanted)
+      state, step, about = _read(states, wanted if isinstance(wanted, int) else None)
     except DamagedError as error:
-      others = ', '.join(str(step) for step in self.steps if step != wanted) or 'none'
+      damaged = wanted if isinstance(wanted, int) else self.steps[-1]
+      others = ', '.join(str(step) for step in self.steps if step != damaged) or 'none'
+      if damaged not in self.steps:
+        raise CheckpointError(
+          f'{states.folder}/{damaged} was removed while it was read: the steps there are {others}'
+        ) from None
       raise DamagedError(f'{error}: use another step, by --step: {others}') from None
-    return state.get('average') or state['params'], wanted
+    return state.get('average') or state['params'], step, about
+
+
+def _read(store: Store, wanted: int | None = None) -> tuple[Any, int, dict[str, Any]]:
+  """Returns the arrays of a step, by default the newest, its number and what was said about it."""
+  while True:
+    step = store.steps[-1] if wanted is None else wanted
+    try:
+      return store.read(step), step, store.about(step)
+    except CheckpointError:
+      store.look_again()
+      # A trainer removes a step once it has written the next one, which is then the one to read.
+      if wanted is not None or store.steps[-1:] in ([], [step]):
+        raise
 
 
 def _newest_whole(

@@ -3,11 +3,9 @@
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from vivit_jax.checkpoint_files import (
+  check_regular,
+  check_regular_files,
+  keep_whole,
+  literal_path,
+  seal,
+  unseal,
+)
 from vivit_jax.checkpoint_fingerprint import describe, kinds
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
@@ -33,6 +39,7 @@ class Store:
     self.folder = folder.absolute()
     self._item, self._keep, self._read_only = item, keep, read_only
     self._writing: tuple[int, int] | None = None  # step and its bytes
+    self._place, self._release = literal_path(self.folder, make=not read_only)
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
@@ -45,7 +52,16 @@ class Store:
       options = ocp.CheckpointManagerOptions(
         max_to_keep=self._keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
       )
-    return ocp.CheckpointManager(self.folder, options=options)
+    try:
+      for file in self.folder.glob('*/_CHECKPOINT_METADATA'):  # Orbax opens all to list the steps
+        with contextlib.suppress(FileNotFoundError):  # a trainer has removed the step since
+          check_regular(file)
+      return ocp.CheckpointManager(self._place, options=options)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+      raise DamagedError(
+        f'{self.folder}/*/_CHECKPOINT_METADATA cannot be read ({_first_line(error)}): delete the '
+        'damaged one, which no step needs'
+      ) from None
 
   def _remove_leftovers(self) -> None:
     """Removes what killed and failed saves left; Orbax overlooks folders without any content."""
@@ -76,7 +92,7 @@ class Store:
     self._writing = step, size
     arguments = {
       self._item: ocp.args.StandardSave(tree),
-      'about': ocp.args.JsonSave(_seal({**about, 'arrays': describe(tree)})),
+      'about': ocp.args.JsonSave(seal({**about, 'step': step, 'arrays': describe(tree)})),
     }
     try:
       with self._noticing_failure():
@@ -105,6 +121,8 @@ class Store:
         self._manager.wait_until_finished()
         if not self._is_written():  # Orbax keeps silent about what it cancelled
           raise RuntimeError('it was cancelled')
+        if jax.process_index() == 0:
+          keep_whole(self.folder / str(self._writing[0]), self._item)
       self._writing = None
 
   def _is_written(self) -> bool:
@@ -120,6 +138,7 @@ class Store:
     except SaveError as error:
       failure = error
     self._manager.close()
+    self._release()
     if failure is not None:
       raise failure
 
@@ -133,15 +152,18 @@ class Store:
       with contextlib.suppress(Exception):  # says the same once more
         self._manager.close()
       self._manager = self._open()  # which has forgotten the steps that it was about to replace
-      raise self._not_saved(*failed, ' '.join(str(error).split())) from None
+      reason = ' '.join(str(error).replace(str(self._place), str(self.folder)).split())
+      raise self._not_saved(*failed, reason) from None
 
   def _not_saved(self, step: int, size: int, reason: str) -> SaveError:
     full = next((text for text in FULL if text in reason), None)
-    free = shutil.disk_usage(self.folder).free
     before = f'step {self.steps[-1]}' if self.steps else 'the beginning'
+    space = ''
+    if full is not None:
+      space = f': it needs {size:,} bytes and {shutil.disk_usage(self.folder).free:,} are free'
     return SaveError(
-      f'{self.folder}/{step} was not saved ({full or reason[:300]}): it needs {size:,} bytes and '
-      f'{free:,} are free; the same command continues from {before}',
+      f'{self.folder}/{step} was not saved ({full or reason[:300]}){space}; the same command '
+      f'continues from {before}',
       disk_full=full is not None,
     )
 
@@ -156,8 +178,12 @@ class Store:
       steps = ', '.join(map(str, self.steps)) or 'none'
       raise CheckpointError(f'{self.folder}/{step} does not exist: the steps there are {steps}')
     with self._naming_damage(step):
+      check_regular_files(self.folder / str(step))
       arguments = ocp.args.Composite(about=ocp.args.JsonRestore())
-      return _unseal(self._manager.restore(step, args=arguments)['about'])
+      about = unseal(self._manager.restore(step, args=arguments)['about'])
+      if about.setdefault('step', step) != step:  # earlier versions did not say it
+        raise ValueError(f'it was saved as step {about["step"]}')
+      return about
 
   def restore(self, step: int, abstract: Any) -> Any:
     """Returns the arrays of a step, placed as the abstract tree's shardings say.
@@ -183,7 +209,7 @@ class Store:
     written = self.about(step)['arrays']
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with self._naming_damage(step), ocp.StandardCheckpointer() as reader:
-      metadata = reader.metadata(f'{self.folder}/{step}/{self._item}').item_metadata
+      metadata = reader.metadata(f'{self._place}/{step}/{self._item}').item_metadata
       if metadata is None:
         raise FileNotFoundError(f'{self._item} has no metadata')
       abstract = jax.tree.map(
@@ -208,10 +234,14 @@ class Store:
     try:
       yield
     except Exception as error:
-      first = next(iter(str(error).splitlines()), '')[:200]
+      first = _first_line(error).replace(str(self._place), str(self.folder))
       raise DamagedError(
         f'{self.folder}/{step} is damaged ({type(error).__name__}: {first})'
       ) from None
+
+  def look_again(self) -> None:
+    """Finds the steps that another process has written or removed since."""
+    self._manager.reload()
 
   def set_aside(self, step: int) -> str:
     """Renames a damaged step, so that it can be written again, and returns its new name."""
@@ -231,18 +261,5 @@ def everywhere(here: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
 
 
-def _seal(about: dict[str, Any]) -> dict[str, Any]:
-  about = json.loads(json.dumps(about))
-  return {'about': about, 'crc32': _crc32(about)}
-
-
-def _unseal(sealed: dict[str, Any]) -> dict[str, Any]:
-  if 'crc32' not in sealed:
-    raise ValueError('it has no fingerprints, as of an earlier version')
-  if _crc32(sealed['about']) != sealed['crc32']:
-    raise ValueError('what is said about it has changed')
-  return sealed['about']
-
-
-def _crc32(about: dict[str, Any]) -> int:
-  return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).splitlines()), '')[:200]

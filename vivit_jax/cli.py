@@ -113,7 +113,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     'evaluate a trained model with several views',
     'Evaluates a run on its test videos and writes report.json, pictures and report.html.',
     EVALUATE_HELP,
-    '--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT]',
+    '--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER]',
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
   command.add_argument(
@@ -130,6 +130,12 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     choices=('train', 'validation', 'test'),
     metavar='SPLIT',
     help='train, validation or test (default: test, or validation where there is no test.csv)',
+  )
+  command.add_argument(
+    '--output',
+    metavar='FOLDER',
+    help="of the report (default: WORKDIR/evaluations/SPLIT-STEP-VIEWS, or WORKDIR, training's own "
+    'report, where nothing else is asked for)',
   )
   add_launch(command)
 

@@ -50,8 +50,15 @@ def evaluate(options: argparse.Namespace) -> int:
   views = parse_views(options.views) if options.views else None
   start(options, Faults().heartbeat_seconds)  # before the run's own can be read
   keep_compiled_programs()
-  agree(versions() | {f'--{name}': getattr(options, name) for name in ('step', 'views', 'split')})
-  evaluate_run(Path(options.workdir), step=options.step, split=options.split, views=views)
+  names = ('step', 'views', 'split', 'output')
+  agree(versions() | {f'--{name}': getattr(options, name) for name in names})
+  evaluate_run(
+    Path(options.workdir),
+    step=options.step,
+    split=options.split,
+    views=views,
+    output=Path(options.output) if options.output else None,
+  )
   return 0
 
 

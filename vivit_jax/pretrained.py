@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from vivit_jax.checkpoint import CHECKPOINTS, Checkpoints
+from vivit_jax.checkpoint import BEST, CHECKPOINTS, Checkpoints
 from vivit_jax.config import Clip, Config, Evaluate, Hints
 from vivit_jax.config_parse import parse
 from vivit_jax.convert.initialise import initialise
@@ -34,7 +34,7 @@ from vivit_jax.model.values import as_values
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.remote.localise import localise
 from vivit_jax.task import head_slices
-from vivit_jax.workdir import SNAPSHOT, claim, read_class_names, read_config
+from vivit_jax.workdir import SNAPSHOT, claim, config_of_weights, meaning, read_class_names
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -47,12 +47,14 @@ class Pretrained:
     params: nested dict of float32 arrays.
     source: where they came from, labels, clip and the preprocessing that they expect.
     step: of the training run, where one of ours tells.
+    config: of the same, with the settings that the weights were saved with.
   """
 
   model: ViViT
   params: Any
   source: Source
   step: int | None = None
+  config: Config | None = None
 
   def __call__(self, frames: Shaped[np.ndarray, '...']) -> Float[np.ndarray, '... c']:
     """Returns float32 logits [C] of one clip, or [B, C] of several, prepared as in `predict`.
@@ -127,7 +129,7 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
 
   Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
   the original ViT's .npz, timm ViT and DeiT (safetensors), our own exports, and our own workdirs
-  (`best` parameters; `WORKDIR/checkpoints/STEP` for a certain step).
+  (`best` parameters, also as `WORKDIR/best`; `WORKDIR/checkpoints/STEP` for a certain step).
 
   Prints to stderr what was taken and what was left over.
 
@@ -143,7 +145,7 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
   """
   said = parse({'init': {'hints': hints}}).init.hints
   pretrained = _load(str(path), said, sha256)
-  print(_account(str(path), pretrained.source), file=sys.stderr)
+  print(_account(str(path), pretrained), file=sys.stderr)
   return pretrained
 
 
@@ -160,9 +162,13 @@ def load_run(
   Raises:
     CheckpointError: where there is no run, no such step, or the parameters are of another model.
   """
-  config, names = read_config(workdir), read_class_names(workdir)
+  names = read_class_names(workdir)
   with Checkpoints(workdir, read_only=True) as checkpoints:
-    params, number = checkpoints.read_params(step)
+    params, number, about = checkpoints.read_params(step)
+  config = config_of_weights(workdir, about)
+  for head in config.task.heads:
+    if names and head not in names:
+      raise CheckpointError(f'{workdir / SNAPSHOT} has no class names of the head {head!r}')
   clip = config.clip
   source = Source(
     path=workdir,
@@ -185,7 +191,7 @@ def load_run(
   )
   check_source(source)
   check_hints(source, hints or Hints())
-  return _as_model(source, number)
+  return dataclasses.replace(_as_model(source), step=number, config=config)
 
 
 def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
@@ -214,21 +220,23 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
 
 def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
   place = localise(path, sha256)
-  is_step = place.name.isdigit() and place.parent.name == CHECKPOINTS
-  workdir = place.parent.parent if is_step else place
+  is_step = place.name.isdecimal() and place.parent.name == CHECKPOINTS
+  workdir = place.parent.parent if is_step else place.parent if place.name == BEST else place
   # A Hugging Face folder has a config.json too.
   if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
     return load_run(workdir, int(place.name) if is_step else 'best', hints)
   return _as_model(load_source(place, hints, sha256))
 
 
-def _account(path: str, source: Source) -> str:
+def _account(path: str, pretrained: Pretrained) -> str:
   """Returns what a load took and left over; entries left for one reason share a line."""
+  source, step = pretrained.source, pretrained.step
   reasons: dict[str, list[str]] = {}
   for name, why in source.unused.items():
     reasons.setdefault(why, []).append(name)
   lines = [
-    f'{path}: {source.format}, {source.kind} model {source.model.attention}',
+    f'{path}: {source.format}, {source.kind} model {source.model.attention}'
+    + (f', step {step}' if step is not None else ''),
     f'taken     {len(source.params)} parameters',
   ]
   for why, names in reasons.items():
@@ -237,9 +245,9 @@ def _account(path: str, source: Source) -> str:
   return '\n'.join(map(printable, lines))
 
 
-def _as_model(source: Source, step: int | None = None) -> Pretrained:
+def _as_model(source: Source) -> Pretrained:
   params = traverse_util.unflatten_dict(source.params, sep='/')
-  return Pretrained(ViViT(source.model, source.classes), params, source, step)
+  return Pretrained(ViViT(source.model, source.classes), params, source)
 
 
 def write_run(source: Source, workdir: Path) -> None:
@@ -276,5 +284,5 @@ def write_run(source: Source, workdir: Path) -> None:
     names = {head: source.labels[part] for head, part in head_slices(task).items()}
   with Checkpoints(workdir) as checkpoints:
     params = traverse_util.unflatten_dict(source.params, sep='/')
-    checkpoints.save_best(0, params, math.nan)
+    checkpoints.save_best(0, params, math.nan, about={'settings': meaning(config)})
   claim(workdir, config, f'weights of {source.path.name}', names)

@@ -6,12 +6,15 @@ import datetime
 import fcntl
 import getpass
 import json
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vivit_jax import __version__
 from vivit_jax.checkpoint import BEST, CHECKPOINTS
@@ -22,6 +25,9 @@ from vivit_jax.files import naming, write_json
 
 SNAPSHOT = 'config.json'
 LOCK = '.lock'
+
+# Sections that say what the weights mean: each checkpoint keeps its own, but for what is free.
+MEANING = ('task', 'model', 'clip')
 
 # Settings that change neither the numbers of a run nor what its checkpoints mean.
 FREE = (
@@ -80,7 +86,11 @@ def _this_process() -> str:
 
 
 def check_continues(
-  workdir: Path, config: Config, data: str, allow_changes: bool = False
+  workdir: Path,
+  config: Config,
+  data: str,
+  allow_changes: bool = False,
+  saved: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
   """Returns how this command differs from the run in the workdir, if it may; says so on stderr.
 
@@ -91,21 +101,30 @@ def check_continues(
     config: of this command.
     data: fingerprint of the training data.
     allow_changes: whether it may differ.
+    saved: what its checkpoints say about themselves (see `Checkpoints.abouts`): their settings
+      count, whatever became of config.json.
 
   Raises:
     ConfigError: it differs and may not, naming the settings.
   """
-  if not _saved(workdir) or not (workdir / SNAPSHOT).exists():
-    return []
-  # With the defaults of settings that this version has and the run's did not.
-  different = [
-    f'config.{name} was {old!r} and is {new!r}'
-    for name, old, new in _differences(_plain(read_config(workdir)), _plain(config))
-    if not any(name == free or name.startswith(free + '.') for free in FREE)
-  ]
-  before = _read(workdir)['data']
-  if before != data:
-    different.append(f'the training data was {before} and is {data}')
+  different = []
+  history: list[dict[str, Any]] = []
+  if _saved(workdir) and (workdir / SNAPSHOT).exists():
+    # With the defaults of settings that this version has and the run's did not.
+    different = [
+      f'config.{name} was {old!r} and is {new!r}'
+      for name, old, new in _differences(_plain(read_config(workdir)), _plain(config))
+      if not _is_free(name)
+    ]
+    content = _read(workdir)
+    history = [*content['changes'], {'after_step': math.inf, 'changes': list(different)}]
+    if content['data'] != data:
+      different.append(f'the training data was {content["data"]} and is {data}')
+  different += dict.fromkeys(
+    f'config.{name} is {old!r} in the checkpoints and {new!r} in this command'
+    for about in saved
+    for name, old, new in _contradictions(config, about, history)
+  )
   if different and not allow_changes:
     raise ConfigError(
       f'{workdir} holds another run: {"; ".join(different)}; give another --workdir, or '
@@ -144,6 +163,53 @@ def claim(
   write_json(workdir / SNAPSHOT, content)
 
 
+def meaning(config: Config) -> dict[str, Any]:
+  """Returns the settings that weights mean nothing without, by `model.gelu`, as JSON holds them."""
+  plain = _plain(config)
+  settings = flatten_dict({section: plain[section] for section in MEANING}, sep='.')
+  return {name: value for name, value in settings.items() if not _is_free(name)}
+
+
+def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
+  """Returns the configuration of a run with the settings that these weights were saved with.
+
+  They are those of config.json, except where `--allow-changes` has changed them since.
+
+  Args:
+    workdir: of the run.
+    about: what was said about the weights; earlier versions said nothing of settings.
+
+  Raises:
+    CheckpointError: where config.json says another thing that no `--allow-changes` tells of.
+  """
+  config, step = read_config(workdir), about['step']
+  for name, saved, found in _contradictions(config, about, _read(workdir)['changes']):
+    raise CheckpointError(
+      f'{workdir / SNAPSHOT} has config.{name}={found!r}, but the weights of step {step} were '
+      f'saved with {saved!r}: put that back'
+    )
+  settings = flatten_dict(_plain(config), sep='.')
+  own = {name: value for name, value in about.get('settings', {}).items() if name in settings}
+  return parse(unflatten_dict(settings | own, sep='.'))
+
+
+def _contradictions(
+  config: Config, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+  """Yields name, saved value and that of `config` where no change after the save explains it."""
+  now = meaning(config)
+  later = [line for entry in history if entry['after_step'] >= about['step']
+           for line in entry['changes']]  # fmt: skip
+  for name, value in about.get('settings', {}).items():
+    explained = any(line.startswith(f'config.{name} ') for line in later)
+    if name in now and now[name] != value and not explained:
+      yield name, value, now[name]
+
+
+def _is_free(name: str) -> bool:
+  return any(name == free or name.startswith(free + '.') for free in FREE)
+
+
 def _saved(workdir: Path) -> list[int]:
   """Returns the steps of which anything was saved."""
   folders = [path for part in (CHECKPOINTS, BEST) for path in (workdir / part).glob('[0-9]*')]
@@ -179,16 +245,39 @@ def _read(workdir: Path) -> dict[str, Any]:
       f'{workdir} holds no run (no {SNAPSHOT}): give the --workdir of a `vivit train`'
     )
   try:
-    content = json.loads(file.read_text())
-    if isinstance(content['config'], dict):
-      found = {name: content[name] for name in ('config', 'data', 'class_names')}
-      return {**found, 'changes': content.get('changes', [])}
-    problem = "'config' is not a section"
+    content = json.loads(file.read_bytes())
+    found = {name: content[name] for name in CONTENT if name != 'changes'}
+    found['changes'] = content.get('changes', [])
+    wrong = [name for name, value in found.items() if not CONTENT[name](value)]
+    if not wrong:
+      return found
+    problem = f'{wrong[0]!r} is not what `vivit train` writes there'
   except KeyError as error:
     problem = f'it has no {error}'
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, RecursionError) as error:
     problem = str(error)
   raise CheckpointError(f'{file} is damaged ({problem}): restore it, or give another --workdir')
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+# What the snapshot holds, and what tells whether that has the right type.
+CONTENT: dict[str, Callable[[Any], bool]] = {
+  'config': lambda value: isinstance(value, dict),
+  'data': lambda value: isinstance(value, str),
+  'class_names': lambda value: isinstance(value, dict) and all(map(_are_texts, value.values())),
+  'changes': lambda value: (
+    isinstance(value, list)
+    and all(
+      isinstance(entry, dict)
+      and isinstance(entry.get('after_step'), int)
+      and _are_texts(entry.get('changes'))
+      for entry in value
+    )
+  ),
+}
 
 
 def _differences(old: Any, new: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:

@@ -70,8 +70,13 @@ class Failures:
   def _read(self) -> set[str]:
     if not self._file.exists():
       return set()
-    with self._file.open(newline='', encoding='utf-8') as handle:
-      return {row[0] for row in csv.reader(handle) if row}
+    try:
+      if not self._file.is_file():
+        raise ValueError('it is not a regular file')
+      with self._file.open(newline='', encoding='utf-8') as handle:
+        return {row[0] for row in csv.reader(handle) if row}
+    except (ValueError, csv.Error) as error:
+      raise DataError(f'{self._file} is damaged ({error}): delete it') from None
 
   def _list(self, path: str, reason: str) -> None:
     if path in self._listed:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.metrics import average_precision_score
 
 from vivit_jax.config import Evaluate, Task
-from vivit_jax.evaluate.ranking import finite_or_worst, hits, metric_names
+from vivit_jax.evaluate.ranking import TOP, finite_or_worst, hits, metric_names
 from vivit_jax.evaluate.views import Predictions
 from vivit_jax.task import head_slices
 
@@ -27,7 +27,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
   Returns:
     `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
     joint metric, with its number of `classes`. Fractions in [0, 1], NaN if nothing was scored:
-      single_label: `top1`, `top5` (five clipped to the number of classes) of videos, `clip_top1`,
+      single_label: `top1` and, of more than five classes, `top5` of videos, `clip_top1` and
         `clip_top5` of single views; at the top level those of the joint metric if there is one,
         else of the first head.
       multi_label: `mAP`, the mean over classes with a positive video, also at the top level; per
@@ -44,6 +44,10 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
     tasks[head]['classes'] = count
   if task.joint:
     tasks[task.joint]['classes'] = prod(task.classes)
+  for scores in tasks.values():
+    if scores['classes'] <= max(TOP):  # the truth is always among so few
+      for name in ('top5', 'clip_top5'):
+        scores.pop(name, None)
   return {
     **{name: value for name, value in headline.items() if name != 'classes'},
     'videos': len(predictions.seen),

@@ -123,6 +123,11 @@ def _numbers(results: Mapping[str, Any], headline: str) -> str:
     ),
     (f'{results["skipped"]:,}', 'videos skipped'),
   ]
+  boxes += [
+    (text.format(results[key]), key)
+    for key, text in (('loss', '{:.3f}'), ('step', '{:,}'))
+    if results.get(key) is not None
+  ]
   items = ''.join(f'<div class="number"><b>{b}</b><span>{label}</span></div>' for b, label in boxes)
   return f'<div class="numbers">{items}</div>\n'
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import jax.numpy as jnp
 import numpy as np
 
 from vivit_jax.config import Config, Evaluate, Task
@@ -28,6 +29,8 @@ from vivit_jax.hosts import cluster
 from vivit_jax.model.vivit import build
 from vivit_jax.pretrained import load_run
 from vivit_jax.sharding import make_mesh, put_state
+from vivit_jax.task import targets
+from vivit_jax.train import losses
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.step import compile_forward
 from vivit_jax.train.watchdog import COMPILING, Watchdog
@@ -36,14 +39,20 @@ from vivit_jax.workdir import read_config
 Forward = Callable[[Any, np.ndarray], np.ndarray]
 Between = Callable[[], None]  # called before each batch; leaves the evaluation by what it raises
 SHOWN_MISTAKES = 8
+EVALUATIONS = 'evaluations'  # folder of the reports that are not training's own
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-  """Outcome of a scheduled evaluation; `score` decides which parameters are the best."""
+  """Outcome of a scheduled evaluation; `score`, then `loss`, say which parameters are the best."""
 
   metrics: dict[str, float]
   score: float
+
+  @property
+  def loss(self) -> float:
+    """Mean loss of the videos."""
+    return self.metrics['loss']
 
 
 def open_common_split(config: Config, split: str) -> Manifest:
@@ -68,12 +77,19 @@ def validate(
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = predict(config, data, forward, params, protocol, failures, between)
-  results = cluster.from_first(compute(predictions, config.task, protocol))
-  names = [headline(config.task), *(['top5'] if config.task.kind == 'single_label' else [])]
-  metrics = {name: results[name] for name in names}
+  results = cluster.from_first(_results(predictions, config.task, protocol))
+  names = ['loss', headline(config.task), 'top5']
+  metrics = {name: results[name] for name in names if name in results}
   if len(config.task.heads) > 1:
     metrics |= {f'top1_{head}': results['tasks'][head]['top1'] for head in config.task.heads}
-  return Validation(metrics, metrics[names[0]])
+  return Validation(metrics, results[headline(config.task)])
+
+
+def _results(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
+  """Returns those of `compute`, and `loss`: the mean over videos, of logits averaged over views."""
+  labels = targets(task, jnp.asarray(predictions.labels[predictions.seen]))
+  loss = losses.loss(task, jnp.asarray(predictions.mean_logits()), labels)
+  return {**compute(predictions, task, protocol), 'loss': float(loss)}
 
 
 def headline(task: Task) -> str:
@@ -136,15 +152,18 @@ def evaluate_run(
   step: str = 'best',
   split: str | None = None,
   views: tuple[int, int] | None = None,
+  output: Path | None = None,
   heed: Between = lambda: None,
 ) -> dict[str, Any]:
-  """Evaluates a run with several views per video and writes the report into its workdir.
+  """Evaluates a run with several views per video and writes a report.
 
   Args:
     workdir: of the run.
     step: 'best', 'last' or the number of a kept step.
     split: of the data; by default test, or validation where the data has no test videos.
     views: temporal and spatial; those of the run's configuration if None.
+    output: folder of the report. If None, the workdir for what training itself evaluates in the
+      end; else, so that training's report stays, workdir/evaluations/SPLIT-STEP-VIEWS.
     heed: called before each batch; leaves the evaluation by what it raises.
 
   Returns:
@@ -155,7 +174,11 @@ def evaluate_run(
   config = read_config(workdir)
   with Watchdog(config.faults.hang_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
+    curves = read_metrics(workdir)
     pretrained = load_run(workdir, parse_step(step))
+    assert pretrained.config is not None
+    config = pretrained.config
+    cluster.agree({'the step to evaluate': pretrained.step})  # a trainer may have gone on
     # The run's batch need not fit these devices; results don't depend on it.
     batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
@@ -180,34 +203,48 @@ def evaluate_run(
       config, data, forward, params, protocol, failures, between, progress=shown
     )
   results = {
-    **compute(predictions, config.task, protocol),
+    **_results(predictions, config.task, protocol),
     'step': pretrained.step,
     'split': data.split,
     'data': data.fingerprint,
   }
   if cluster.is_first():
-    _report(workdir, config, data, protocol, predictions, results)
+    as_training = (
+      step == 'best'
+      and split == 'test'
+      and protocol_name(protocol) == protocol_name(config.evaluate)
+    )
+    name = f'{split}-{pretrained.step}-{protocol_name(protocol)}'
+    folder = output or (workdir if as_training else workdir / EVALUATIONS / name)
+    _report(workdir, folder, config, data, protocol, predictions, results, curves)
   return results
+
+
+def protocol_name(protocol: Evaluate) -> str:
+  """Returns temporal x spatial views, e.g. 4x3."""
+  return f'{protocol.temporal_views}x{protocol.spatial_views}'
 
 
 def _report(
   workdir: Path,
+  folder: Path,
   config: Config,
   data: Manifest,
   protocol: Evaluate,
   predictions: Predictions,
   results: dict[str, Any],
+  curves: list[dict[str, int | float]],
 ) -> None:
   """Writes the report and says what it says in one line."""
   mistakes = most_confident_mistakes(predictions, config.task, data.class_names, SHOWN_MISTAKES)
   page = write_report(
-    workdir,
+    folder,
     results,
     title=workdir.resolve().name,
     predictions=predictions,
     task=config.task,
     class_names=data.class_names,
-    curves=read_metrics(workdir),
+    curves=curves,
     mistakes=[
       ShownMistake(m, data.videos[m.video].path, read_view(data, m.video, config)) for m in mistakes
     ],
@@ -216,7 +253,7 @@ def _report(
   name = headline(config.task)
   print(
     f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
-    f'{protocol.temporal_views}x{protocol.spatial_views} views, step {results["step"]}; '
+    f'{protocol_name(protocol)} views, step {results["step"]}; '
     f'report: {page}'
     + (f'; {results["skipped"]} unreadable, see {SKIPPED}' if results['skipped'] else '')
   )

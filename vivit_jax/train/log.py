@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from vivit_jax.errors import CheckpointError
 from vivit_jax.files import naming, replace_file
 from vivit_jax.hosts import cluster
 from vivit_jax.train.board import Board
@@ -30,15 +31,25 @@ def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
   """Returns the rows of a run's metrics file, oldest first; a row cut off by a kill is left out.
 
   What was not finite is NaN.
+
+  Raises:
+    CheckpointError: where the file holds anything else, naming the line.
   """
   file = workdir / METRICS
+  if not file.exists():
+    return []
+  if not file.is_file():
+    raise CheckpointError(f'{file} is not a regular file: give another --workdir, or delete it')
   rows = []
-  for line in file.read_text().splitlines() if file.exists() else ():
+  # Only a line that was cut off has no end.
+  for number, line in enumerate(file.read_bytes().split(b'\n')[:-1], 1):
     try:
       row = json.loads(line)
-    except json.JSONDecodeError:
-      continue
-    rows.append({name: math.nan if value is None else value for name, value in row.items()})
+      if type(row['step']) is not int:
+        raise TypeError
+      rows.append({name: math.nan if v is None else v + 0 for name, v in row.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+      raise CheckpointError(f'{file}:{number} is no row of numbers: delete the line') from None
   return rows
 
 

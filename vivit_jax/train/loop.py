@@ -45,7 +45,7 @@ from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.train.window import Window
-from vivit_jax.workdir import check_continues, claim, occupied
+from vivit_jax.workdir import check_continues, claim, meaning, occupied
 
 Evaluation = Callable[[Any, Between], Validation]
 
@@ -77,7 +77,11 @@ def train(
   with alone, Goodput() as goodput:
     cluster.check_shared(workdir)
     data = open_common_split(config, 'train')
-    changes = check_continues(workdir, config, data.fingerprint, allow_changes) if first else []
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+      saved = checkpoints.abouts()
+    changes: list[str] = []
+    if first:
+      changes = check_continues(workdir, config, data.fingerprint, allow_changes, saved)
     with StopRequest() as stop:  # before, there is nothing to save
       steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
@@ -246,7 +250,8 @@ class _Run:
         return interrupted.by
     self.watchdog.expect(f'the best checkpoint at step {done}')
     with self.goodput.during('checkpoint'):
-      self.checkpoints.save_best(done, state.best_params, results.score)
+      about = {'settings': meaning(self.config)}
+      self.checkpoints.save_best(done, state.best_params, results.score, results.loss, about)
     # Last: it says that all of this need not be done again.
     log.validation(done, results.metrics)
     return None
@@ -255,7 +260,11 @@ class _Run:
     check_finite(state, done, self.checkpoints.steps)
     self.watchdog.expect(f'the checkpoint of step {done}')
     with self.goodput.during('checkpoint'):
-      about = {'data': self.data.fingerprint, 'window': window.rows()}
+      about = {
+        'data': self.data.fingerprint,
+        'window': window.rows(),
+        'settings': meaning(self.config),
+      }
       self.checkpoints.save(done, state, about)
       if wait:
         self.checkpoints.wait_for(done)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Orbax leaves unchecked of its files: odd paths, pipes, missing parts, changed JSON."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vivit_jax.errors import ConfigError
+
+
+def literal_path(folder: Path, *, make: bool) -> tuple[Path, Callable[[], None]]:
+  """Returns a path to a folder without glob characters, and what releases it.
+
+  Orbax globs whole paths: below a folder `lr[0.1]` it finds none of the files that it has written,
+  and leaves a step that cannot be read.
+
+  Args:
+    folder: an absolute path.
+    make: whether to make the folder if it is missing.
+
+  Raises:
+    ConfigError: where this system has no such path.
+  """
+  found = re.search(r'[*?[]', str(folder))
+  if make:
+    folder.mkdir(parents=True, exist_ok=True)
+  if found is None or not folder.is_dir():
+    return folder, lambda: None
+  descriptors = [os.open(folder, os.O_RDONLY | os.O_DIRECTORY)]
+  place = Path(f'/proc/self/fd/{descriptors[0]}')
+  if not place.is_dir():  # not Linux
+    os.close(descriptors[0])
+    raise ConfigError(
+      f'{folder} has a {found[0]!r} in its path, and checkpoints cannot be kept there on this '
+      'system: give a path without it'
+    )
+  return place, lambda: os.close(descriptors.pop()) if descriptors else None
+
+
+def keep_whole(step: Path, item: str) -> None:
+  """Deletes a step that lacks a file without which nothing can be restored.
+
+  Raises:
+    FileNotFoundError: where it does, naming the file.
+  """
+  for part in (f'{item}/manifest.ocdbt', f'{item}/_METADATA', 'about/metadata'):
+    if not (step / part).is_file():
+      shutil.rmtree(step)
+      raise FileNotFoundError(f'{part} was not written')
+
+
+def check_regular_files(folder: Path) -> None:
+  """Raises ValueError for what is neither a file nor a folder, FileNotFoundError for dead links."""
+  for path in folder.rglob('*'):
+    if path.is_symlink() or not path.is_dir():
+      check_regular(path)
+
+
+def check_regular(file: Path) -> None:
+  """Raises ValueError where a file is a pipe, say, of which reading would never end."""
+  if not stat.S_ISREG(file.stat().st_mode):
+    raise ValueError(f'{file.name} in {file.parent.name}/ is not a regular file')
+
+
+def seal(about: dict[str, Any]) -> dict[str, Any]:
+  """Returns plain values with their checksum."""
+  about = json.loads(json.dumps(about))
+  return {'about': about, 'crc32': _crc32(about)}
+
+
+def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
+  """Returns the values again; raises ValueError where they have changed."""
+  if 'crc32' not in sealed:
+    raise ValueError('it has no fingerprints, as of an earlier version')
+  if _crc32(sealed['about']) != sealed['crc32']:
+    raise ValueError('what is said about it has changed')
+  return sealed['about']
+
+
+def _crc32(about: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(about, sort_keys=True).encode())
