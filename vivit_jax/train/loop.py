@@ -51,7 +51,12 @@ Evaluation = Callable[[Any, Between], Validation]
 
 
 def train(
-  config: Config, workdir: Path, *, allow_changes: bool = False, profile: Steps | None = None
+  config: Config,
+  workdir: Path,
+  *,
+  allow_changes: bool = False,
+  profile: Steps | None = None,
+  ends_process: bool = False,
 ) -> dict[str, Any]:
   """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
 
@@ -61,12 +66,13 @@ def train(
       report.json, report.html and pictures.
     allow_changes: go on although the run in `workdir` has other settings or data.
     profile: steps to trace into workdir/profile/.
+    ends_process: the caller does nothing after it that a signal should stop (see `StopRequest`).
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
-    Stopped: after SIGINT or SIGTERM, once the state is on disk.
+    Stopped: after a signal, or once standard output is closed, with the state on disk.
     TrainingError: loss or gradient are not finite, step after step.
     ConfigError, DataError, CheckpointError: for what the user can mend.
   """
@@ -74,11 +80,12 @@ def train(
   config = with_classes(config)
   first = cluster.is_first()
   alone = occupied(workdir) if first else contextlib.nullcontext()
-  with alone, Goodput() as goodput:
+  goodput = Goodput()
+  with alone:
     cluster.check_shared(workdir)
     data = open_common_split(config, 'train')
     changes = check_continues(workdir, config, data.fingerprint, allow_changes) if first else []
-    with StopRequest() as stop:  # before, there is nothing to save
+    with StopRequest(ends_process) as stop, goodput:  # before, there is nothing to save
       steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
         try:
