@@ -4,6 +4,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -146,7 +147,14 @@ def test_a_hangup_a_warning_and_closed_output_lose_nothing(uninterrupted, tmp_pa
   for how, workers, expected in ((signal.SIGHUP, 2, 129), (signal.SIGUSR1, 2, 0)):
     code, out, err = interrupted_run(tmp_path, workers, 1, how, group=True)
     assert code == expected, (how, err)
-    assert out.splitlines()[-1] == said_of(tmp_path, how.name)
+    opening, compiling, *_, last = out.splitlines()
+    assert re.fullmatch(
+      r'vivit: 64 videos of 18 classes, steps \d+ to 60 of 8 clips; spatio_temporal of 1 layers, '
+      r'[\d,]+ parameters; 1 x cpu',
+      opening,
+    )
+    assert compiling == 'vivit: compiling the training step'
+    assert last == said_of(tmp_path, how.name)
   before = saved_steps(tmp_path)[-1]
   with running('>/dev/full', tmp_path) as process:
     _, err = process.communicate(timeout=300)

@@ -125,6 +125,10 @@ def _join(address: str, processes: int, process: int, seconds: float) -> None:
         server.sendall(introduction)
         while not selectable(server):
           waiting.say(f'process 0 at {address} waits for others')
+          if (
+            time.monotonic() > deadline + STRANGER
+          ):  # it has the same limit, and says who is missing
+            raise OSError('it is connected and silent')
         answer = _line(server)
       if answer is not None and 'refusal' in answer:
         if answer['refusal'] is None:

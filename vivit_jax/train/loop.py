@@ -163,6 +163,21 @@ def _start(
   return put_state(mesh, state)
 
 
+def _opening(
+  config: Config, data: Manifest, state: TrainState, start: int, steps: int, mesh: Mesh
+) -> str:
+  """Returns what a run is, in one line."""
+  model, device = config.model, mesh.devices.flat[0]
+  classes = ' x '.join(map(str, config.task.classes))
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
+  return (
+    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
+    f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
+    f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
+  )
+
+
 @dataclasses.dataclass
 class _Run:
   """What stays the same over the steps of a run."""
@@ -186,6 +201,7 @@ class _Run:
     owed = self._owes_validation(start)
     if start >= self.steps and not owed:
       return
+    print(_opening(self.config, self.data, state, start, self.steps, self.mesh), flush=True)
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
     rate = learning_rate(train, self.steps)
     evaluate = self._evaluation()
@@ -199,6 +215,7 @@ class _Run:
       if left is not None:
         raise Stopped(start, left)
       self.watchdog.expect('the first step', COMPILING)
+      log.say('vivit: compiling the training step')
       for done, batch in enumerate(log.waiting(batches, window.at_work), start + 1):
         self.profiler.before(done)
         state, metrics = step(state, batch)
