@@ -153,7 +153,7 @@ def test_videos_that_nobody_evaluated_are_no_unreadable_ones(rng):
   )
   others = tuple((path, 'no video') for path in paths[1::2])
   dataclasses.replace(half, failures=others).check_complete(paths, VIEWS)
-  with pytest.raises(EvaluationError, match='first is 0.mp4 with'):  # seen twice
+  with pytest.raises(EvaluationError, match=r'first is 0\.mp4 with'):  # seen twice
     whole.merge(half).check_complete(paths, VIEWS)
 
 

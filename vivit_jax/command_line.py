@@ -71,13 +71,13 @@ def open_standard_streams() -> None:
   while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
   os.close(nowhere)
-  sys.stdin = sys.stdin or open(0, closefd=False)
-  sys.stdout = sys.stdout or open(1, 'w', closefd=False)
-  sys.stderr = sys.stderr or open(2, 'w', closefd=False)
+  for name, number, mode in (('stdin', 0, 'r'), ('stdout', 1, 'w'), ('stderr', 2, 'w')):
+    if getattr(sys, name) is None:
+      setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def last_words(code: int) -> int:
-  """Writes what standard output still holds; returns the exit code, 2 instead of 0 if it is lost."""
+  """Writes what standard output still holds; returns the exit code; 2, not 0, if it is lost."""
   try:
     sys.stdout.flush()
     return code

@@ -57,7 +57,8 @@ class Predictions:
       EvaluationError: a video has other views, and is not among the failures.
     """
     unreadable = {path for path, _ in self.failures}
-    wrong = [i for i in np.flatnonzero(self.views != views) if paths[i] not in unreadable]
+    differs = np.flatnonzero(self.views != views).tolist()
+    wrong = [i for i in differs if paths[i] not in unreadable]
     if wrong:
       first = wrong[0]
       raise EvaluationError(

@@ -52,7 +52,7 @@ class StopRequest:
       if not ignored and not (several and kind == signal.SIGTERM):
         self._before[kind] = signal.signal(kind, self._note)
     self._streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (Guarded(stream, self) for stream in self._streams)  # type: ignore
+    sys.stdout, sys.stderr = (Guarded(stream, self) for stream in self._streams)
     return self
 
   def __exit__(

@@ -49,6 +49,8 @@ class Watchdog:
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # what a terminal sends to all is not for it
       )
+      assert self._guard.stdin is not None
+      os.set_blocking(self._guard.stdin.fileno(), False)
       self._thread = threading.Thread(target=self._watch, daemon=True)
       self._thread.start()
     return self
@@ -59,6 +61,7 @@ class Watchdog:
       self._thread.join()
       assert self._guard.stdin is not None
       self._guard.stdin.close()
+      self._guard.kill()
       self._guard.wait()
       faulthandler.unregister(signal.SIGUSR2)
 
@@ -98,8 +101,9 @@ class Watchdog:
         self._end()
 
   def _tell_guard(self) -> None:
-    assert self._guard is not None and self._guard.stdin is not None
-    with contextlib.suppress(OSError):  # somebody has killed it; this thread watches on
+    assert self._guard is not None
+    assert self._guard.stdin is not None
+    with contextlib.suppress(OSError):  # it was killed or stopped; this thread watches on
       os.write(self._guard.stdin.fileno(), f'{1.2 * self._awaited[1] + 5:.1f}\n'.encode())
 
   def _left(self) -> float:
