@@ -15,7 +15,7 @@ PACKAGE = 'vivit_jax'
 # From the bottom up. A part may import what stands on an earlier line; parts on one line do not
 # know each other.
 LAYERS = (
-  {'errors', 'files', 'compiled_programs'},
+  {'awake', 'errors', 'files', 'compiled_programs'},
   {'command_line'},
   {'hosts'},
   {'config_types', 'remote'},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vivit_jax.config import Task
+from vivit_jax.errors import EvaluationError
 from vivit_jax.evaluate.views import Predictions, collect
 
 ACTION = Task(heads=('verb', 'noun'), classes=(3, 6), joint='action')
@@ -136,6 +137,24 @@ def test_unreadable_videos_are_left_out_and_told_once(rng):
   assert told == [('2.mp4', 'damaged'), ('7.mp4', 'empty')]
   assert got.seen.tolist() == [0, 1, 3, 4, 5, 6, 8, 9, 10]
   assert (got.labels[[2, 7]] == -1).all()
+
+
+def test_videos_that_nobody_evaluated_are_no_unreadable_ones(rng):
+  ids, logits, labels = views_of(rng)
+  paths = [f'{k}.mp4' for k in range(VIDEOS)]
+  mine = np.flatnonzero(ids % 2 == 0)
+  whole, half = (run(order, ids, logits, labels) for order in (range(len(ids)), mine))
+  whole.check_complete(paths, VIEWS)
+  with pytest.raises(EvaluationError) as error:
+    half.check_complete(paths, VIEWS)
+  assert str(error.value).startswith(
+    f'{VIDEOS // 2} of the {VIDEOS} videos do not have the {VIEWS} views of the protocol; the '
+    'first is 1.mp4 with 0: '
+  )
+  others = tuple((path, 'no video') for path in paths[1::2])
+  dataclasses.replace(half, failures=others).check_complete(paths, VIEWS)
+  with pytest.raises(EvaluationError, match=r'first is 0\.mp4 with'):  # seen twice
+    whole.merge(half).check_complete(paths, VIEWS)
 
 
 def test_a_counted_row_without_a_video_is_refused(rng):

@@ -191,6 +191,23 @@ def test_an_exception_in_one_process_ends_all_and_says_where(tmp_path, failing):
     assert other == f'{prefix}vivit: process {failing} failed: {why}\n'
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize('counts', [(2, 3), (3, 2)])
+def test_other_numbers_of_processes_are_refused_on_both_sides(tmp_path, counts):
+  def join(number, port):
+    own = f'--processes={counts[number]}'
+    return [f'--coordinator=127.0.0.1:{port}', own, f'--process={number}'], {}
+
+  for command in (vivit(tmp_path), ('-m', 'vivit_jax', 'evaluate', f'--workdir={tmp_path}')):
+    began = time.monotonic()
+    with Pair(command, command, join=join) as pair:
+      assert pair.wait(60) == (2, 2), pair.err
+    print(f'{command[2]} {counts}: {time.monotonic() - began:.1f} s')
+    said = f'vivit: error: the number of processes is {counts[0]} in process 0 and {counts[1]} in '
+    assert all(err.startswith(said) and err.count('\n') == 1 for err in pair.err), pair.err
+  assert not list(tmp_path.iterdir())
+
+
 def test_other_settings_and_other_code_are_refused_before_the_first_step(tmp_path):
   shutil.copytree(ROOT / 'vivit_jax', tmp_path / 'vivit_jax')
   with (tmp_path / 'vivit_jax' / 'sharding.py').open('a') as file:

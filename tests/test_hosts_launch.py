@@ -2,6 +2,7 @@
 """How a process learns that it is one of several; most are not, and must not wait for anybody."""
 
 import argparse
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,97 @@ def test_a_coordinator_that_does_not_answer_is_one_line(monkeypatch):
   monkeypatch.setattr(launch, 'JOINING', 0.3)
   with pytest.raises(ConfigError, match=r'^--coordinator=127.0.0.1:1 does not answer \(Connection'):
     start('--coordinator=127.0.0.1:1', '--processes=2', '--process=1')
+
+
+@pytest.mark.parametrize('name', ['SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'])
+def test_a_number_of_slurm_that_is_none_is_one_line(monkeypatch, name):
+  for other, value in {**STEP, 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '0', name: 'abc'}.items():
+    monkeypatch.setenv(other, value)
+  with pytest.raises(ConfigError, match=f"^{name}='abc' in the environment is no number: "):
+    start()
+
+
+def python(source: str, *arguments: str) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, '-c', source, *arguments],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+MEET = """
+import sys
+from vivit_jax.command_line import report
+from vivit_jax.hosts import meeting
+meeting.DELAY = 0.0
+address, process, processes, seconds = sys.argv[1:]
+try:
+  meeting.meet(address, int(processes), int(process), float(seconds))
+  print('met')
+except (Exception, KeyboardInterrupt) as error:
+  sys.exit(report(error))
+"""
+
+
+def meet(address: str, *numbers: tuple[int, int], seconds: float = 60.0) -> list[subprocess.Popen]:
+  """Starts a process for each (its number, how many it takes them to be)."""
+  return [python(MEET, address, str(one), str(many), str(seconds)) for one, many in numbers]
+
+
+def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+  """Returns exit codes, last lines of the output and errors."""
+  found = []
+  for process in processes:
+    with process:
+      out, err = process.communicate(timeout=60)
+      found.append((process.returncode, (out.splitlines() or [''])[-1], err))
+  return found
+
+
+@pytest.fixture
+def address():
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return f'127.0.0.1:{probe.getsockname()[1]}'
+
+
+def test_processes_meet_whoever_else_knocks(address):
+  (first,) = meet(address, (0, 3))
+  assert 'waits for processes 1, 2 of 3' in first.stdout.readline()
+  for said in (b'', b'GET / HTTP/1.1\r\n\r\n', b'[1]\n', b'{"process": "x", "processes": 3}\n'):
+    with socket.create_connection(('127.0.0.1', int(address[10:]))) as stranger:
+      stranger.sendall(said)
+  assert ends([first, *meet(address, (1, 3), (2, 3))]) == [(0, 'met', '')] * 3
+
+
+@pytest.mark.parametrize('counts', [(2, 3), (3, 2)])
+def test_other_numbers_of_processes_end_all_with_both(address, counts):
+  found = ends(meet(address, (0, counts[0]), (1, counts[1])))
+  line = (
+    'vivit: error: the number of processes is {} in process 0 and {} in process 1: start the same '
+    'command on every host, each with its number\n'
+  ).format(*counts)
+  assert [(code, err) for code, _, err in found] == [(2, line)] * 2
+
+
+def test_the_same_number_twice_ends_all(address):
+  found = ends(meet(address, (0, 3), (1, 3), (1, 3)))
+  assert {code for code, _, _ in found} == {2}
+  assert all('error: two processes are process 1: start the' in err for _, _, err in found)
+
+
+def test_a_process_that_does_not_come_is_named_to_all_that_did(address):
+  found = ends(meet(address, (0, 3), (1, 3), seconds=6.0))
+  line = 'vivit: error: process 2 of 3 did not come within 6 s: start the same command on every '
+  assert all(code == 2 and err.startswith(line) for code, _, err in found), found
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_waiting_can_be_interrupted(address, number):
+  (process,) = meet(address, (number, 2))
+  assert process.stdout.readline().startswith('vivit: ')
+  process.send_signal(signal.SIGINT)
+  ((code, _, err),) = ends([process])
+  assert (code, err) == (130, 'vivit: interrupted\n')
 
 
 def test_launch_scripts_are_clean():

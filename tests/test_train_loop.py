@@ -109,9 +109,11 @@ def start(*arguments: str, program: str | None = None, **variables: str) -> subp
   )
 
 
-def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-  """Runs `python -m vivit_jax` to its end."""
-  process = start(*arguments, **variables)
+def command(
+  *arguments: str, program: str | None = None, **variables: str
+) -> subprocess.CompletedProcess:
+  """Runs `python -m vivit_jax`, or a program instead, to its end."""
+  process = start(*arguments, program=program, **variables)
   out, err = process.communicate(timeout=300)
   return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 

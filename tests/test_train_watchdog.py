@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hangs is ended with the stacks of all threads, even if it holds the interpreter's lock."""
 
+import signal
 import subprocess
 import sys
 import threading
 import time
 
+import pytest
 from test_train_loop import ROOT
 
 from vivit_jax.train.watchdog import Watchdog
@@ -49,10 +51,37 @@ def test_a_thread_that_waits_for_ever():
 
 def test_a_call_that_never_gives_the_interpreter_back():
   code, out, lines, seconds = ended(0.4, 'ctypes.PyDLL(None).sleep(60)')
-  assert (code, out) == (1, '')
+  assert (code, out) == (-signal.SIGUSR2, '')  # from the guard: no line of Python's can run
   assert lines[0].startswith('Timeout (')
   assert any('a_thread_that_waits' in line for line in lines)
   assert seconds < 40
+
+
+STOPPED = """
+import time
+from vivit_jax.train.watchdog import Watchdog
+
+with Watchdog(3.0) as watchdog:
+  watchdog.expect('the end')
+  print('begun', flush=True)
+  time.sleep(1.0)
+  print('slept', flush=True)
+"""
+
+
+@pytest.mark.parametrize('seconds', [3.5, pytest.param(10.0, marks=pytest.mark.faults)])
+def test_time_while_the_process_is_stopped_does_not_count(seconds):
+  # The longer one outlasts the guard's limit of 8.6 s too.
+  with subprocess.Popen(
+    [sys.executable, '-c', STOPPED],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  ) as process:  # fmt: skip
+    assert process.stdout.readline() == 'begun\n'
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+  assert (process.returncode, out, err) == (0, 'slept\n', '')
 
 
 def test_no_limit_and_no_hang():

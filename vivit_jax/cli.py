@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__, commands
-from vivit_jax.command_line import Parser, add_command
+from vivit_jax.command_line import Parser, add_command, last_words, open_standard_streams
 from vivit_jax.config import Hints
 from vivit_jax.config_parse import required
 from vivit_jax.data_commands.group import add_data
@@ -299,4 +299,5 @@ def entry() -> NoReturn:
   """Entry point of the installed command."""
   if 'VIVIT_LOG' not in os.environ:
     _quieten_orbax()
-  sys.exit(main())
+  open_standard_streams()
+  sys.exit(last_words(main()))

@@ -2,6 +2,7 @@
 """What all commands have in common: how they are declared and how they answer mistakes."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -64,3 +65,26 @@ def report(error: BaseException) -> int:
     raise error
   print(f'vivit: error: {message}', file=sys.stderr)
   return 2
+
+
+def open_standard_streams() -> None:
+  """Opens those that the caller has closed (`>&-`), or the next file would take their place."""
+  while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+  os.close(nowhere)
+  for name, number, mode in (('stdin', 0, 'r'), ('stdout', 1, 'w'), ('stderr', 2, 'w')):
+    if getattr(sys, name) is None:
+      setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def last_words(code: int) -> int:
+  """Writes what standard output still holds; returns the exit code; 2, not 0, if it is lost."""
+  try:
+    sys.stdout.flush()
+    return code
+  except OSError as error:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what Python flushes at its end
+    os.close(nowhere)
+    print(f'vivit: error: standard output cannot be written: {error.strerror}', file=sys.stderr)
+    return code or 2

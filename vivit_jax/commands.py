@@ -3,6 +3,8 @@
 
 import argparse
 import re
+import signal
+import sys
 from pathlib import Path
 
 from vivit_jax.config import Faults
@@ -32,10 +34,16 @@ def train(options: argparse.Namespace) -> int:
   if options.overfit_one_batch:
     return 0 if overfit_one_batch(config) else 1
   try:
-    train(config, Path(options.workdir), allow_changes=options.allow_changes, profile=profile)
+    train(
+      config,
+      Path(options.workdir),
+      allow_changes=options.allow_changes,
+      profile=profile,
+      ends_process=True,
+    )
   except Stopped as stopped:
-    print(f'vivit: {stopped}')
-    return 130 if stopped.by.name == 'SIGINT' else 0
+    print(f'vivit: {stopped}', file=sys.stderr if stopped.by == signal.SIGPIPE else sys.stdout)
+    return stopped.code
   return 0
 
 

@@ -55,3 +55,7 @@ class SaveError(CheckpointError):
 
 class TrainingError(UserError):
   """A run whose numbers went wrong."""
+
+
+class EvaluationError(UserError):
+  """An evaluation that did not see all that it was to see."""

@@ -2,7 +2,7 @@
 """Streams views of videos through a model and sums what it says about each video."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int, UInt8
 from tqdm import tqdm
 
 from vivit_jax.config import Task
+from vivit_jax.errors import EvaluationError
 from vivit_jax.evaluate.ranking import hits, metric_names
 
 Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
@@ -44,6 +45,27 @@ class Predictions:
       clip_hits=np.sum([part.clip_hits for part in parts], axis=0),
       failures=tuple(sorted({failure for part in parts for failure in part.failures})),
     )
+
+  def check_complete(self, paths: Sequence[str], views: int) -> None:
+    """Tells videos that cannot be read from those that nobody evaluated.
+
+    Args:
+      paths: of the manifest's videos.
+      views: that each of them has.
+
+    Raises:
+      EvaluationError: a video has other views, and is not among the failures.
+    """
+    unreadable = {path for path, _ in self.failures}
+    differs = np.flatnonzero(self.views != views).tolist()
+    wrong = [i for i in differs if paths[i] not in unreadable]
+    if wrong:
+      first = wrong[0]
+      raise EvaluationError(
+        f'{len(wrong)} of the {len(paths)} videos do not have the {views} views of the protocol; '
+        f'the first is {paths[first]} with {self.views[first]}: no report is written; start the '
+        'same command on every host'
+      )
 
   @property
   def seen(self) -> Int[np.ndarray, 'n']:

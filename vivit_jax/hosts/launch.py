@@ -4,15 +4,18 @@
 import argparse
 import os
 import re
-import socket
 import sys
-import time
 from typing import Any
 
 from vivit_jax.errors import ConfigError
-from vivit_jax.hosts import cluster, ending
+from vivit_jax.hosts import cluster, ending, meeting
 
 JOINING = 300.0  # seconds in which all processes must have started
+CONNECTING = 60.0  # seconds for JAX to connect them, once they are there
+NAMES = ('coordinator_address', 'num_processes', 'process_id')
+NUMBERS = (
+  'SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_JOB_ID',
+)  # fmt: skip
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # JAX's own name for --coordinator
 
 HELP = """\
@@ -41,28 +44,37 @@ def start(options: argparse.Namespace, heartbeat_seconds: int) -> None:
   Raises:
     ConfigError: options that cannot be used, or nobody answers.
   """
-  arguments: dict[str, Any] = {}  # none: JAX finds out
   said = any(x is not None for x in (options.coordinator, options.processes, options.process))
   found = not said and (_on_slurm() or _on_tpu())
   if said or (not found and ADDRESS in os.environ):
     arguments = _from_options(options)
-    if options.processes == 1:
-      return
-    _meet(**arguments)
-  elif not found:
+  elif found:
+    arguments = _from_surroundings()
+  else:
     return
+  address, processes, process = (arguments[name] for name in NAMES)
+  if processes == 1:
+    return
+  meeting.meet(address, processes, process, JOINING)
   import jax
   from jax._src import distributed  # its store of keys and values has no public name
 
   # With as few threads as cores, programs that wait for each other on the CPUs of one machine keep
   # those that they wait for from starting.
   os.environ.setdefault('PJRT_NPROC', '16')
-  jax.distributed.initialize(
-    **arguments,
-    cluster_detection_method='deactivate' if arguments else None,
-    initialization_timeout=int(JOINING),
-    heartbeat_timeout_seconds=heartbeat_seconds,
-  )
+  try:
+    jax.distributed.initialize(
+      **arguments,
+      cluster_detection_method='deactivate',
+      initialization_timeout=int(CONNECTING),
+      heartbeat_timeout_seconds=heartbeat_seconds,
+    )
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).splitlines()[0]
+    raise ConfigError(
+      f'the processes met at {address}, but JAX cannot connect them there ({reason}): start the '
+      'same command again, or give another port'
+    ) from None
   state = distributed.global_state
   if state.num_processes > 1:
     cluster.joined = cluster.Cluster(state.client, state.process_id, state.num_processes)
@@ -80,7 +92,30 @@ def _on_slurm() -> bool:
   JAX would also take the shell of an allocation for a task, and wait for others for ever.
   """
   tasks = os.environ.get('SLURM_STEP_NUM_TASKS', os.environ.get('SLURM_NTASKS', '1'))
-  return 'SLURM_STEP_NODELIST' in os.environ and int(tasks) > 1
+  if 'SLURM_STEP_NODELIST' not in os.environ:
+    return False
+  for name in NUMBERS:
+    if name in os.environ and not os.environ[name].isdecimal():
+      raise ConfigError(
+        f'{name}={os.environ[name]!r} in the environment is no number: start the command by srun, '
+        'or unset SLURM_STEP_NODELIST to run it alone'
+      )
+  return int(tasks) > 1
+
+
+def _from_surroundings() -> dict[str, Any]:
+  """Returns the arguments of jax.distributed.initialize that JAX itself would find."""
+  from jax._src import clusters
+
+  values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    os.environ.get(ADDRESS), None, None, None, None, int(JOINING)
+  )
+  if None in values[:3]:
+    raise ConfigError(
+      'this is one of several processes, but not how to reach the others: give all of '
+      '--coordinator=HOST:PORT, --processes=N and --process=I'
+    )
+  return dict(zip((*NAMES, 'local_device_ids'), values, strict=True))
 
 
 def _on_tpu() -> bool:
@@ -111,34 +146,6 @@ def _from_options(options: argparse.Namespace) -> dict[str, Any]:
     'num_processes': options.processes,
     'process_id': options.process,
   }
-
-
-def _meet(coordinator_address: str, num_processes: int, process_id: int) -> None:
-  """Waits for the first process, since JAX would end this one without a word that helps."""
-  host, _, port = coordinator_address.rpartition(':')
-  if process_id == 0:
-    print(f'vivit: {coordinator_address} waits for {num_processes - 1} other processes', flush=True)
-    try:
-      with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(('', int(port)))
-    except OSError as error:
-      raise ConfigError(
-        f'--coordinator={coordinator_address} cannot be used: {error.strerror}; give another port'
-      ) from None
-    return
-  deadline = time.monotonic() + JOINING
-  while True:
-    try:
-      socket.create_connection((host.strip('[]'), int(port)), 10).close()
-      return
-    except OSError as error:
-      if time.monotonic() > deadline:
-        raise ConfigError(
-          f'--coordinator={coordinator_address} does not answer ({error.strerror}): start process '
-          '0 there, and let the port through'
-        ) from None
-      time.sleep(0.2)
 
 
 class _Prefixed:

@@ -126,6 +126,8 @@ def predict(
     progress=progress,
   )
   everyone = merged_over_hosts(mine)
+  views = protocol.temporal_views * protocol.spatial_views
+  everyone.check_complete([video.path for video in data.videos], views)
   failures.collect()
   return everyone
 

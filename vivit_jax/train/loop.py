@@ -51,7 +51,12 @@ Evaluation = Callable[[Any, Between], Validation]
 
 
 def train(
-  config: Config, workdir: Path, *, allow_changes: bool = False, profile: Steps | None = None
+  config: Config,
+  workdir: Path,
+  *,
+  allow_changes: bool = False,
+  profile: Steps | None = None,
+  ends_process: bool = False,
 ) -> dict[str, Any]:
   """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
 
@@ -61,12 +66,13 @@ def train(
       report.json, report.html and pictures.
     allow_changes: go on although the run in `workdir` has other settings or data.
     profile: steps to trace into workdir/profile/.
+    ends_process: the caller does nothing after it that a signal should stop (see `StopRequest`).
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
-    Stopped: after SIGINT or SIGTERM, once the state is on disk.
+    Stopped: after a signal, or once standard output is closed, with the state on disk.
     TrainingError: loss or gradient are not finite, step after step.
     ConfigError, DataError, CheckpointError: for what the user can mend.
   """
@@ -74,7 +80,8 @@ def train(
   config = with_classes(config)
   first = cluster.is_first()
   alone = occupied(workdir) if first else contextlib.nullcontext()
-  with alone, Goodput() as goodput:
+  goodput = Goodput()
+  with alone:
     cluster.check_shared(workdir)
     data = open_common_split(config, 'train')
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -82,7 +89,7 @@ def train(
     changes: list[str] = []
     if first:
       changes = check_continues(workdir, config, data.fingerprint, allow_changes, saved)
-    with StopRequest() as stop:  # before, there is nothing to save
+    with StopRequest(ends_process) as stop, goodput:  # before, there is nothing to save
       steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
         try:
@@ -160,6 +167,21 @@ def _start(
   return put_state(mesh, state)
 
 
+def _opening(
+  config: Config, data: Manifest, state: TrainState, start: int, steps: int, mesh: Mesh
+) -> str:
+  """Returns what a run is, in one line."""
+  model, device = config.model, mesh.devices.flat[0]
+  classes = ' x '.join(map(str, config.task.classes))
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
+  return (
+    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
+    f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
+    f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
+  )
+
+
 @dataclasses.dataclass
 class _Run:
   """What stays the same over the steps of a run."""
@@ -183,6 +205,7 @@ class _Run:
     owed = self._owes_validation(start)
     if start >= self.steps and not owed:
       return
+    print(_opening(self.config, self.data, state, start, self.steps, self.mesh), flush=True)
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
     rate = learning_rate(train, self.steps)
     evaluate = self._evaluation()
@@ -196,6 +219,7 @@ class _Run:
       if left is not None:
         raise Stopped(start, left)
       self.watchdog.expect('the first step', COMPILING)
+      log.say('vivit: compiling the training step')
       for done, batch in enumerate(log.waiting(batches, window.at_work), start + 1):
         self.profiler.before(done)
         state, metrics = step(state, batch)

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ends a process that hangs: a device, a decoder, a disk or another host that never answers."""
 
+import contextlib
 import faulthandler
 import itertools
 import math
 import os
+import signal
+import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, TextIO
+
+from vivit_jax.awake import LOOK, AwakeClock
+from vivit_jax.train import guard
 
 # What compiles may take so many times as long as `config.faults.hang_seconds`.
 COMPILING = 10.0
@@ -20,23 +25,45 @@ class Watchdog:
 
   It then writes the stacks of all threads to standard error and leaves with exit code 1. Nothing is
   cleaned up, since that could hang too: a save that was not complete is as if never begun, and the
-  decoding processes end with this one.
+  decoding processes end with this one. Time in which the process is stopped does not count.
+
+  A thread that hangs with the interpreter's lock keeps all others from looking: then a process of
+  its own, `guard`, has the stacks written and ends this one by SIGUSR2.
   """
 
   def __init__(self, seconds: float):
     """Takes the seconds for anything that is expected; 0 = no limit."""
     self._seconds = seconds
+    self._clock = AwakeClock()
     self._awaited = ('', 0.0, math.inf)  # what, its seconds, when they are over
     self._closed = threading.Event()
+    self._guard: subprocess.Popen | None = None
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:
-      threading.Thread(target=self._watch, daemon=True).start()
+      # chain: then the default action, which is to end.
+      faulthandler.register(signal.SIGUSR2, file=_stderr(), all_threads=True, chain=True)
+      self._guard = subprocess.Popen(
+        [sys.executable, '-I', '-S', guard.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # what a terminal sends to all is not for it
+      )
+      assert self._guard.stdin is not None
+      os.set_blocking(self._guard.stdin.fileno(), False)
+      self._thread = threading.Thread(target=self._watch, daemon=True)
+      self._thread.start()
     return self
 
   def __exit__(self, *_: Any) -> None:
     self._closed.set()
-    faulthandler.cancel_dump_traceback_later()
+    if self._guard is not None:
+      self._thread.join()
+      assert self._guard.stdin is not None
+      self._guard.stdin.close()
+      self._guard.kill()
+      self._guard.wait()
+      faulthandler.unregister(signal.SIGUSR2)
 
   def expect(self, what: str, patience: float = 1.0) -> None:
     """Tells what has to come next, and that all before has come.
@@ -48,9 +75,7 @@ class Watchdog:
     if not self._seconds:
       return
     seconds = self._seconds * patience
-    self._awaited = (what, seconds, time.monotonic() + seconds)
-    # For what hangs with the interpreter's lock, when no thread of Python's can say more.
-    faulthandler.dump_traceback_later(1.2 * seconds + 5, exit=True, file=_stderr())
+    self._awaited = (what, seconds, self._clock.seconds() + seconds)
 
   def series(self, what: str, heed: Callable[[], None]) -> Callable[[], None]:
     """Returns what to call before each of several things, the first of which compiles.
@@ -69,12 +94,20 @@ class Watchdog:
 
   def _watch(self) -> None:
     # Looks every tenth, since what comes next may be due earlier than what was awaited before.
-    while not self._closed.wait(min(self._left(), self._seconds / 10)):
+    often = min(self._seconds / 10, LOOK)
+    while not self._closed.wait(min(self._left(), often)):
+      self._tell_guard()
       if self._left() == 0.0:
         self._end()
 
+  def _tell_guard(self) -> None:
+    assert self._guard is not None
+    assert self._guard.stdin is not None
+    with contextlib.suppress(OSError):  # it was killed or stopped; this thread watches on
+      os.write(self._guard.stdin.fileno(), f'{1.2 * self._awaited[1] + 5:.1f}\n'.encode())
+
   def _left(self) -> float:
-    return max(0.0, self._awaited[-1] - time.monotonic())
+    return max(0.0, self._awaited[-1] - self._clock.seconds())
 
   def _end(self) -> None:
     what, seconds, _ = self._awaited

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 
+from vivit_jax.awake import AwakeClock
 from vivit_jax.data.loader.buffers import Buffers
 from vivit_jax.data.loader.jobs import Job
 from vivit_jax.data.loader.worker import NewBuffer
@@ -34,15 +34,17 @@ class Process:
     ready: whether it has started.
     jobs: given and not answered; it works on the first.
     done: jobs answered.
-    since: when it began with that, or was started (`time.monotonic`).
+    since: when it began with that, or was started (by the clock).
   """
 
-  def __init__(self, orders: int):
+  def __init__(self, orders: int, clock: AwakeClock):
     """Starts it; must be called in a thread that lives longer than the process should.
 
     Args:
       orders: file descriptor of the pickled `worker.Orders`.
+      clock: for `since`.
     """
+    self._clock = clock
     ours, theirs = socket.socketpair()
     with theirs:
       files = (theirs.fileno(), orders)
@@ -56,13 +58,13 @@ class Process:
     self.ready = False
     self.jobs: deque[Job] = deque()
     self.done = 0
-    self.since = time.monotonic()
+    self.since = self._clock.seconds()
     self._buffers: set[int] = set()
 
   def give(self, job: Job, buffers: Buffers) -> None:
     """Sends a job; raises Gone."""
     if not self.jobs:
-      self.since = time.monotonic()
+      self.since = self._clock.seconds()
     self.jobs.append(job)
     with self._or_gone():
       for number in {number for number, _ in job.places} - self._buffers:
@@ -80,7 +82,7 @@ class Process:
     """Takes note that its first job is done."""
     self.jobs.popleft()
     self.done += 1
-    self.since = time.monotonic()
+    self.since = self._clock.seconds()
 
   def ended(self) -> int:
     """Returns the exit status, as `subprocess` gives it, once it is Gone."""

@@ -7,9 +7,9 @@ import os
 import pickle
 import selectors
 import signal
-import time
 from collections import deque
 
+from vivit_jax.awake import LOOK, AwakeClock
 from vivit_jax.data.loader.buffers import Buffers
 from vivit_jax.data.loader.jobs import QUEUE, Answer, Job
 from vivit_jax.data.loader.process import Gone, Process, ending
@@ -52,6 +52,7 @@ class Processes:
     # A file, since every replacement needs it and a pipe could block on a process that starts.
     with open(os.dup(self._orders), 'wb') as file:
       pickle.dump(Orders(reader, row, os.getpid()), file)
+    self._clock = AwakeClock()  # Ctrl-Z stops decoders and trainer alike
     self._selector = selectors.DefaultSelector()
     self._woken, self._wake = os.pipe()
     self._selector.register(self._woken, selectors.EVENT_READ, None)
@@ -64,9 +65,12 @@ class Processes:
 
   def start(self) -> None:
     """Starts the processes, which end with the calling thread."""
-    # Ctrl-C and a scheduler's SIGTERM often reach all processes of a group: it is the trainer who
-    # answers them, and its decoders inherit that they don't.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Ctrl-C, a closed terminal's SIGHUP and a scheduler's SIGTERM or SIGUSR1 often reach all
+    # processes of a group: it is the trainer who answers them, and its decoders inherit that they
+    # don't.
+    signal.pthread_sigmask(
+      signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    )
     for _ in range(self._count):
       self._add()
 
@@ -105,7 +109,7 @@ class Processes:
       os.close(file)
 
   def _add(self) -> None:
-    process = Process(self._orders)
+    process = Process(self._orders, self._clock)
     self._processes.append(process)
     self._selector.register(process.link, selectors.EVENT_READ, process)
 
@@ -171,15 +175,15 @@ class Processes:
     return []
 
   def _patience(self) -> float | None:
-    """Returns the seconds until a process may have to be killed; None: none is at work."""
+    """Returns the seconds until the next look at the clock; None: no process is at work."""
     left = min(map(self._left, self._processes))
-    return None if left == float('inf') else max(0.0, left)
+    return None if left == float('inf') else min(max(0.0, left), LOOK)
 
   def _left(self, process: Process) -> float:
     if process.ready and not process.jobs:
       return float('inf')
     limit = self._timeout if process.ready else START_SECONDS
-    return process.since + limit - time.monotonic()
+    return process.since + limit - self._clock.seconds()
 
   def _died(self, process: Process) -> list[Answer]:
     """Replaces a process that ended by itself; its videos become suspects, or one is convicted."""
