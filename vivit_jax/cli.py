@@ -117,10 +117,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
   command.add_argument(
-    '--step',
-    default='best',
-    metavar='STEP',
-    help="'best' (default), 'last' or the number of a kept step",
+    '--step', default='best', metavar='STEP', help="'best' (default), 'last' or a kept step"
   )
   command.add_argument(
     '--views', metavar='TxS', help='temporal x spatial views (default: those of the run, e.g. 4x3)'

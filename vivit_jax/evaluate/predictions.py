@@ -73,7 +73,7 @@ def as_table(predictions: Sequence[Prediction], title: str) -> str:
     if prediction.missing:
       lines += [
         '',
-        f'{_printable(prediction.path)} is damaged: {prediction.missing} frames of its views '
+        f'{printable(prediction.path)} is damaged: {prediction.missing} frames of its views '
         'cannot be decoded, and their nearest neighbors stand in',
       ]
   failed = sum(prediction.error is not None for prediction in predictions)

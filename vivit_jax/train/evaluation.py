@@ -213,7 +213,7 @@ def evaluate_run(
   if cluster.is_first():
     as_training = (
       step == 'best'
-      and split == 'test'
+      and split == evaluation_split(config)
       and protocol_name(protocol) == protocol_name(config.evaluate)
     )
     name = f'{split}-{pretrained.step}-{protocol_name(protocol)}'

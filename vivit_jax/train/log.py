@@ -10,13 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
+import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from vivit_jax.config import Config
+from vivit_jax.data.manifest import Manifest
 from vivit_jax.errors import CheckpointError
 from vivit_jax.files import naming, replace_file
 from vivit_jax.hosts import cluster
 from vivit_jax.train.board import Board
 from vivit_jax.train.goodput import Goodput
+from vivit_jax.train.state import TrainState
 from vivit_jax.train.window import SKIPPED
 
 METRICS = 'metrics.jsonl'
@@ -184,3 +189,18 @@ def _tag(name: str) -> str:
 
 def _show(metrics: Mapping[str, float]) -> str:
   return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+
+
+def opening_line(
+  config: Config, data: Manifest, state: TrainState, start: int, steps: int, mesh: Mesh
+) -> str:
+  """Returns what a run is, in one line."""
+  model, device = config.model, mesh.devices.flat[0]
+  classes = ' x '.join(map(str, config.task.classes))
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
+  return (
+    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
+    f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
+    f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
+  )

@@ -37,7 +37,7 @@ from vivit_jax.train.evaluation import (
 )
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.guard_rails import hints
-from vivit_jax.train.log import RunLog, is_validation, read_metrics
+from vivit_jax.train.log import RunLog, is_validation, opening_line, read_metrics
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
@@ -167,21 +167,6 @@ def _start(
   return put_state(mesh, state)
 
 
-def _opening(
-  config: Config, data: Manifest, state: TrainState, start: int, steps: int, mesh: Mesh
-) -> str:
-  """Returns what a run is, in one line."""
-  model, device = config.model, mesh.devices.flat[0]
-  classes = ' x '.join(map(str, config.task.classes))
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
-  return (
-    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
-    f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
-    f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
-  )
-
-
 @dataclasses.dataclass
 class _Run:
   """What stays the same over the steps of a run."""
@@ -205,7 +190,7 @@ class _Run:
     owed = self._owes_validation(start)
     if start >= self.steps and not owed:
       return
-    print(_opening(self.config, self.data, state, start, self.steps, self.mesh), flush=True)
+    print(opening_line(self.config, self.data, state, start, self.steps, self.mesh), flush=True)
     step = compile_step(self.config, self.model, self.optimizer, self.mesh)
     rate = learning_rate(train, self.steps)
     evaluate = self._evaluation()

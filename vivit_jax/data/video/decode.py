@@ -101,9 +101,8 @@ class VideoReader:
     high = len(seconds) if end is None else bisect_left(seconds, end)
     if low >= high:
       self.close()
-      raise DecodeError(
-        path, f'empty span: no frame from {start or 0.0} s to {end} s: it lasts {seconds[-1]:.3f} s'
-      )
+      span = f'no frame from {start or 0.0} s to {end} s'
+      raise DecodeError(path, f'empty span: {span}: it lasts {seconds[-1]:.3f} s')
     self._offset = low
     self.frames = high - low
     self.seconds = seconds[high - 1] - seconds[low]
@@ -170,8 +169,7 @@ class VideoReader:
     """
     wanted = self._times[self._offset : self._offset + self.frames]
     try:
-      frames = self._frames(min(self._times[0], 0))
-      whole = {time for time, frame in frames if not frame.is_corrupt}
+      whole = {t for t, frame in self._frames(min(self._times[0], 0)) if not frame.is_corrupt}
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
     self._refuse([i for i, time in enumerate(wanted) if time not in whole])
@@ -209,10 +207,8 @@ class VideoReader:
     ]
     name = self._container.format.name
     # The counts of other containers are estimates; that of mp4 is its table of samples.
-    if 'mp4' in name and len(packets) < self._stream.frames:
-      raise DecodeError(
-        self._path, f'truncated: {len(packets)} of {self._stream.frames} frames are there'
-      )
+    if 'mp4' in name and len(packets) < (total := self._stream.frames):
+      raise DecodeError(self._path, f'truncated: {len(packets)} of {total} frames are there')
     times = [pts for pts, _, _, hidden in packets if not hidden]
     if not times:
       raise DecodeError(self._path, 'no frames')
