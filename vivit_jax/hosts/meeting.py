@@ -125,9 +125,7 @@ def _join(address: str, processes: int, process: int, seconds: float) -> None:
         server.sendall(introduction)
         while not selectable(server):
           waiting.say(f'process 0 at {address} waits for others')
-          if (
-            time.monotonic() > deadline + STRANGER
-          ):  # it has the same limit, and says who is missing
+          if time.monotonic() > deadline + STRANGER:  # it should have said who is missing
             raise OSError('it is connected and silent')
         answer = _line(server)
       if answer is not None and 'refusal' in answer:
