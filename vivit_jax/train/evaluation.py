@@ -211,12 +211,9 @@ def evaluate_run(
     'data': data.fingerprint,
   }
   if cluster.is_first():
-    as_training = (
-      step == 'best'
-      and split == evaluation_split(config)
-      and protocol_name(protocol) == protocol_name(config.evaluate)
-    )
     name = f'{split}-{pretrained.step}-{protocol_name(protocol)}'
+    trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
+    as_training = (step, split, protocol_name(protocol)) == trainings
     folder = output or (workdir if as_training else workdir / EVALUATIONS / name)
     _report(workdir, folder, config, data, protocol, predictions, results, curves)
   return results
