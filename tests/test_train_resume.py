@@ -149,7 +149,7 @@ def test_a_hangup_a_warning_and_closed_output_lose_nothing(uninterrupted, tmp_pa
     assert code == expected, (how, err)
     opening, compiling, *_, last = out.splitlines()
     assert re.fullmatch(
-      r'vivit: 64 videos of 18 classes, steps \d+ to 60 of 8 clips; spatio_temporal of 1 layers, '
+      r'vivit: 64 videos of 8 classes, steps \d+ to 60 of 8 clips; factorised_encoder of 1 layers, '
       r'[\d,]+ parameters; 1 x cpu',
       opening,
     )
