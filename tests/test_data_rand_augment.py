@@ -144,7 +144,7 @@ def test_shear_and_translation_show_the_pixel_there_or_the_fill(video, ours, col
   np.testing.assert_array_equal(ours(video, 'mirror'), mirror)
 
 
-@pytest.mark.parametrize('name', SIGNED)
+@pytest.mark.parametrize('name', sorted(SIGNED))
 def test_moved_frames_are_mirrored_unless_gray_is_asked_for(rng, name):
   """The paper's recipes leave no pixel of another color; timm's fill does."""
   video = rng.integers(200, 256, (2, 32, 32, 3), np.uint8)
