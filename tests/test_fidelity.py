@@ -12,7 +12,7 @@ from vivit_jax.config import Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'experiments'))
 
-import test_train_against_scenic as steps
+from test_train_against_scenic import CASES, LOSS, NORM, PARAMETERS
 
 import fidelity
 from recipes import setting
@@ -77,10 +77,10 @@ def test_cells_of_table_7_are_counted():
 
 
 def test_steps_beside_scenic_are_below_the_bars_of_their_test():
-  assert {row["Scenic's run"].strip('`') for row in STEPS} == set(steps.CASES)
+  assert {row["Scenic's run"].strip('`') for row in STEPS} == set(CASES)
   assert [float(bar) for bar in re.findall(r'\de-\d\b', TEXT.split('Bars:')[1].split('|')[0])] == [
-    steps.LOSS, steps.NORM, steps.PARAMETERS,
+    LOSS, NORM, PARAMETERS,
   ]  # fmt: skip
-  bars = {'loss': steps.LOSS, 'gradient norm': steps.NORM, 'parameters': steps.PARAMETERS}
+  bars = {'loss': LOSS, 'gradient norm': NORM, 'parameters': PARAMETERS}
   for row in STEPS:
     assert all(0 < float(row[column]) <= bar for column, bar in bars.items()), row
