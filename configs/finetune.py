@@ -12,7 +12,7 @@ stochastic depth 0.2 and label smoothing 0.2 are the paper's (Table 7) for Epic-
 smallest of its data sets. Give `--config.augment.flip=off` where left and right are classes.
 """
 
-from vivit_jax.config_file import apply_variant, defaults
+from vivit_jax.config.file import apply_variant, defaults
 
 
 def get_config(variant: str = 'B/16x2'):

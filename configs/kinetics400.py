@@ -27,7 +27,7 @@ here as 4 x 3, as in Scenic's configs and model zoo. Words after the model:
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import finetune_on_kinetics, read_variant, scale_batch
+from vivit_jax.config.recipes import finetune_on_kinetics, read_variant, scale_batch
 
 
 def get_config(variant: str = 'B/16x2'):

@@ -20,7 +20,7 @@ Words after the model:
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import finetune_on_kinetics, read_variant, scale_batch
+from vivit_jax.config.recipes import finetune_on_kinetics, read_variant, scale_batch
 
 
 def get_config(variant: str = 'L/16x2,factorised_encoder'):

@@ -14,7 +14,7 @@ no config for this data set. Words after the model:
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import KINETICS, finetune_by_script, read_variant, scale_batch
+from vivit_jax.config.recipes import KINETICS, finetune_by_script, read_variant, scale_batch
 
 
 def get_config(variant: str = 'L/16x2,factorised_encoder'):

@@ -6,7 +6,7 @@ minutes. Give another attention, or `verb_noun` (action = both right) or `tags` 
 `--config=configs/moving_digits.py:factorised_dot_product` or `...:spatio_temporal,verb_noun`.
 """
 
-from vivit_jax.config_file import defaults
+from vivit_jax.config.file import defaults
 from vivit_jax.data.moving_digits import NOUNS, VERBS
 from vivit_jax.errors import ConfigError
 

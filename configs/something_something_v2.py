@@ -18,7 +18,12 @@ TPU-v3 (section 4.1) and tests with 4 views, as in all tables that do not say ot
 - `batch_256`, `batch_1024`: larger batches with higher rates.
 """
 
-from vivit_jax.recipes import SOMETHING_SOMETHING, finetune_by_script, read_variant, scale_batch
+from vivit_jax.config.recipes import (
+  SOMETHING_SOMETHING,
+  finetune_by_script,
+  read_variant,
+  scale_batch,
+)
 
 
 def get_config(variant: str = 'L/16x2,factorised_encoder'):

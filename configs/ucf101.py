@@ -13,7 +13,7 @@ divisions of the data. Words after the model: `batch_256`, `batch_1024` for larg
 higher rates.
 """
 
-from vivit_jax.recipes import finetune_as_videomae, read_variant, scale_batch
+from vivit_jax.config.recipes import finetune_as_videomae, read_variant, scale_batch
 
 
 def get_config(variant: str = 'B/16x2'):

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.augment import draw
-from vivit_jax.data.augmentation.colour import ColourChange, drop_colour
+from vivit_jax.data.augmentation.color import ColourChange, drop_colour
 from vivit_jax.data.augmentation.erase import Noise
 from vivit_jax.data.augmentation.rand_augment import KINDS, Operation
 

@@ -21,12 +21,10 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AbstractMesh
 
-from vivit_jax.config import Config, Mesh
-from vivit_jax.config_file import load
-from vivit_jax.config_mesh import AXES
-from vivit_jax.placement import bytes_per_device
-from vivit_jax.plan.abstract import abstract_training, lower_step
-from vivit_jax.sharding import make_mesh
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Config, Mesh
+from vivit_jax.distributed.mesh import AXES, make_mesh
+from vivit_jax.plan.memory import abstract_training, bytes_per_device, lower_step
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'f32': 4}

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import TIME
 from vivit_jax.model.transformer import Block, Series
 from vivit_jax.model.vivit import stages

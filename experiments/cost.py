@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vivit_jax.config_file import load
+from vivit_jax.config.file import load
 from vivit_jax.model.cost import Cost, model_cost
 from vivit_jax.model.vivit import build
 

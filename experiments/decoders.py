@@ -22,12 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from decoder_sources import SOURCES, Source, ensure
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import TrainingCrop
+from vivit_jax.config.augment import TrainingCrop
+from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.crop import draw_crop
-from vivit_jax.data.prepare.reencode import Encoding, stored_video
-from vivit_jax.data.video.boxes import Crops
-from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.data.prepare.encode import Encoding, stored_video
+from vivit_jax.data.video.frames import Crops
+from vivit_jax.data.video.reader import VideoReader
 
 cv2.setNumThreads(1)
 Read = Callable[[Path, np.ndarray, Crops], np.ndarray]

@@ -17,10 +17,10 @@ from draw import dots
 from markdown_table import markdown
 from publish import Experiment, Plan, main, spread, values
 from sweep import Row, Run, repeat
-from vivit_jax.config import Config
-from vivit_jax.config_file import load
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Config
+from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.model.vivit import build
-from vivit_jax.sharding import make_mesh
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 from vivit_jax.train.step import compile_step

@@ -13,12 +13,12 @@ import numpy as np
 from sklearn.datasets import load_sample_image
 
 import recipes
-from vivit_jax.config import Clip, Config, Task
-from vivit_jax.config_augment import RandAugment, TrainingCrop
-from vivit_jax.data.augmentation import operations as do
+from vivit_jax.config.augment import RandAugment, TrainingCrop
+from vivit_jax.config.schema import Clip, Config, Task
+from vivit_jax.data.augmentation import rand_augment as do
 from vivit_jax.data.augmentation.crop import draw_crop
 from vivit_jax.data.augmentation.rand_augment import KINDS, draw_operations
-from vivit_jax.data.video.clips import training_clip
+from vivit_jax.data.video.sampling import training_clip
 from vivit_jax.model.transformer import drop_path_rates
 from vivit_jax.train import losses
 from vivit_jax.train.optimizer import total_steps

@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from loader_sources import Filled, write_videos
-from vivit_jax.config import Clip, Config, Data, Task, Train
-from vivit_jax.config_file import load
-from vivit_jax.data.dataset import open_split
-from vivit_jax.data.loader.assembly import Assembly
-from vivit_jax.data.loader.buffers import Buffers
-from vivit_jax.data.loader.latency import delayed
-from vivit_jax.data.loader.processes import Processes
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Clip, Config, Data, Task, Train
+from vivit_jax.data.batches import Assembly
+from vivit_jax.data.bench import delayed
+from vivit_jax.data.buffers import Buffers
+from vivit_jax.data.decoders import Processes
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.splits import open_split
 
 ROUNDS = 3
 DEMAND = 230  # clips a second that one H100 trains factorised B/16x2 on

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from vivit_jax.data.examples import Attempt, Sample
 from vivit_jax.data.manifest import Manifest, Video
-from vivit_jax.data.records import Attempt, Sample
 
 HEIGHT, WIDTH = 256, 340
 

@@ -20,8 +20,8 @@ import numpy as np
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from vivit_jax.data.check import MEGABYTES, confine
-from vivit_jax.data.video.decode import DecodeError, VideoReader
+from vivit_jax.data.prepare.check import MEGABYTES, confine
+from vivit_jax.data.video.reader import DecodeError, VideoReader
 
 FRAMES, SECONDS = 24, 20.0  # of each video; that one may take
 SOURCES = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 
 
 class Block(nn.Module):

@@ -10,10 +10,9 @@ import sys
 
 import jax
 
-from vivit_jax.config_file import load
-from vivit_jax.plan.abstract import lower_step
-from vivit_jax.plan.estimate import estimate
-from vivit_jax.sharding import make_mesh
+from vivit_jax.config.file import load
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.plan.memory import estimate, lower_step
 
 CASES = (
   {'dtype': 'float32'},

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.config import Config
-from vivit_jax.config_parse import parse, to_dict
+from vivit_jax.config.parse import parse, to_dict
+from vivit_jax.config.schema import Config
 
 ROOT = Path(__file__).parent.parent
 DATA_SETS = {

@@ -44,9 +44,9 @@ def planned(options: argparse.Namespace, scan: bool, remat: str) -> tuple[int, i
   import jax
   import numpy as np
 
-  from vivit_jax.config import Clip, Config, Evaluate, Mesh, Model, Task, Train
+  from vivit_jax.config.schema import Clip, Config, Evaluate, Mesh, Model, Task, Train
+  from vivit_jax.distributed.mesh import make_mesh
   from vivit_jax.model.vivit import build
-  from vivit_jax.sharding import make_mesh
   from vivit_jax.train.optimizer import make_optimizer
   from vivit_jax.train.state import abstract_state
   from vivit_jax.train.step import compile_step

@@ -13,23 +13,23 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from vivit_jax.config import Config
-from vivit_jax.config_file import load
-from vivit_jax.convert import safetensors_file
-from vivit_jax.data.dataset import open_split
+from vivit_jax.checkpoint.workdir import read_config
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Config
 from vivit_jax.data.failures import Failures
+from vivit_jax.data.splits import open_split
+from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.metrics import compute
 from vivit_jax.files import write_json
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
-from vivit_jax.pretrained import load_run
-from vivit_jax.sharding import make_mesh
 from vivit_jax.train.evaluation import predict
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.step import compile_forward
-from vivit_jax.workdir import read_config
+from vivit_jax.weights import export
+from vivit_jax.weights.pretrained import load_run
 
 RESULT = 'experiment.json'
 Row = dict[str, Any]
@@ -149,7 +149,7 @@ def measure(run: Run, folder: Path) -> Row:
         results[test.name] = scores(evaluate(workdir, test))
     if run.as_image:
       source = dataclasses.replace(load_run(workdir).source, kind='image')
-      safetensors_file.write(source, workdir / 'image.safetensors')
+      export.write(source, workdir / 'image.safetensors')
   logged, config = read_metrics(workdir), read_config(workdir)
   speeds = [row['clips_per_second'] for row in logged if 'clips_per_second' in row]
   cost = model_cost(build(config), config.clip)

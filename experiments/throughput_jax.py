@@ -11,9 +11,10 @@ import numpy as np
 from contestant import Contest, arguments, serve
 from plain_port import PlainViViT
 from plain_port import train_step as plain_step
-from vivit_jax.config import SIZES, Clip, Config, Model, Task, Train
+from vivit_jax.config.schema import SIZES, Clip, Config, Model, Task, Train
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import put_batch, put_state
 from vivit_jax.model.vivit import build, video_shape
-from vivit_jax.sharding import make_mesh, put_batch, put_state
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 from vivit_jax.train.step import compile_step

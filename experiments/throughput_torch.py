@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from contestant import Contest, arguments, serve
-from vivit_jax.config import SIZES
+from vivit_jax.config.schema import SIZES
 
 
 def hugging_face(contest: Contest) -> torch.nn.Module:

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from vivit_jax.data.loader.latency import Files
+from vivit_jax.data.bench import Files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,14 +16,15 @@ from test_train_mesh import MESHES, config_of
 from test_train_step import make_batch, train
 from videos import config
 
-from vivit_jax.config import Attention, Evaluate, Model
+from vivit_jax.config.schema import Attention, Evaluate, Model
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import read_manifest
+from vivit_jax.distributed import hosts, shutdown
+from vivit_jax.distributed.launch import add_launch, start
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import host_rows
 from vivit_jax.evaluate.metrics import compute
-from vivit_jax.hosts import cluster, ending
-from vivit_jax.hosts.launch import add_launch, start
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.sharding import host_rows, make_mesh
 from vivit_jax.train.evaluation import predict
 from vivit_jax.train.step import compile_forward
 
@@ -60,36 +61,36 @@ def losses(attention: Attention, mesh: str) -> list[float]:
 
 def differences(folder: Path) -> dict[str, str]:
   """Returns what is said of processes that do not fit, by kind."""
-  process, said = cluster.process(), {}
+  process, said = hosts.process(), {}
   same = {'config.seed': 3, 'code': 'abc'}
-  cluster.agree(same)
+  hosts.agree(same)
   for name, facts in {
     'value': {'config.seed': 3 + process, 'code': 'abc'},
     'missing': same if process else {**same, 'new': None},
     'both': {'config.seed': str(process), 'code': process},
   }.items():
     try:
-      cluster.agree(facts)
-    except cluster.HostsDifferError as error:
+      hosts.agree(facts)
+    except hosts.HostsDifferError as error:
       said[name] = str(error)
   for name, place in {'shared': folder, 'apart': folder / f'own{process}'}.items():
     place.mkdir(exist_ok=True)
     try:
-      cluster.check_shared(place)
-    except cluster.HostsDifferError as error:
+      hosts.check_shared(place)
+    except hosts.HostsDifferError as error:
       said[name] = str(error)
   return said
 
 
 def conversation() -> dict[str, object]:
   """Returns what came through of what this process said."""
-  process = cluster.process()
-  if not cluster.is_first():
+  process = hosts.process()
+  if not hosts.is_first():
     for number in range(12):
-      cluster.tell('topic', [process, number])
-  answers = cluster.to_first(process * 10)
-  first = [cluster.told('topic'), cluster.told('topic')] if cluster.is_first() else []
-  return {'from_first': cluster.from_first({'a': process}), 'to_first': answers, 'told': first}
+      hosts.tell('topic', [process, number])
+  answers = hosts.to_first(process * 10)
+  first = [hosts.told('topic'), hosts.told('topic')] if hosts.is_first() else []
+  return {'from_first': hosts.from_first({'a': process}), 'to_first': answers, 'told': first}
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
   options = parser.parse_args()
   logging.getLogger('jax').setLevel('ERROR')
   start(options, 60)
-  process = cluster.process()
+  process = hosts.process()
   found = {
     'devices': [len(jax.devices()), len(jax.local_devices())],
     'said': differences(options.folder),
@@ -122,6 +123,6 @@ def main() -> None:
 if __name__ == '__main__':
   try:
     main()
-    ending.finish()
+    shutdown.finish()
   except Exception as error:
-    raise SystemExit(ending.fail(error)) from error
+    raise SystemExit(shutdown.fail(error)) from error

@@ -15,48 +15,33 @@ PACKAGE = 'vivit_jax'
 # From the bottom up. A part may import what stands on an earlier line; parts on one line do not
 # know each other.
 LAYERS = (
-  {'awake', 'errors', 'files', 'compiled_programs'},
-  {'command_line'},
-  {'hosts'},
-  {'config_types', 'remote'},
-  {'config_augment'},
+  {'errors', 'files'},
   {'config'},
-  {'config_mesh', 'sharding_rules', 'task'},
-  {'config_parse'},
-  {'config_file', 'sharding', 'checkpoint_fingerprint', 'checkpoint_files'},
-  {'recipes', 'checkpoint_store'},
-  {'model', 'data', 'evaluate', 'convert', 'checkpoint'},
-  {'workdir'},
-  {'pretrained'},
-  {'train'},
-  {'placement'},
-  {'summary', 'predict', 'plan'},
-  {'commands', 'data_commands'},
+  {'checkpoint', 'distributed', 'evaluate', 'model'},
+  {'data'},
+  {'weights'},
+  {'predict', 'train'},
+  {'plan'},
   {'cli'},
-  {'__main__'},
 )
 
 # What has to run on any accelerator image, and what it may need besides the standard library.
 CORE = (
-  'config',
-  'config_mesh',
-  'config_parse',
-  'task',
-  'sharding',
-  'sharding_rules',
+  'config.parse',
+  'config.schema',
+  'distributed.mesh',
+  'distributed.sharding',
+  'errors',
   'model.attention',
   'model.cost',
   'model.kernels',
-  'model.layout',
-  'model.splash',
+  'model.partitioning',
   'model.tokenizer',
   'model.transformer',
   'model.vivit',
-  'train.accumulate',
-  'train.group_clip',
+  'train.gradients',
   'train.losses',
   'train.mix',
-  'train.parameter_groups',
   'train.optimizer',
   'train.state',
   'train.step',
@@ -99,8 +84,12 @@ INSIDE[PACKAGE] = set()  # the package's functions import late what they call: s
 
 
 def part(module):
-  """Returns the file or folder directly in the package that a module belongs to; '' for it."""
-  return (module.split('.') + [''])[1]
+  """Returns the file or folder directly in the package that a module belongs to; '' for it.
+
+  `__main__` is the command under another name.
+  """
+  name = (module.split('.') + [''])[1]
+  return 'cli' if name == '__main__' else name
 
 
 def layer(module):
@@ -171,7 +160,7 @@ sys.meta_path.insert(0, Absent())
 import importlib
 for name in {CORE}:
   importlib.import_module(f'{PACKAGE}.{{name}}')
-from vivit_jax.config import Clip, Model
+from vivit_jax.config.schema import Clip, Model
 from vivit_jax.model.vivit import ViViT, abstract_params
 print(len(abstract_params(ViViT(Model(layers=1), 5), Clip())))
 """

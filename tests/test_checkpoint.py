@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vivit_jax import checkpoint_store
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.checkpoint_store import Store
+from vivit_jax.checkpoint import store
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.checkpoint.store import Store
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 from vivit_jax.files import write_json
 from vivit_jax.train.state import TrainState
@@ -166,8 +166,8 @@ def test_a_missing_step_lists_those_that_are_there(tmp_path):
 SAVES = """
 import sys, jax.numpy as jnp
 from pathlib import Path
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.checkpoint_store import Store
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.checkpoint.store import Store
 with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
   for step in range(1, 1000):
     checkpoints.save(step, {'array': jnp.full((1_000_000,), step, jnp.int32)}, {})
@@ -276,7 +276,7 @@ def test_a_path_may_have_characters_that_are_patterns_elsewhere(tmp_path, name):
 
 def test_a_state_of_which_orbax_left_out_a_part_does_not_count_as_saved(tmp_path, monkeypatch):
   # As it does in a folder of such a name, were it given that path.
-  monkeypatch.setattr(checkpoint_store, 'literal_path', lambda path, make: (path, lambda: None))
+  monkeypatch.setattr(store, 'literal_path', lambda path, make: (path, lambda: None))
   with Checkpoints(tmp_path / 'lr[0.1]') as checkpoints:
     checkpoints.save(1, state(1), {})
     with pytest.raises(SaveError) as error:

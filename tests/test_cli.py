@@ -12,8 +12,8 @@ import pytest
 from test_train_loop import CONFIG, ROOT, cache, command, settings, tiny  # noqa: F401
 
 from vivit_jax import __version__
-from vivit_jax.cli import main
-from vivit_jax.data.dataset import data_root
+from vivit_jax.cli.main import main
+from vivit_jax.data.splits import data_root
 
 GRID = f'{CONFIG}:factorised_dot_product'
 
@@ -180,7 +180,7 @@ MISTAKES = {
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A folder that looks like a run."""
-  from vivit_jax.workdir import claim
+  from vivit_jax.checkpoint.workdir import claim
 
   folder = tmp_path_factory.mktemp('run')
   claim(folder, tiny(), 'x', {'verb': ['left']})
@@ -268,7 +268,7 @@ def test_the_help_of_every_data_command_has_an_example(capsys):
 def test_help_does_not_wait_for_jax():
   program = (
     'import sys\n'
-    'from vivit_jax.cli import main\n'
+    'from vivit_jax.cli.main import main\n'
     'try: main(["train", "--help"])\n'
     'except SystemExit: pass\n'
     'print(sorted({"jax", "flax", "orbax", "grain", "cv2", "av"} & set(sys.modules)))\n'
@@ -290,11 +290,11 @@ def test_version(capsys):
 
 def test_the_module_is_the_command():
   script = (ROOT / 'setup.py').read_text()
-  assert "'vivit=vivit_jax.cli:entry'" in script
-  assert 'from vivit_jax.cli import entry' in (ROOT / 'vivit_jax' / '__main__.py').read_text()
+  assert "'vivit=vivit_jax.cli.main:entry'" in script
+  assert 'from vivit_jax.cli.main import entry' in (ROOT / 'vivit_jax' / '__main__.py').read_text()
   done = subprocess.run(
     [sys.executable, '-c', 'import sys; sys.argv[0] = "vivit"; '
-     'from vivit_jax.cli import entry; entry()', 'evaluate', '--views=1x1'],
+     'from vivit_jax.cli.main import entry; entry()', 'evaluate', '--views=1x1'],
     cwd=ROOT, capture_output=True, text=True,
   )  # fmt: skip
   module = command('evaluate', '--views=1x1')

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from vivit_jax.config import Clip, Config, Evaluate, Mesh, Model, Task, Train
-from vivit_jax.plan.abstract import abstract_training, lower_step
-from vivit_jax.sharding import make_mesh
+from vivit_jax.config.schema import Clip, Config, Evaluate, Mesh, Model, Task, Train
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.plan.memory import abstract_training, lower_step
 
 # One clip's activations are many times its parameters, so that any that travel are seen.
 CONFIG = Config(

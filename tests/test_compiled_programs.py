@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from vivit_jax import compiled_programs
-from vivit_jax.compiled_programs import keep_compiled_programs, kind_of_cpu
+from vivit_jax.distributed import launch
+from vivit_jax.distributed.launch import keep_compiled_programs, kind_of_cpu
 
 ROOT = Path(__file__).parent.parent
 X86 = """\
@@ -71,13 +71,13 @@ def test_an_unknown_cpu_keeps_nothing(folder, tmp_path, monkeypatch):
     file = tmp_path / 'cpuinfo'
     file.write_text(content) if content else file.unlink()
     assert kind_of_cpu(file) is None
-  monkeypatch.setattr(compiled_programs, 'kind_of_cpu', lambda: None)
+  monkeypatch.setattr(launch, 'kind_of_cpu', lambda: None)
   assert folder('cpu', None, '/cache') is None
 
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp, numpy as np
-from vivit_jax.compiled_programs import keep_compiled_programs
+from vivit_jax.distributed.launch import keep_compiled_programs
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 keep_compiled_programs()
 events = []

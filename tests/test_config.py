@@ -7,10 +7,10 @@ import typing
 
 import pytest
 
-from vivit_jax.config import SIZES, Attention, Clip, Config, Model
-from vivit_jax.config_mesh import check_devices
-from vivit_jax.config_parse import check_model, nearest, parse, to_dict
-from vivit_jax.errors import ConfigError
+from vivit_jax.config.parse import check_model, parse, to_dict
+from vivit_jax.config.schema import SIZES, Attention, Clip, Config, Model
+from vivit_jax.distributed.mesh import check_devices
+from vivit_jax.errors import ConfigError, nearest
 
 
 def message_of(call, *args):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from vivit_jax.config import SIZES, Attention, Config, Hints
-from vivit_jax.config_augment import Augment, Colour
-from vivit_jax.config_file import apply_variant, defaults, load
-from vivit_jax.config_parse import parse
+from vivit_jax.config.augment import Augment, Colour
+from vivit_jax.config.file import apply_variant, defaults, load
+from vivit_jax.config.parse import parse
+from vivit_jax.config.schema import SIZES, Attention, Config, Hints
 from vivit_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-HEADER = 'from vivit_jax.config_file import apply_variant, defaults\n'
+HEADER = 'from vivit_jax.config.file import apply_variant, defaults\n'
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import safetensors.numpy
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vivit_jax.config import Hints
-from vivit_jax.convert import safetensors_file
-from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.load import load_source
-from vivit_jax.convert.read import open_checkpoint
-from vivit_jax.convert.source import Preprocessing
-from vivit_jax.convert.value_range import to_unit_range
+from vivit_jax.config.schema import Hints
 from vivit_jax.model.vivit import ViViT
+from vivit_jax.weights import export
+from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.readers import open_checkpoint
+from vivit_jax.weights.source import Preprocessing
+from vivit_jax.weights.value_range import to_unit_range
 
 REFERENCE = Path(__file__).parent / 'reference'
 SCENIC = sorted(path.stem for path in (REFERENCE / 'scenic').glob('*.msgpack'))
@@ -49,7 +49,7 @@ def close(found, expected):
 
 def message(path, hints=None):
   """The one line that a user sees, without the path."""
-  with pytest.raises(CheckpointError) as error:
+  with pytest.raises(CheckpointFileError) as error:
     load_source(path, hints)
   assert '\n' not in str(error.value)
   return error.value.reason
@@ -321,11 +321,11 @@ def test_huggingface_config_that_contradicts_the_tensors(tmp_path, folder, chang
 )
 def test_metadata_of_ours_that_no_video_can_have(tmp_path, changes, reason):
   path = tmp_path / 'x.safetensors'
-  safetensors_file.write(load_source(REFERENCE / 'huggingface/vivit'), path)
-  about = json.loads(open_checkpoint(path).metadata[safetensors_file.KEY])
+  export.write(load_source(REFERENCE / 'huggingface/vivit'), path)
+  about = json.loads(open_checkpoint(path).metadata[export.KEY])
   tensors = safetensors.numpy.load_file(path)
   about['preprocessing'] |= changes
-  safetensors.numpy.save_file(tensors, path, {safetensors_file.KEY: json.dumps(about)})
+  safetensors.numpy.save_file(tensors, path, {export.KEY: json.dumps(about)})
   assert message(path) == reason
 
 

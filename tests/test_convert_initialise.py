@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from vivit_jax.config import Attention, Init, Model, Task
-from vivit_jax.convert import rename
-from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.initialise import SCENIC, initialise
-from vivit_jax.convert.layout import shapes
-from vivit_jax.convert.load import load_source
-from vivit_jax.convert.load_table import format_table
-from vivit_jax.convert.resize import linear_weights, resize_positions
-from vivit_jax.convert.rules import SCENIC as SCENIC_NAMES
-from vivit_jax.convert.source import Preprocessing, Source
+from vivit_jax.config.schema import Attention, Init, Model, Task
+from vivit_jax.weights import rename
+from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.weights.initialize import SCENIC, format_table, initialise
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.names import SCENIC as SCENIC_NAMES
+from vivit_jax.weights.positions import linear_weights, resize_positions
+from vivit_jax.weights.source import Preprocessing, Source, shapes
 
 REFERENCE = Path(__file__).parent / 'reference'
 SMALL = Model(layers=3, width=48, mlp_dim=96, heads=4, patch=(2, 8, 8), temporal_layers=2)
@@ -189,7 +187,7 @@ def test_cls_on_either_side(theirs, ours):
 
 def test_refusals_name_both_sides(image):
   def reason(model, source, grid=(4, 4, 4), options=None):
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointFileError) as error:
       initialise(random(model, grid, 5), model, grid, source, options)
     return error.value.reason
 

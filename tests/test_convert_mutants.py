@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vivit_jax.config import Hints
-from vivit_jax.convert import huggingface, safetensors_file
-from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.layout import shapes
-from vivit_jax.convert.load import load_source
-from vivit_jax.convert.read import open_checkpoint
+from vivit_jax.config.schema import Hints
+from vivit_jax.weights import export, huggingface
+from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.readers import open_checkpoint
+from vivit_jax.weights.source import shapes
 
 REFERENCE = Path(__file__).parent / 'reference'
 MUTANTS = 100
@@ -38,7 +38,7 @@ def original(kind, folder):
   path = REFERENCE / 'huggingface/vivit/model.safetensors'
   if kind == 'safetensors':
     return path, Hints()
-  safetensors_file.write(load_source(path), folder / 'intact')
+  export.write(load_source(path), folder / 'intact')
   return folder / 'intact', Hints()
 
 
@@ -84,7 +84,7 @@ def survey(kind, folder, mutants, seed=0):
     start = time.perf_counter()
     try:
       source = load_source(victim, hints)
-    except CheckpointError as error:
+    except CheckpointFileError as error:
       outcomes[error.reason] += 1
     else:
       expected = shapes(source.model, source.grid, source.classes)
@@ -132,7 +132,7 @@ def loads(path, hints=None):
   """Whether a path loads; anything but success and a CheckpointError fails the test."""
   try:
     load_source(path, hints)
-  except CheckpointError as error:
+  except CheckpointFileError as error:
     assert '\n' not in error.reason  # noqa: PT017
     return False
   return True
@@ -168,11 +168,11 @@ def test_damaged_huggingface_config(tmp_path):
 
 def test_damaged_metadata_of_our_export(tmp_path):
   source = load_source(REFERENCE / 'huggingface/vivit')
-  safetensors_file.write(source, tmp_path / 'x')
+  export.write(source, tmp_path / 'x')
   checkpoint = open_checkpoint(tmp_path / 'x')
   tensors = checkpoint.load(checkpoint.entries)
   outcomes = []
-  for tree in some(damaged(json.loads(checkpoint.metadata[safetensors_file.KEY]))):
-    save_file(tensors, tmp_path / 'x', {safetensors_file.KEY: json.dumps(tree)})
+  for tree in some(damaged(json.loads(checkpoint.metadata[export.KEY]))):
+    save_file(tensors, tmp_path / 'x', {export.KEY: json.dumps(tree)})
     outcomes.append(loads(tmp_path / 'x'))
   assert 0 < sum(outcomes) < len(outcomes)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vivit_jax.convert.write_safetensors import write_tensors
+from vivit_jax.weights.export import write_tensors
 
 
 @pytest.mark.parametrize('umask', [0o022, 0o027, 0o077])

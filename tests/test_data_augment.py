@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from videos import config, write_dataset, write_images
 
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.augment import draw
+from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data.records import TrainingExamples
 
 ALL = Augment(
   rand_augment=RandAugment(layers=2, magnitude=15.0),

@@ -11,10 +11,10 @@ import pytest
 from bad_files import BAD, FRAMES, GOOD
 from videos import config, numbers, write_dataset
 
+from vivit_jax.data.examples import EvaluationVideos, TrainingExamples
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data.records import EvaluationVideos, TrainingExamples
-from vivit_jax.data.video.decode import DecodeError, VideoReader
+from vivit_jax.data.video.reader import DecodeError, VideoReader
 
 MEGABYTES = 64  # beyond what this process had; the largest true frame takes 14
 

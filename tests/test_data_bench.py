@@ -6,11 +6,10 @@ import json
 import pytest
 from videos import config, write_dataset
 
-from vivit_jax.cli import main
-from vivit_jax.data import stages
-from vivit_jax.data.bench import Result, Stage, bench
-from vivit_jax.data.dataset import open_split
-from vivit_jax.data.loader.latency import delayed
+from vivit_jax.cli.main import main
+from vivit_jax.data import timing
+from vivit_jax.data.bench import Result, Stage, bench, delayed
+from vivit_jax.data.splits import open_split
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +32,7 @@ def test_the_command_prints_stages_rates_and_demand(root, capsys):
   assert main(['data', 'bench', *settings(root), '--workers=0']) == 0
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
   words = {line[0]: line for line in lines if line}
-  for name in (*stages.STAGES, 'transfer', 'worker', 'threads'):
+  for name in (*timing.STAGES, 'transfer', 'worker', 'threads'):
     assert name in words, name
   assert words['8'][1] == '1840'
   assert float(words['8'][3]) == pytest.approx(8 * float(words['1'][3]), rel=0.3, abs=0.5)
@@ -53,14 +52,14 @@ def test_latency_is_fetching_and_no_work(root, capsys):
 
 def test_stages_do_not_count_each_other_and_cost_nothing_unmeasured(monkeypatch):
   times = iter(range(100))
-  monkeypatch.setattr(stages.time, 'thread_time', lambda: 0.0)
-  monkeypatch.setattr(stages.time, 'perf_counter', lambda: float(next(times)))
-  with stages.measuring() as clock, stages.stage('decode'):
+  monkeypatch.setattr(timing.time, 'thread_time', lambda: 0.0)
+  monkeypatch.setattr(timing.time, 'perf_counter', lambda: float(next(times)))
+  with timing.measuring() as clock, timing.stage('decode'):
     for _ in range(3):
-      with stages.stage('crop'):
+      with timing.stage('crop'):
         pass
   assert clock.wall == {'decode': 4.0, 'crop': 3.0}
-  assert stages.stage('decode') is stages.stage('crop')
+  assert timing.stage('decode') is timing.stage('crop')
 
 
 def test_unreadable_videos_are_counted(root, tmp_path):

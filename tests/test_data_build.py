@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from videos import FIRST, STEP, config, numbers, write_dataset, write_video
 
-from vivit_jax import cli
-from vivit_jax.config import Task
-from vivit_jax.data.dataset import open_split
+from vivit_jax.cli import main
+from vivit_jax.config.schema import Task
 from vivit_jax.data.prepare.build import build
-from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.encode import Encoding
 from vivit_jax.data.prepare.shards import open_prepared
-from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.data.splits import open_split
+from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -180,11 +180,11 @@ def test_unreadable_videos_are_left_out_and_named_or_too_many(tmp_path, capsys):
   (source / '1.mp4').write_bytes((source / '1.mp4').read_bytes()[:900])
   (source / '2.mp4').unlink()
   arguments = ['data', 'build', str(source), str(tmp_path / 'target')]
-  assert cli.main([*arguments, '--max-bad-share=0.4']) == 2
+  assert main.main([*arguments, '--max-bad-share=0.4']) == 2
   message = capsys.readouterr().err.splitlines()[-1]
   assert '4 of 8 videos cannot be read, more than --max-bad-share=0.4' in message
   assert len(rows(tmp_path / 'target' / 'skipped.csv')) == 4
-  assert cli.main([*arguments, '--max-bad-share=0.5']) == 0
+  assert main.main([*arguments, '--max-bad-share=0.5']) == 0
   assert 'train 2, validation 2 videos' in capsys.readouterr().out
   skipped = rows(tmp_path / 'target' / 'skipped.csv')
   assert [(row['split'], row['path']) for row in skipped] == [

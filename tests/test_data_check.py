@@ -17,10 +17,9 @@ import pytest
 from bad_files import BAD
 from videos import config, write_dataset, write_video
 
-from vivit_jax.cli import main
-from vivit_jax.data.check import File, examine, examine_all
-from vivit_jax.data.dataset import open_split
-from vivit_jax.data.quarantine import Bad, read_list, write_list
+from vivit_jax.cli.main import main
+from vivit_jax.data.prepare.check import File, examine, examine_all
+from vivit_jax.data.splits import Bad, open_split, read_list, write_list
 from vivit_jax.errors import DataError
 
 

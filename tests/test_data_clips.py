@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from vivit_jax.config import Clip
-from vivit_jax.data.video.clips import evaluation_clips, span, training_clip
+from vivit_jax.config.schema import Clip
+from vivit_jax.data.video.sampling import evaluation_clips, span, training_clip
 
 
 def times(length, rate=10.0):

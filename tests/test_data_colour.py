@@ -6,8 +6,8 @@ import colorsys
 import numpy as np
 import pytest
 
-from vivit_jax.config_augment import Colour
-from vivit_jax.data.augmentation.colour import ColourChange, draw_colour, drop_colour
+from vivit_jax.config.augment import Colour
+from vivit_jax.data.augmentation.color import ColourChange, draw_colour, drop_colour
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import TrainingCrop
-from vivit_jax.config_file import load
+from vivit_jax.config.augment import TrainingCrop
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.crop import Inception, RandomCrop, Scaled, SpatialCrops, draw_crop
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from videos import FIRST, STEP, numbers, write_images, write_video
 
-from vivit_jax.data.video import decode
-from vivit_jax.data.video.decode import DecodeError, VideoReader
+from vivit_jax.data.video import reader as decode
+from vivit_jax.data.video.reader import DecodeError, VideoReader
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vivit_jax.data.augmentation.crop import SpatialCrops
-from vivit_jax.data.video.decode import VideoReader
-from vivit_jax.data.video.display import square_size
+from vivit_jax.data.video.frames import square_size
+from vivit_jax.data.video.reader import VideoReader
 
 RED, GREEN, BLUE, GRAY = (200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)
 

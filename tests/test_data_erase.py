@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from vivit_jax.config_augment import Erase
+from vivit_jax.config.augment import Erase
 from vivit_jax.data.augmentation.erase import DEVIATION, MEAN, Noise, draw_noise
 
 

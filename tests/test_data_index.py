@@ -11,15 +11,14 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from videos import write_video
 
-from vivit_jax.cli import main
-from vivit_jax.config import Task
-from vivit_jax.config_file import load
-from vivit_jax.data.dataset import open_split, with_classes
-from vivit_jax.data.index.divide import divide
-from vivit_jax.data.index.rows import Row
+from vivit_jax.checkpoint.workdir import check_continues
+from vivit_jax.cli.main import main
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Task
+from vivit_jax.data.index.annotations import Row, divide
 from vivit_jax.data.manifest import read_manifest
+from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.train.loop import train
-from vivit_jax.workdir import check_continues
 
 TINY = {
   'model.layers': 1,

@@ -11,10 +11,10 @@ import pytest
 from test_data_index import compiled_once, contents, finetune, mistake, one_device, rows  # noqa: F401
 from videos import numbers
 
-from vivit_jax.cli import main
-from vivit_jax.config import Task
+from vivit_jax.cli.data_index import RECIPES
+from vivit_jax.cli.main import main
+from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data_commands.index import RECIPES
 from vivit_jax.train.loop import train
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from vivit_jax.config import Task
+from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import Video, read_manifest
 from vivit_jax.errors import DataError
 

@@ -13,10 +13,10 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from vivit_jax.config import MovingDigits, Task
+from vivit_jax.config.schema import MovingDigits, Task
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.moving_digits import NOUNS, SHARES, VERBS, Sample, draw, ensure, samples
-from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.data.video.reader import VideoReader
 
 SMALL = MovingDigits(train_videos=80, validation_videos=16, test_videos=24)
 CHANCE = 1 / len(VERBS)
@@ -147,7 +147,7 @@ def test_files_hold_what_was_drawn_and_manifests_serve_every_task(cache):
 
 def generator(config: MovingDigits) -> subprocess.Popen:
   code = (
-    f'from vivit_jax.config import MovingDigits; from vivit_jax.data import moving_digits; '
+    f'from vivit_jax.config.schema import MovingDigits; from vivit_jax.data import moving_digits; '
     f'moving_digits.ensure({config!r})'
   )
   return subprocess.Popen(

@@ -128,7 +128,7 @@ def test_hosts_yield_equally_many_batches_and_share_the_videos(root, hosts):
   np.testing.assert_array_equal(total, [6, 6, 0, 6, 6, 6, 6])
 
 
-WORKER = b'vivit_jax.data.loader import worker'  # in the command line of decoding processes
+WORKER = b'vivit_jax.data import worker'  # in the command line of decoding processes
 
 PROGRAM = """
 import sys, time

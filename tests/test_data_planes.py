@@ -8,9 +8,10 @@ import pytest
 from videos import write_images
 
 from vivit_jax.data.augmentation.crop import RandomCrop, Scaled, SpatialCrops
-from vivit_jax.data.video import decode, planes
-from vivit_jax.data.video.boxes import Box, resize
-from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.data.video import frames as planes
+from vivit_jax.data.video import reader as decode
+from vivit_jax.data.video.frames import Box, resize
+from vivit_jax.data.video.reader import VideoReader
 
 NOT_SAID, BT709, BT601, BT2020 = 2, 1, 5, 9
 LIMITED, FULL = 1, 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from vivit_jax.config_augment import RandAugment
-from vivit_jax.data.augmentation import operations as do
+from vivit_jax.config.augment import RandAugment
+from vivit_jax.data.augmentation import rand_augment as do
 from vivit_jax.data.augmentation.rand_augment import KINDS, Operation, draw_operations
 
 # What `level_to_arg` of TensorFlow models makes of magnitudes 5, 10, 15 and 20, worked out by hand

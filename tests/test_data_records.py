@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from videos import config, numbers, write_dataset, write_images
 
-from vivit_jax.config import Clip, Evaluate, Task
+from vivit_jax.config.schema import Clip, Evaluate, Task
+from vivit_jax.data.examples import ATTEMPTS, EvaluationVideos, TrainingExamples, read_view
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data.records import ATTEMPTS, EvaluationVideos, TrainingExamples, read_view
 from vivit_jax.errors import DataError
 
 

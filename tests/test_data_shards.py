@@ -14,13 +14,13 @@ import pytest
 import tensorflow_datasets as tfds
 from videos import config, write_dataset
 
-from vivit_jax.config import Task
-from vivit_jax.data.dataset import open_split
+from vivit_jax.config.schema import Task
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.prepare.build import build
-from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.encode import Encoding
 from vivit_jax.data.prepare.shards import Shards, open_prepared
-from vivit_jax.data.video.decode import DecodeError
+from vivit_jax.data.splits import open_split
+from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +136,7 @@ import dataclasses, sys
 from pathlib import Path
 
 if __name__ == '__main__':
-  from vivit_jax.config import Clip, Config, Data, Evaluate, Model, Task, Train
+  from vivit_jax.config.schema import Clip, Config, Data, Evaluate, Model, Task, Train
   from vivit_jax.train.loop import train
 
   config = Config(

@@ -12,10 +12,10 @@ import pytest
 from remote_service import Service
 from videos import config, write_dataset
 
-from vivit_jax.data.dataset import evaluation_split, open_split, with_classes
 from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.splits import evaluation_split, open_split, with_classes
 from vivit_jax.data.storage import folder
-from vivit_jax.data.video.decode import DecodeError
+from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError
 
 ROOT = 'gs://bucket/owner/name'

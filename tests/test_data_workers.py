@@ -16,12 +16,13 @@ from bad_contents import Bad
 from test_data_pipeline import assert_equal, gone, worker_pids
 from videos import config, write_dataset
 
-from vivit_jax.data.loader.buffers import Buffers
-from vivit_jax.data.loader.latency import Files, delayed
+from vivit_jax.data.bench import Files, delayed
+from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.pipeline import evaluation_batches, train_batches
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import put_batch
 from vivit_jax.errors import DataError
-from vivit_jax.sharding import make_mesh, put_batch
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +124,7 @@ def test_killed_workers_are_replaced_and_nothing_changes(root):
 
 
 def test_processes_are_replaced_when_they_are_old(root, monkeypatch):
-  monkeypatch.setattr('vivit_jax.data.loader.processes.LIFETIME', 10)
+  monkeypatch.setattr('vivit_jax.data.decoders.LIFETIME', 10)
   settings = config(workers=2)
   manifest = manifest_of(root, settings)
   found, seen = [], set()
@@ -172,9 +173,7 @@ def test_videos_are_read_while_others_are_decoded(root, tmp_path):
 
 
 def test_workers_import_neither_jax_nor_grain():
-  program = (
-    'import sys, vivit_jax.data.loader.worker; print(sorted(set(sys.modules) & {"jax", "grain"}))'
-  )
+  program = 'import sys, vivit_jax.data.worker; print(sorted(set(sys.modules) & {"jax", "grain"}))'
   out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
   assert out.stdout == '[]\n'
 

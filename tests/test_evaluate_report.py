@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from vivit_jax.config import Evaluate, Task
+from vivit_jax.config.schema import Evaluate, Task
+from vivit_jax.evaluate.accumulate import Predictions, hits
 from vivit_jax.evaluate.metrics import Mistake, compute, most_confident_mistakes, most_confused
 from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
-from vivit_jax.evaluate.ranking import hits
 from vivit_jax.evaluate.report import ShownMistake, write_report
-from vivit_jax.evaluate.views import Predictions
 
 HOSTILE = '<script>alert("1")</script> & $x^{$'
 ACTION = Task(heads=('verb', 'noun/x'), classes=(3, 4), joint='action')

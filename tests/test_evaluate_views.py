@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vivit_jax.config import Task
+from vivit_jax.config.schema import Task
 from vivit_jax.errors import EvaluationError
-from vivit_jax.evaluate.views import Predictions, collect
+from vivit_jax.evaluate.accumulate import Predictions, collect
 
 ACTION = Task(heads=('verb', 'noun'), classes=(3, 6), joint='action')
 VIDEOS, VIEWS = 11, 4

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from vivit_jax.convert.load import load_source
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build, video_shape
+from vivit_jax.weights.load import load_source
 
 ROOT = Path(__file__).parent.parent
 NAMES = ('factorisations', 'small_data', 'views', 'tubelets', 'regularisers')

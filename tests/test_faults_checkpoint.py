@@ -26,9 +26,9 @@ from test_train_loop import (
   tiny,
 )
 
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.checkpoint_fingerprint import describe, fingerprint
-from vivit_jax.data.dataset import open_split
+from vivit_jax.checkpoint.fingerprint import describe, fingerprint
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.data.splits import open_split
 from vivit_jax.errors import CheckpointError, DamagedError
 from vivit_jax.train.state import TrainState
 
@@ -280,7 +280,7 @@ def test_a_rotten_step_is_named_with_the_others(run):
 SAVES = """
 import sys, time, numpy as np, jax, jax.numpy as jnp
 from pathlib import Path
-from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint.manager import Checkpoints
 
 def state(step):
   bits = np.random.default_rng(step).integers(0, 2**32, 12_000_000, np.uint32)
@@ -350,7 +350,7 @@ def next_saved(lines: TextIO) -> tuple[int, float]:
 LEAVES = """
 import os, signal, sys, time, jax.numpy as jnp
 from pathlib import Path
-from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint.manager import Checkpoints
 with Checkpoints(Path(sys.argv[1])) as checkpoints:
   checkpoints.save(1, {'a': jnp.ones(12_000_000)}, {})
   checkpoints.save_best(1, {'a': jnp.ones(12_000_000)}, 0.5)

@@ -49,8 +49,8 @@ PREPARED = """
 import os, shutil, sys, threading
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.cli import _quieten_orbax
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.cli.main import _quieten_orbax
 from vivit_jax.errors import SaveError
 
 _quieten_orbax()
@@ -171,7 +171,7 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.files import write_json
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.log import RunLog
-from vivit_jax.workdir import occupied
+from vivit_jax.checkpoint.workdir import occupied
 
 def fails(write):
   try:

@@ -21,7 +21,7 @@ from test_train_loop import (
   tiny,
 )
 
-from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.train.log import read_metrics
 
 HEARTBEAT = 10  # seconds
@@ -29,7 +29,7 @@ MARGIN = 15  # for heartbeats are looked at now and then, on a machine that has 
 RUN = {'train__ema_decay': 0.9, 'faults__heartbeat_seconds': HEARTBEAT}
 FAILING = """
 import sys
-from vivit_jax.cli import main
+from vivit_jax.cli.main import main
 from vivit_jax.train.log import RunLog
 
 def advance(self, left=[5]):
@@ -213,7 +213,9 @@ def test_other_settings_and_other_code_are_refused_before_the_first_step(tmp_pat
   with (tmp_path / 'vivit_jax' / 'sharding.py').open('a') as file:
     file.write('# a change\n')
   workdir = tmp_path / 'run'
-  other = f'import sys; sys.path[0] = {str(tmp_path)!r}; from vivit_jax.cli import main; main()'
+  other = (
+    f'import sys; sys.path[0] = {str(tmp_path)!r}; from vivit_jax.cli.main import main; main()'
+  )
   commands = (
     vivit(workdir),
     ('-c', other.replace('main()', 'sys.exit(main())'), *vivit(workdir, train__batch_size=16)[2:]),

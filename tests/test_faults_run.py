@@ -28,10 +28,10 @@ from test_train_loop import (
   tiny,
 )
 
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.cli import main
-from vivit_jax.data.dataset import open_split
-from vivit_jax.data.records import TrainingExamples
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.cli.main import main
+from vivit_jax.data.examples import TrainingExamples
+from vivit_jax.data.splits import open_split
 from vivit_jax.errors import TrainingError
 from vivit_jax.train import evaluation
 from vivit_jax.train.log import read_metrics
@@ -174,9 +174,9 @@ def assert_hung(process, seconds: float, what: str) -> float:
 HANGING_VIDEO = """
 import dataclasses
 from bad_contents import Bad
-from vivit_jax import cli
-from vivit_jax.data.loader.latency import Files
-from vivit_jax.data.records import TrainingExamples
+from vivit_jax.cli import main
+from vivit_jax.data.bench import Files
+from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.train import loop
 open_split = loop.open_common_split
 
@@ -189,7 +189,7 @@ def hanging(config, split):
   return dataclasses.replace(data, contents=Bad(files, hang=(index,)))
 
 loop.open_common_split = hanging
-cli.entry()
+main.entry()
 """
 
 
@@ -219,7 +219,7 @@ def test_a_video_that_hangs_ends_the_run_with_all_stacks(tmp_path, workers):
 
 HANGING_STEP = """
 import time, jax, jax.numpy as jnp
-from vivit_jax import cli
+from vivit_jax.cli import main
 from vivit_jax.train import loop
 compile_step, count = loop.compile_step, 0
 
@@ -236,7 +236,7 @@ def hanging(*arguments):
   return call
 
 loop.compile_step = hanging
-cli.entry()
+main.entry()
 """
 
 

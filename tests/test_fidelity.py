@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'experiments'))
 

@@ -15,7 +15,7 @@ from test_train_loop import ROOT, cache, environment, settings  # noqa: F401
 from test_train_mesh import MESHES, config_of, five_steps
 from videos import write_dataset, write_video
 
-from vivit_jax.config import Mesh
+from vivit_jax.config.schema import Mesh
 
 FOUR_DEVICES = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
 SCRIPT = ROOT / 'experiments' / 'launch' / 'two_processes.sh'

@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from vivit_jax.distributed import hosts, launch
 from vivit_jax.errors import ConfigError
-from vivit_jax.hosts import cluster, launch
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / 'experiments' / 'launch').glob('*.sh'))
@@ -40,7 +40,7 @@ def test_a_process_alone_joins_nobody(monkeypatch, variables):
     monkeypatch.setenv(name, value)
   start()
   assert not jax.distributed.is_initialized()
-  assert (cluster.process(), cluster.processes(), cluster.is_first()) == (0, 1, True)
+  assert (hosts.process(), hosts.processes(), hosts.is_first()) == (0, 1, True)
 
 
 def test_one_process_of_one_is_alone():
@@ -49,11 +49,11 @@ def test_one_process_of_one_is_alone():
 
 
 def test_alone_everything_agrees_and_nothing_is_sent(tmp_path):
-  cluster.agree({'anything': 1})
-  cluster.check_shared(tmp_path / 'missing')
-  assert cluster.from_first([1]) == [1]
-  assert cluster.to_first(2) == [2]
-  assert cluster.told('topic') == []
+  hosts.agree({'anything': 1})
+  hosts.check_shared(tmp_path / 'missing')
+  assert hosts.from_first([1]) == [1]
+  assert hosts.to_first(2) == [2]
+  assert hosts.told('topic') == []
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def python(source: str, *arguments: str) -> subprocess.Popen:
 
 MEET = """
 import sys
-from vivit_jax.command_line import report
-from vivit_jax.hosts import meeting
+from vivit_jax.errors import report
+from vivit_jax.distributed import meeting
 meeting.DELAY = 0.0
 address, process, processes, seconds = sys.argv[1:]
 try:

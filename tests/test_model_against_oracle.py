@@ -7,8 +7,8 @@ import numpy as np
 import oracle
 import pytest
 
-from vivit_jax.config import Clip, Model
-from vivit_jax.config_parse import check_model
+from vivit_jax.config.parse import check_model
+from vivit_jax.config.schema import Clip, Model
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 SELF, DOT = 'factorised_self_attention', 'factorised_dot_product'

@@ -11,7 +11,7 @@ import optax
 import pytest
 from test_oracle_against_scenic import CASES, REFERENCE, read_case
 
-from vivit_jax.config import Clip, Model
+from vivit_jax.config.schema import Clip, Model
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import TIME
 from vivit_jax.model.vivit import stages
 

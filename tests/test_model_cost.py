@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from vivit_jax.config import SIZES, Clip, Model
+from vivit_jax.config.schema import SIZES, Clip, Model
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import ViViT
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vivit_jax.config import Clip, Config, Model
-from vivit_jax.config_parse import check_model
+from vivit_jax.config.parse import check_model
+from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.kernels import LONG, attend, blockwise, choose, plain
-from vivit_jax.model.splash import block_size
+from vivit_jax.model.kernels import LONG, attend, block_size, blockwise, choose, plain
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vivit_jax.config import Attention, Clip, Model
+from vivit_jax.config.schema import Attention, Clip, Model
 from vivit_jax.model.transformer import Block, drop_path, drop_path_rates
 from vivit_jax.model.vivit import Encoder, ViViT, abstract_params, apply, stages
 

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 from vivit_jax.model.tokenizer import Tokenizer, sampled_frame_indices, tubelet_initializer
 
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from vivit_jax.config import Attention, Clip, Model
+from vivit_jax.config.schema import Attention, Clip, Model
 from vivit_jax.model.transformer import Block, Mlp
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, init_params, stages
 

@@ -8,15 +8,20 @@ import json
 import jax
 import pytest
 
-from vivit_jax import cli
-from vivit_jax.config import Clip, Config, Data, Mesh, Model, Train
+from vivit_jax.cli import main
+from vivit_jax.config.schema import Clip, Config, Data, Mesh, Model, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan import report
-from vivit_jax.plan.changes import changes, combinations, with_changes
-from vivit_jax.plan.compiled import Compiler
-from vivit_jax.plan.devices import parse_memory, parse_topology
-from vivit_jax.plan.estimate import estimate
-from vivit_jax.plan.search import search
+from vivit_jax.plan.compile import Compiler
+from vivit_jax.plan.memory import estimate
+from vivit_jax.plan.search import (
+  changes,
+  combinations,
+  parse_memory,
+  parse_topology,
+  search,
+  with_changes,
+)
 
 TINY = Config(
   model=Model(layers=3, width=32, mlp_dim=64, heads=2, patch=(2, 4, 4)),
@@ -36,8 +41,9 @@ def changed(section, **settings):
 
 
 def test_state_is_counted_to_the_byte():
-  from vivit_jax.plan.abstract import abstract_training
-  from vivit_jax.sharding import make_mesh, put_state
+  from vivit_jax.distributed.mesh import make_mesh
+  from vivit_jax.distributed.sharding import put_state
+  from vivit_jax.plan.memory import abstract_training
   from vivit_jax.train.state import init_state
 
   config = changed('mesh', fsdp=4)
@@ -130,11 +136,11 @@ def test_the_command_prints_a_table_and_json(capsys):
   small = ['--config.model.layers=1', '--config.model.remat=block', '--config.mesh.fsdp=8']
   gpus = ['--device-memory=80GB', '--devices=8']
   arguments = ['plan', '--config=configs/moving_digits.py', *small, *gpus]
-  assert cli.main(arguments) == 0
+  assert main.main(arguments) == 0
   text = capsys.readouterr().out
   assert 'It fits by the estimate as given.' in text
   assert 'one step of 32 clips on 8 devices' in text
-  assert cli.main([*arguments, '--json']) == 0
+  assert main.main([*arguments, '--json']) == 0
   assert json.loads(capsys.readouterr().out)['fits_with'] == []
 
 
@@ -150,7 +156,7 @@ def test_the_command_prints_a_table_and_json(capsys):
   ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
-  assert cli.main(['plan', '--config=configs/moving_digits.py', *arguments]) == 2
+  assert main.main(['plan', '--config=configs/moving_digits.py', *arguments]) == 2
   assert message in capsys.readouterr().err
 
 

@@ -12,21 +12,20 @@ import pytest
 from flax import traverse_util
 from videos import write_video
 
-from vivit_jax import pretrained as module
-from vivit_jax.config import Model, Task
-from vivit_jax.convert import safetensors_file
-from vivit_jax.convert.errors import CheckpointError
-from vivit_jax.convert.layout import shapes
-from vivit_jax.convert.source import Preprocessing, Source
+from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
-from vivit_jax.data.collect import collect_videos
+from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
 from vivit_jax.model.values import as_values
 from vivit_jax.predict import make_protocol, predict, run
-from vivit_jax.pretrained import load_pretrained
+from vivit_jax.weights import export
+from vivit_jax.weights import pretrained as module
+from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.source import Preprocessing, Source, shapes
 
 MODEL = Model(
   attention='factorised_encoder', layers=1, width=16, mlp_dim=32, heads=2, patch=(2, 16, 16),
@@ -43,7 +42,7 @@ def write_checkpoint(file: Path, rng, task: Task, labels=None, **preprocessing) 
     Path('made here'), 'test', 'video', params, MODEL, 4, 32, 32, task, labels,
     Preprocessing(**preprocessing), {},
   )  # fmt: skip
-  safetensors_file.write(source, file)
+  export.write(source, file)
   return file
 
 
@@ -165,9 +164,9 @@ def test_stride_is_the_arguments_then_the_checkpoints_then_assumed_aloud(tmp_pat
 
 def test_what_cannot_be_predicted_with_is_said_in_one_line(checkpoint):
   source = load_pretrained(checkpoint).source
-  with pytest.raises(CheckpointError, match='no classifier'):
+  with pytest.raises(CheckpointFileError, match='no classifier'):
     make_protocol(dataclasses.replace(source, task=None))
-  with pytest.raises(CheckpointError, match='value range'):
+  with pytest.raises(CheckpointFileError, match='value range'):
     make_protocol(dataclasses.replace(source, preprocessing=Preprocessing(low=None, high=None)))
   for wrong in ({'temporal_views': 0}, {'spatial_views': 0}, {'stride': 0}):
     with pytest.raises(ConfigError, match='at least 1'):

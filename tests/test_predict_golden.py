@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from golden import make
 
-from vivit_jax import predict, pretrained
+from vivit_jax import predict
 from vivit_jax.data import views
-from vivit_jax.data.video import boxes, decode, planes
+from vivit_jax.data.video import frames, reader
+from vivit_jax.weights import pretrained
 
 EXPECTED = json.loads((make.FOLDER / make.EXPECTED).read_text())
 
@@ -53,18 +54,18 @@ def patched(monkeypatch, module, name, change):
 
 
 DRIFTS = {
-  'nearest pixel': lambda patch: patch.setattr(boxes, 'resize', nearest),
+  'nearest pixel': lambda patch: patch.setattr(frames, 'resize', nearest),
   'crops one pixel off': lambda patch: patched(
-    patch, boxes, 'resize', lambda crop: np.roll(crop, 1, axis=1)
+    patch, frames, 'resize', lambda crop: np.roll(crop, 1, axis=1)
   ),
   'one frame late': lambda patch: patched(
     patch, views, 'evaluation_clips', lambda indices: np.minimum(indices + 1, 23)
   ),
   'blue first': lambda patch: patched(
-    patch, decode.VideoReader, 'read', lambda frames: frames[..., ::-1]
+    patch, reader.VideoReader, 'read', lambda frames: frames[..., ::-1]
   ),
   'upside down': lambda patch: patched(
-    patch, planes.PlaneCutter, 'cut', lambda crops: crops[:, ::-1]
+    patch, frames.PlaneCutter, 'cut', lambda crops: crops[:, ::-1]
   ),
   'from 0 to 1': lambda patch: [
     patched(patch, module, 'as_values', lambda values: (values + 1) / 2)

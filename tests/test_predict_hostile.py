@@ -12,22 +12,22 @@ from flax import traverse_util
 from golden import make
 from videos import numbers, write_video
 
-from vivit_jax import cli
-from vivit_jax.commands import parse_views
-from vivit_jax.config import Clip, Model, Task
-from vivit_jax.config_file import load
-from vivit_jax.config_parse import MAX_VIEWS, check_views
-from vivit_jax.convert import safetensors_file
-from vivit_jax.convert.source import Preprocessing, Source
+from vivit_jax.cli import main
+from vivit_jax.cli.options import parse_views
+from vivit_jax.config.file import load
+from vivit_jax.config.parse import MAX_VIEWS, check_views
+from vivit_jax.config.schema import Clip, Model, Task
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.video.decode import DecodeError, VideoReader
 from vivit_jax.data.video.lenient import LenientReader
+from vivit_jax.data.video.reader import DecodeError, VideoReader
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.predictions import as_table
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.predict import make_protocol, predict, run
-from vivit_jax.pretrained import load_pretrained
+from vivit_jax.weights import export
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.source import Preprocessing, Source
 
 GOLDEN = Path(make.__file__).parent
 
@@ -66,10 +66,10 @@ def test_a_clip_that_no_tensor_bounds_is_refused_before_anything_is_decoded(
     Preprocessing(), {},
   )  # fmt: skip
   file = tmp_path / 'x.safetensors'
-  safetensors_file.write(source, file)
+  export.write(source, file)
   assert file.stat().st_size < 100_000
   video = write_video(tmp_path / 'x.mp4')
-  assert cli.main(['predict', f'--checkpoint={file}', str(video)]) == 2
+  assert main.main(['predict', f'--checkpoint={file}', str(video)]) == 2
   (line,) = [line for line in capsys.readouterr().err.splitlines() if 'MiB' in line]
   assert f'4x3 views of {frames} frames of 32x32 pixels take ' in line
   assert 'give fewer views' in line

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from vivit_jax import cli, load_pretrained
-from vivit_jax.config import Clip, Config, Init, Model, Task
+from vivit_jax import load_pretrained
+from vivit_jax.cli import main
+from vivit_jax.config.schema import Clip, Config, Init, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.pretrained import initialise_params
+from vivit_jax.weights.pretrained import initialise_params
 
 REFERENCE = Path(__file__).parent / 'reference'
 CLIP = {'frames': 8, 'height': 32, 'width': 32}
@@ -40,7 +41,7 @@ def test_hint_that_does_not_exist_is_refused_with_the_nearest():
 def test_conversion_and_back_is_the_identity(tmp_path, to):
   target = tmp_path / 'target'
   hints = [f'--{name}={value}' for name, value in CLIP.items()]
-  assert cli.main(['convert', str(SCENIC), str(target), f'--to={to}', *hints]) == 0
+  assert main.main(['convert', str(SCENIC), str(target), f'--to={to}', *hints]) == 0
   before, after = load_pretrained(SCENIC, **CLIP), load_pretrained(target)
   assert before.source.params.keys() == after.source.params.keys()
   for name, array in before.source.params.items():
@@ -50,13 +51,13 @@ def test_conversion_and_back_is_the_identity(tmp_path, to):
 
 def test_image_model_is_no_run(tmp_path, capsys):
   source = str(REFERENCE / 'augreg/vit.npz')
-  assert cli.main(['convert', source, str(tmp_path / 'run'), '--to=orbax']) == 2
+  assert main.main(['convert', source, str(tmp_path / 'run'), '--to=orbax']) == 2
   assert 'no video classifier' in capsys.readouterr().err
 
 
 def test_existing_target_is_not_overwritten(tmp_path, capsys):
   (tmp_path / 'mine').write_text('precious')
-  assert cli.main(['convert', str(SCENIC), str(tmp_path / 'mine'), '--to=safetensors']) == 2
+  assert main.main(['convert', str(SCENIC), str(tmp_path / 'mine'), '--to=safetensors']) == 2
   assert 'exists: give another TARGET' in capsys.readouterr().err
   assert (tmp_path / 'mine').read_text() == 'precious'
 

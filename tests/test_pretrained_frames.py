@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from golden import make
 
-from vivit_jax.config import Model
-from vivit_jax.convert.source import Preprocessing
-from vivit_jax.data.video import display
-from vivit_jax.data.video.clips import evaluation_clips
-from vivit_jax.data.video.decode import VideoReader
+from vivit_jax.config.schema import Model
+from vivit_jax.data.video import frames as display
+from vivit_jax.data.video.reader import VideoReader
+from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.errors import CheckpointError, ConfigError, InputError, UserError
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.predict import make_protocol, predict
-from vivit_jax.pretrained import load_pretrained
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.source import Preprocessing
 
 GOLDEN = Path(make.__file__).parent
 CLIP = GOLDEN / make.CLIP

@@ -12,12 +12,12 @@ import jax
 import pytest
 from test_train_step import make_batch, train
 
-from vivit_jax.config import SIZES, Attention, Clip, Config, Evaluate, Mix, Model
-from vivit_jax.config_augment import Augment
-from vivit_jax.config_parse import check, parse
+from vivit_jax.config.augment import Augment
+from vivit_jax.config.parse import check, parse
+from vivit_jax.config.recipes import BATCHES
+from vivit_jax.config.schema import SIZES, Attention, Clip, Config, Evaluate, Mix, Model
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.recipes import BATCHES
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 ATTENTIONS = typing.get_args(Attention)

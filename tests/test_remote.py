@@ -14,8 +14,8 @@ import pytest
 from remote_service import FOLDER, WEIGHTS, Handler, Service
 
 from vivit_jax.errors import CheckpointError
-from vivit_jax.remote import attempts, bucket, listing
-from vivit_jax.remote.localise import localise
+from vivit_jax.weights import bucket, listing, remote
+from vivit_jax.weights.download import localise
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def service(tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE', resolve)
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-  monkeypatch.setattr(attempts, 'PAUSES', (0.01, 0.01))
+  monkeypatch.setattr(remote, 'PAUSES', (0.01, 0.01))
   yield service
   if service.thread.is_alive():
     service.stop()

@@ -11,21 +11,21 @@ from flax import traverse_util
 from test_recipes import recipe
 from videos import config, write_dataset, write_images
 
-from vivit_jax.config import Clip, Config, Evaluate, Hints, Model, Task
-from vivit_jax.config_augment import Augment, TrainingCrop
-from vivit_jax.config_file import load
-from vivit_jax.config_parse import parse, to_dict
-from vivit_jax.convert import safetensors_file
-from vivit_jax.convert.load import load_source
-from vivit_jax.convert.source import Preprocessing, Source
+from vivit_jax.config.augment import Augment, TrainingCrop
+from vivit_jax.config.file import load
+from vivit_jax.config.parse import parse, to_dict
+from vivit_jax.config.schema import Clip, Config, Evaluate, Hints, Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.examples import EvaluationVideos, read_view
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data.records import EvaluationVideos, read_view
-from vivit_jax.data.video.clips import evaluation_clips
+from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.data.views import read_all_views
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.predict import make_protocol
-from vivit_jax.pretrained import load_run, write_run
+from vivit_jax.weights import export
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.pretrained import load_run, write_run
+from vivit_jax.weights.source import Preprocessing, Source
 
 REFERENCE = Path(__file__).parent / 'reference'
 VIEWS = json.loads((REFERENCE / 'scenic_views.json').read_text())
@@ -143,7 +143,7 @@ def _release(folder, settings):
     folder, 'test', 'video', params, model, clip.frames, clip.height, clip.width,
     Task(classes=(2,)), None, preprocessing, {},
   )  # fmt: skip
-  safetensors_file.write(source, folder / 'release.safetensors')
+  export.write(source, folder / 'release.safetensors')
   return folder / 'release.safetensors'
 
 

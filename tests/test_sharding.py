@@ -5,16 +5,16 @@ import jax
 import numpy as np
 import pytest
 
-from vivit_jax.config import Config, Evaluate, Mesh, Train
-from vivit_jax.errors import ConfigError
-from vivit_jax.sharding import (
+from vivit_jax.config.schema import Config, Evaluate, Mesh, Train
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import (
   batch_sharding,
   host_rows,
   local_rows,
-  make_mesh,
   put_batch,
   replicated,
-)  # fmt: skip
+)
+from vivit_jax.errors import ConfigError
 
 
 @pytest.mark.parametrize('devices', [1, 2, 8])

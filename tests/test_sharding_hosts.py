@@ -19,11 +19,12 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), cluster_detection_m
 
 from jax.sharding import Mesh
 
-from vivit_jax.config import Config
-from vivit_jax.config import Mesh as Axes
-from vivit_jax.config_mesh import AXES
+from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import Mesh as Axes
+from vivit_jax.distributed.mesh import AXES
 from vivit_jax.errors import ConfigError
-from vivit_jax.sharding import host_rows, local_rows, make_mesh, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, local_rows, put_batch, put_state
+from vivit_jax.distributed.mesh import make_mesh
 
 video = np.arange(16 * 8, dtype=np.uint8).reshape(16, 8, 1, 1, 1)
 batch = {'video': video, 'label': np.arange(16, dtype=np.int32)}

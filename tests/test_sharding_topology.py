@@ -21,9 +21,9 @@ import sys
 
 from jax.experimental import topologies
 
-from vivit_jax.config import Config, Evaluate, Mesh, Train
+from vivit_jax.config.schema import Config, Evaluate, Mesh, Train
 from vivit_jax.errors import ConfigError
-from vivit_jax.sharding import make_mesh
+from vivit_jax.distributed.mesh import make_mesh
 
 topology, options, axes = json.loads(sys.argv[1])
 devices = topologies.get_topology_desc(

@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from vivit_jax.config import Clip, Config, Data, Mesh, Model, Task, Train
-from vivit_jax.config_file import load
-from vivit_jax.convert.load import load_source
-from vivit_jax.convert.load_table import Row, format_table
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Clip, Config, Data, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.pretrained import _account
-from vivit_jax.summary import as_json, as_text, summarise, summarise_checkpoint
+from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
+from vivit_jax.weights.initialize import Row, format_table
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.pretrained import _account
 
 REFERENCE = Path(__file__).parent / 'reference'
 SMALL = Config(

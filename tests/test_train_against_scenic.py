@@ -11,11 +11,11 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from scenic_names import our_params
 
-from vivit_jax.config import Config, Mix, Task, Train
-from vivit_jax.pretrained import load_pretrained
+from vivit_jax.config.schema import Config, Mix, Task, Train
 from vivit_jax.train.optimizer import learning_rate, make_optimizer
 from vivit_jax.train.state import TrainState
 from vivit_jax.train.step import train_step
+from vivit_jax.weights.pretrained import load_pretrained
 
 REFERENCE = Path(__file__).parent / 'reference'
 CASES = sorted(path.stem for path in (REFERENCE / 'scenic_steps').glob('*.npz'))

@@ -9,7 +9,7 @@ import pytest
 from bad_files import BAD
 from test_train_loop import cache, one_device, tiny
 
-from vivit_jax.data.dataset import open_split
+from vivit_jax.data.splits import open_split
 from vivit_jax.train.loop import train
 
 KINDS = ('flipped bits', 'zeroed frames', 'huge frames', 'endless device', 'audio only', 'playlist')

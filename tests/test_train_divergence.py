@@ -8,13 +8,14 @@ import pytest
 from test_train_loop import assert_same_bits
 from test_train_step import MULTI, changed, compiled, make_batch
 
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import put_batch, put_state
 from vivit_jax.errors import TrainingError
 from vivit_jax.model.vivit import build
-from vivit_jax.sharding import make_mesh, put_batch, put_state
 from vivit_jax.train.divergence import all_finite, check_finite
+from vivit_jax.train.metrics import Window
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
-from vivit_jax.train.window import Window
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,22 @@ import optax
 import pytest
 from test_train_loop import cache, tiny  # noqa: F401
 
-from vivit_jax import cli, load_pretrained
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.commands import parse_views
-from vivit_jax.data.dataset import open_split
+from vivit_jax import load_pretrained
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.checkpoint.workdir import claim, meaning
+from vivit_jax.cli import main
+from vivit_jax.cli.options import parse_views
 from vivit_jax.data.failures import Failures
+from vivit_jax.data.splits import open_split
+from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build
-from vivit_jax.pretrained import load_run
-from vivit_jax.sharding import make_mesh
 from vivit_jax.train import evaluation
 from vivit_jax.train.evaluation import evaluate_run, parse_step
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 from vivit_jax.train.step import compile_forward
-from vivit_jax.workdir import claim, meaning
+from vivit_jax.weights.pretrained import load_run
 
 BEST, LAST = 4, 8
 
@@ -163,7 +164,7 @@ def test_the_folder_of_the_best_is_a_checkpoint_and_its_step_is_named(run, capsy
   assert f'{run}/best: vivit_jax run, video model factorised_encoder, step {BEST}\n' in (
     capsys.readouterr().err
   )
-  assert cli.main(['inspect', str(run / 'best'), '--json']) == 0
+  assert main.main(['inspect', str(run / 'best'), '--json']) == 0
   assert json.loads(capsys.readouterr().out)['checkpoint']['format'] == 'vivit_jax run'
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from test_train_loop import cache, command, settings, tiny  # noqa: F401
 
-from vivit_jax.config import Config, Init, Train
-from vivit_jax.config_augment import Augment
+from vivit_jax.config.augment import Augment
+from vivit_jax.config.schema import Config, Init, Train
 from vivit_jax.data.manifest import Manifest, Video
-from vivit_jax.train.guard_rails import hints
-from vivit_jax.train.overfit import overfit_one_batch
+from vivit_jax.train.sanity import hints, overfit_one_batch
 
 
 def manifest(*labels, names=('a', 'b', 'c'), multi_label=False):

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.config import Config
-from vivit_jax.config_file import load
-from vivit_jax.data.dataset import open_split
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.config.file import load
+from vivit_jax.config.schema import Config
+from vivit_jax.data.splits import open_split
+from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.model.vivit import build
-from vivit_jax.pretrained import load_run
-from vivit_jax.sharding import make_mesh
 from vivit_jax.train import evaluation
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.optimizer import make_optimizer, total_steps
 from vivit_jax.train.state import TrainState, abstract_state
+from vivit_jax.weights.pretrained import load_run
 
 ROOT = Path(__file__).parent.parent
 CONFIG = 'configs/moving_digits.py'

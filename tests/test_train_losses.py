@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vivit_jax.config import Task
-from vivit_jax.task import head_slices, targets
+from vivit_jax.config.schema import Task, head_slices
 from vivit_jax.train import losses
+from vivit_jax.train.losses import targets
 
 ONE = Task(heads=('label',), classes=(5,))
 TWO = Task(heads=('verb', 'noun'), classes=(3, 4), joint='action')

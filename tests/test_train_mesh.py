@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from test_train_step import assert_bitwise_equal, changed, compiled, make_batch, train
 
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.config import Attention, Mesh, Mix
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.config.schema import Attention, Mesh, Mix
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import placed, put_batch
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build
-from vivit_jax.sharding import make_mesh, placed, put_batch
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 

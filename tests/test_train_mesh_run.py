@@ -7,11 +7,11 @@ import jax
 import pytest
 from test_train_loop import assert_same_bits, cache, saved_state, tiny  # noqa: F401
 
-from vivit_jax.pretrained import load_run
 from vivit_jax.train.evaluation import evaluate_run
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
-from vivit_jax.train.overfit import overfit_one_batch
+from vivit_jax.train.sanity import overfit_one_batch
+from vivit_jax.weights.pretrained import load_run
 
 RUN = {
   'train__steps': 8,

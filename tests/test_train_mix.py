@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_train_step import CONFIG, TWO_HEADS, assert_bitwise_equal, changed, make_batch, train
 
-from vivit_jax.config import Mix
-from vivit_jax.config_mesh import check_devices
-from vivit_jax.config_parse import check
+from vivit_jax.config.parse import check
+from vivit_jax.config.schema import Mix
+from vivit_jax.distributed.mesh import check_devices, make_mesh
+from vivit_jax.distributed.sharding import batch_sharding, replicated
 from vivit_jax.errors import ConfigError
-from vivit_jax.sharding import batch_sharding, make_mesh, replicated
-from vivit_jax.task import targets as task_targets
+from vivit_jax.train.losses import targets as task_targets
 from vivit_jax.train.mix import mix
 
 KINDS = {

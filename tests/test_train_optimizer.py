@@ -10,11 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from vivit_jax.config import Clip, Config, Model, Train
+from vivit_jax.config.schema import Clip, Config, Model, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
-from vivit_jax.train.parameter_groups import depths, is_matrix, is_trained
+from vivit_jax.train.optimizer import (
+  depths,
+  is_matrix,
+  is_trained,
+  learning_rate,
+  make_optimizer,
+  total_steps,
+)
 
 PARAMS = {'dense': {'kernel': jnp.array([[3.0, -2.0]]), 'bias': jnp.array([1.0])}}
 

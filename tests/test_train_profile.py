@@ -8,7 +8,7 @@ import re
 import jax
 import pytest
 
-from vivit_jax.cli import main
+from vivit_jax.cli.main import main
 from vivit_jax.errors import ConfigError
 from vivit_jax.train.profile import Profiler, Steps, parse_steps
 

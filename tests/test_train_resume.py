@@ -27,7 +27,7 @@ from test_train_loop import (
   tiny,
 )
 
-from vivit_jax.checkpoint import Checkpoints
+from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.optimizer import learning_rate
 

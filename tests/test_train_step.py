@@ -10,18 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vivit_jax.config import Clip, Config, Data, Evaluate, Model, Task, Train
-from vivit_jax.config_parse import check
+from vivit_jax.config.parse import check
+from vivit_jax.config.schema import Clip, Config, Data, Evaluate, Model, Task, Train
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import host_rows, local_rows, put_batch, put_state, replicated
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import abstract_params, build
-from vivit_jax.sharding import (
-  host_rows,
-  local_rows,
-  make_mesh,
-  put_batch,
-  put_state,
-  replicated,
-)  # fmt: skip
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state, init_state
 from vivit_jax.train.step import compile_forward, compile_step

@@ -12,10 +12,8 @@ import sys
 
 import pytest
 
-from vivit_jax.checkpoint import CHECKPOINTS
-from vivit_jax.config_parse import parse
-from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.workdir import (
+from vivit_jax.checkpoint.manager import CHECKPOINTS
+from vivit_jax.checkpoint.workdir import (
   FREE,
   check_continues,
   claim,
@@ -24,6 +22,8 @@ from vivit_jax.workdir import (
   occupied,
   read_config,
 )
+from vivit_jax.config.parse import parse
+from vivit_jax.errors import CheckpointError, ConfigError
 
 NAMES = {'label': ('a', 'b')}
 
@@ -245,7 +245,7 @@ def test_the_snapshot_is_json_and_never_run(run):
 def test_two_trainers_do_not_share_a_workdir(tmp_path):
   program = (
     'import sys, pathlib\n'
-    'from vivit_jax.workdir import occupied\n'
+    'from vivit_jax.checkpoint.workdir import occupied\n'
     'with occupied(pathlib.Path(sys.argv[1])):\n'
     '  print("in", flush=True); sys.stdin.read()\n'
   )

@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vivit_jax.config import Clip, Config, Data, Task, Train
+from vivit_jax.config.schema import Clip, Config, Data, Task, Train
 
 FIRST, STEP = 10, 6  # gray level of frame 0, and how much brighter each next one is
 

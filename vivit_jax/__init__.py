@@ -9,6 +9,6 @@ __version__ = '0.1.0'
 
 def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Any:
   """See `pretrained.load_pretrained`, which this calls; imported late, so that --help is quick."""
-  from vivit_jax import pretrained
+  from vivit_jax.weights import pretrained
 
   return pretrained.load_pretrained(path, sha256, **hints)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes a user can mend: each message is one line naming value, place and remedy."""
 
+import difflib
+import sys
+from collections.abc import Iterable
+
 SAFE_CONVERSION = (
   'Unpickling runs code from the file, so it is refused. Where you trust it, convert it once, '
   'elsewhere, with PyTorch: python -c "import torch, safetensors.torch as s; '
@@ -59,3 +63,28 @@ class TrainingError(UserError):
 
 class EvaluationError(UserError):
   """An evaluation that did not see all that it was to see."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns '; did you mean X?' for the closest known name, else the choices."""
+  known = list(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  if close:
+    return f'; did you mean {close[0]!r}?'
+  return f'; choose from {", ".join(map(repr, known))}'
+
+
+def report(error: BaseException) -> int:
+  """Prints a user's mistake in one line and returns the exit code; raises any other error."""
+  if isinstance(error, KeyboardInterrupt):
+    print('vivit: interrupted', file=sys.stderr)
+    return 130
+  if isinstance(error, UserError):
+    message = str(error)
+  elif isinstance(error, OSError):
+    where = printable(str(error.filename or ''))
+    message = f'{where}: {error.strerror or error}'.removeprefix(': ')
+  else:
+    raise error
+  print(f'vivit: error: {message}', file=sys.stderr)
+  return 2

@@ -13,18 +13,17 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from vivit_jax.config import Clip, Task
-from vivit_jax.config_parse import check_views
-from vivit_jax.convert.source import Source
-from vivit_jax.data.collect import collect_videos
+from vivit_jax.config.parse import check_views
+from vivit_jax.config.schema import Clip, Task, head_slices
+from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.video.decode import DecodeError
+from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.data.views import Protocol, read_all_views
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as page
 from vivit_jax.evaluate.predictions import Prediction
-from vivit_jax.pretrained import Pretrained
-from vivit_jax.task import head_slices
+from vivit_jax.weights.pretrained import Pretrained
+from vivit_jax.weights.source import Source
 
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
 DECODERS = 2  # videos read side by side while the model runs; each holds its views in memory

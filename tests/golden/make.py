@@ -13,16 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vivit_jax.config import Model, Task
-from vivit_jax.convert import safetensors_file
-from vivit_jax.convert.layout import shapes
-from vivit_jax.convert.source import Preprocessing, Source, grid
+from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import Sample, draw, encode
 from vivit_jax.data.views import read_all_views
 from vivit_jax.model.values import as_values
 from vivit_jax.predict import make_protocol, predict
-from vivit_jax.pretrained import load_pretrained
+from vivit_jax.weights import export
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.source import Preprocessing, Source, grid, shapes
 
 FOLDER = Path(__file__).parent
 CLIP, CHECKPOINT, EXPECTED = 'digit.mp4', 'model.safetensors', 'expected.json'
@@ -76,7 +75,7 @@ def main() -> None:
     Path('made'), 'golden', 'video', params, MODEL, 8, 32, 32, task, LABELS,
     Preprocessing(stride=2, short_side=36), {},
   )  # fmt: skip
-  safetensors_file.write(source, FOLDER / CHECKPOINT)
+  export.write(source, FOLDER / CHECKPOINT)
   lines = [f'{json.dumps(name)}: {json.dumps(value)}' for name, value in describe().items()]
   (FOLDER / EXPECTED).write_text('{\n' + ',\n'.join(lines) + '\n}\n')
 

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a clip takes from file to device, stage by stage, and what workers make of it."""
+"""How long a clip takes from file to device, stage by stage, and what workers make of it.
+
+Makes local videos as slow to reach as those in an object store, to see what that costs.
+"""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
 from vivit_jax.data import pipeline
-from vivit_jax.data.loader.jobs import Job, do
-from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.records import TrainingExamples
-from vivit_jax.data.stages import STAGES, measuring
+from vivit_jax.data.examples import TrainingExamples
+from vivit_jax.data.jobs import Job, do
+from vivit_jax.data.manifest import Contents, Manifest
+from vivit_jax.data.timing import STAGES, measuring
+from vivit_jax.data.video.reader import DecodeError
 
 TURNS = 3  # of each number of workers, in turns, so that a busy machine is busy for all of them
 
@@ -187,3 +192,36 @@ def as_text(result: Result) -> str:
   lines += ['', f'{"devices":<10}{"clips/s":>8}{"GB/s":>8}{"cores":>8}']
   lines += [f'{n:<10}{n * result.demand:8.0f}{n * flow:8.1f}{result.cores(n):8.1f}' for n in (1, 8)]
   return '\n'.join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """The bytes of local files."""
+
+  paths: tuple[str, ...]
+
+  def __getitem__(self, index: int) -> bytes:
+    """Raises DecodeError where a file cannot be read."""
+    try:
+      return Path(self.paths[index]).read_bytes()
+    except OSError as error:
+      raise DecodeError(self.paths[index], f'{type(error).__name__}: {error.strerror}') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Delayed:
+  """Other contents, each after a wait."""
+
+  contents: Contents
+  seconds: float
+
+  def __getitem__(self, index: int) -> bytes:
+    """Raises DecodeError where the video cannot be read."""
+    time.sleep(self.seconds)
+    return self.contents[index]
+
+
+def delayed(manifest: Manifest, seconds: float) -> Manifest:
+  """Returns the same videos, `seconds` away."""
+  contents = manifest.contents or Files(tuple(video.path for video in manifest.videos))
+  return dataclasses.replace(manifest, contents=Delayed(contents, seconds))

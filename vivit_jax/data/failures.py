@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.distributed import hosts
 from vivit_jax.errors import DataError
 from vivit_jax.files import naming
-from vivit_jax.hosts import cluster
 
 FILE = 'skipped.csv'
 
@@ -45,10 +45,10 @@ class Failures:
       self.count += 1
       if path not in self.reasons:
         self.reasons[path] = reason
-        if cluster.is_first():
+        if hosts.is_first():
           self._list(path, reason)
         else:
-          cluster.tell(self._topic, (path, reason))
+          hosts.tell(self._topic, (path, reason))
     bad = len(self.reasons)
     if bad > self._max_bad_share * self._videos:
       path, reason = next(iter(self.reasons.items()))
@@ -64,8 +64,8 @@ class Failures:
     Raises:
       DataError: as `add`.
     """
-    if cluster.is_first():
-      self.add([(path, reason) for path, reason in cluster.told(self._topic)])
+    if hosts.is_first():
+      self.add([(path, reason) for path, reason in hosts.told(self._topic)])
 
   def _read(self) -> set[str]:
     if not self._file.exists():

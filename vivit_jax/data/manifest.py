@@ -8,12 +8,11 @@ import math
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from vivit_jax.config import Task
-from vivit_jax.config_parse import nearest
-from vivit_jax.data.stages import stage
+from vivit_jax.config.schema import Task
 from vivit_jax.data.storage import Folder, Objects, exists, folder, is_remote, reading
-from vivit_jax.data.video.decode import VideoReader
-from vivit_jax.errors import DataError
+from vivit_jax.data.timing import stage
+from vivit_jax.data.video.reader import VideoReader
+from vivit_jax.errors import DataError, nearest
 
 SPLITS = ('train', 'validation', 'test')
 SEPARATOR = '|'  # between the class names of one multi_label cell

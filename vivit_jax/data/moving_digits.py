@@ -30,8 +30,8 @@ from jaxtyping import Float32, UInt8
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from vivit_jax.config import MovingDigits
-from vivit_jax.hosts import cluster
+from vivit_jax.config.schema import MovingDigits
+from vivit_jax.distributed import hosts
 
 VERSION = 2  # of what is drawn and written; part of the cache key
 VERBS = {  # name: (which phase moves, in which direction)
@@ -216,6 +216,6 @@ def _generate(config: MovingDigits, folder: Path) -> None:
   # Drawing and encoding release the interpreter lock; leaving the block stops the threads.
   with ThreadPool(len(os.sched_getaffinity(0))) as pool:
     done = pool.imap_unordered(lambda job: encode(job[0], draw(job[1])), jobs)
-    quiet = not cluster.is_first()
+    quiet = not hosts.is_first()
     for _ in tqdm(done, total=len(jobs), desc='moving digits', unit=' videos', disable=quiet):
       pass

@@ -5,14 +5,13 @@ from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
-from vivit_jax.config import Config
-from vivit_jax.data.loader.assembly import Assembly, Batch
-from vivit_jax.data.loader.buffers import Buffers
-from vivit_jax.data.loader.jobs import Decoders
-from vivit_jax.data.loader.processes import Processes
-from vivit_jax.data.loader.threads import Threads
+from vivit_jax.config.schema import Config
+from vivit_jax.data.batches import Assembly, Batch
+from vivit_jax.data.buffers import Buffers
+from vivit_jax.data.decoders import Processes, Threads
+from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
+from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.records import EvaluationVideos, Examples, TrainingExamples, label
 
 
 def train_batches(

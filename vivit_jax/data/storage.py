@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from vivit_jax.data.video.decode import DecodeError
+from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError
 
 CLOUD = 'gs://'

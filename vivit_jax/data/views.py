@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vivit_jax.config import Clip
-from vivit_jax.config_types import Triple
+from vivit_jax.config.augment import Triple
+from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.video.clips import evaluation_clips
-from vivit_jax.data.video.decode import VideoReader
 from vivit_jax.data.video.lenient import LenientReader
+from vivit_jax.data.video.reader import VideoReader
+from vivit_jax.data.video.sampling import evaluation_clips
 
 
 @dataclasses.dataclass(frozen=True)

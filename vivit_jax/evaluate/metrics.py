@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.metrics import average_precision_score
 
-from vivit_jax.config import Evaluate, Task
-from vivit_jax.evaluate.ranking import TOP, finite_or_worst, hits, metric_names
-from vivit_jax.evaluate.views import Predictions
-from vivit_jax.task import head_slices
+from vivit_jax.config.schema import Evaluate, Task, head_slices
+from vivit_jax.evaluate.accumulate import TOP, Predictions, finite_or_worst, hits, metric_names
 
 
 def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:

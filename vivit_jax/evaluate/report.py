@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config import Task
+from vivit_jax.config.schema import Task
+from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.metrics import Mistake, confusion, most_confused
 from vivit_jax.evaluate.page import ConfusionView, MistakeView, render
 from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
-from vivit_jax.evaluate.views import Predictions
 from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 from vivit_jax.model.kernels import attend
-from vivit_jax.model.layout import gathered
+from vivit_jax.model.partitioning import gathered
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2

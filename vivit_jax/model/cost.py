@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import jax
 
-from vivit_jax.config import Clip
+from vivit_jax.config.schema import Clip
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
 
 

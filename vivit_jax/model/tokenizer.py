@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 
 
 def sampled_frame_indices(frames: int, sampled: int) -> list[int]:

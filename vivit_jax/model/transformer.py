@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vivit_jax.config import Model
+from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
-from vivit_jax.model.layout import apart, whole
+from vivit_jax.model.partitioning import apart, whole
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]

@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from vivit_jax.config_types import Triple
+from vivit_jax.config.augment import Triple
 
 
 def as_values(

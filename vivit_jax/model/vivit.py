@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from vivit_jax.config import Clip, Config, Model
+from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import InputError
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.layout import gathered, split, whole
+from vivit_jax.model.partitioning import gathered, split, whole
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks, Series
 

@@ -3,7 +3,7 @@
 
 import json
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
 from vivit_jax.plan.search import Trial, names
 
 GIB = 2**30

@@ -1,15 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries an experiment, then the changes that may make it fit, until one does."""
+"""Tries an experiment, then the changes that may make it fit, until one does.
+
+What can be changed about a training step to make it fit, from cheap to dear.
+
+Devices to plan for, as they are written on the command line.
+"""
 
 import dataclasses
+import math
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from vivit_jax.config import Config
+from vivit_jax.config.parse import parse, to_dict
+from vivit_jax.config.schema import Config
+from vivit_jax.distributed.mesh import check_devices
 from vivit_jax.errors import ConfigError
-from vivit_jax.plan.changes import Change, changes, combinations, with_changes
-from vivit_jax.plan.estimate import estimate
+from vivit_jax.plan.memory import estimate
+
+HOST = 8  # devices that mostly share a machine: more along fsdp would save little and cost network
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """One way to need less memory.
+
+  Attributes:
+    name: in tables.
+    settings: that make it, by their dotted names.
+    costs: what it does to the time of a step, in words.
+  """
+
+  name: str
+  settings: dict[str, Any]
+  costs: str
+
+
+def changes(config: Config, devices: int) -> list[Change]:
+  """Returns the changes that this experiment has not made yet, cheap ones first."""
+  data, fsdp, context = check_devices(config, devices)
+  clips = config.train.batch_size // (data * fsdp)
+  found = []
+  if config.model.dtype == 'float32':
+    found.append(Change('bfloat16', {'model.dtype': 'bfloat16'}, 'faster'))
+  if fsdp == 1 and data > 1:
+    split = {'mesh.data': -1, 'mesh.fsdp': math.gcd(data, HOST)}
+    found.append(Change('fsdp', split, 'parameters travel twice more'))
+  if clips > config.train.accumulate:
+    found.append(Change('accumulate', {'train.accumulate': clips}, 'one clip at a time'))
+  if config.model.remat == 'none':
+    again = {'model.scan': True, 'model.remat': 'block'}
+    found.append(Change('remat', again, 'forward pass twice: up to 4/3'))
+  share = next((n for n in (4, 2) if context == 1 and _divides(config, devices, n)), None)
+  if share:
+    # The same number of clips on fewer groups of devices: less memory only one by one.
+    split = {'mesh.data': -1, 'mesh.context': share, 'train.accumulate': clips * share}
+    found.append(Change('context', split, 'devices share a clip, one at a time'))
+  return found
+
+
+def combinations(found: list[Change]) -> Iterator[tuple[Change, ...]]:
+  """Yields no change, then all sets that go together, each before any with a dearer change."""
+  for number in range(2 ** len(found)):
+    made = tuple(change for place, change in enumerate(found) if number >> place & 1)
+    settings = {item for change in made for item in change.settings.items()}
+    if len(settings) == len(dict(settings)):
+      yield made
+
+
+def with_changes(config: Config, made: tuple[Change, ...]) -> Config:
+  """Returns the experiment after some changes.
+
+  Raises:
+    ConfigError: where they exclude each other.
+  """
+  tree = to_dict(config)
+  for change in made:
+    for path, value in change.settings.items():
+      section, name = path.split('.')
+      tree[section][name] = value
+  return parse(tree)
+
+
+def _divides(config: Config, devices: int, context: int) -> bool:
+  mesh = dataclasses.replace(config.mesh, data=-1, context=context)
+  try:
+    check_devices(dataclasses.replace(config, mesh=mesh), devices)
+  except ConfigError:
+    return False
+  return True
+
 
 HOPELESS = 1.3  # times the memory, as estimated: not worth minutes of compilation
 TRIES = 6  # compilations at most, so that a plan ends
@@ -86,3 +168,32 @@ def _compile(compiler: Compile, config: Config, made: tuple[Change, ...], availa
 def names(made: tuple[Change, ...]) -> str:
   """Returns changes in words."""
   return ' + '.join(change.name for change in made) or 'as given'
+
+
+# GiB of each TPU by the name of its generation (the "system architecture" pages of
+# cloud.google.com/tpu/docs). The compiler keeps a little of it, and has the last word.
+HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
+
+# What JAX takes of a GPU's memory where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise
+# (docs.jax.dev/en/latest/gpu_memory_allocation.html).
+GPU_SHARE = 0.75
+
+UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
+
+
+def parse_topology(text: str) -> tuple[int, int]:
+  """Returns the number of TPUs and the bytes of each from e.g. `v5e:8x8`."""
+  name, _, shape = text.partition(':')
+  if name not in HBM or re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', shape) is None:
+    raise ConfigError(
+      f'--topology={text} is no GENERATION:SHAPE, e.g. v5e:8x8; generations are {", ".join(HBM)}'
+    )
+  return math.prod(int(size) for size in shape.split('x')), HBM[name] * 2**30
+
+
+def parse_memory(text: str) -> int:
+  """Returns bytes from e.g. `80GB` or `24GiB`."""
+  match = re.fullmatch(r'(\d+(?:\.\d+)?)(MB|GB|MiB|GiB)', text)
+  if match is None or not float(match[1]):
+    raise ConfigError(f'--device-memory={text} is no size: give e.g. 80GB or 24GiB')
+  return int(float(match[1]) * UNITS[match[2]])

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
+from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.records import TrainingExamples
 from vivit_jax.errors import TrainingError
 from vivit_jax.files import replace_file
 

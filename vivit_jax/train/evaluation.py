@@ -11,30 +11,30 @@ from typing import Any, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 
-from vivit_jax.config import Config, Evaluate, Task
-from vivit_jax.config_parse import check_views, to_dict
-from vivit_jax.data.dataset import evaluation_split, open_split
+from vivit_jax.checkpoint.workdir import read_config
+from vivit_jax.config.parse import check_views, to_dict
+from vivit_jax.config.schema import Config, Evaluate, Task
+from vivit_jax.data.batches import Batch
+from vivit_jax.data.examples import read_view
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
-from vivit_jax.data.loader.assembly import Batch
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import evaluation_batches
-from vivit_jax.data.records import read_view
+from vivit_jax.data.splits import evaluation_split, open_split
+from vivit_jax.distributed import hosts
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import put_state
 from vivit_jax.errors import ConfigError
+from vivit_jax.evaluate.accumulate import Predictions, collect, merged_over_hosts
 from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
-from vivit_jax.evaluate.over_hosts import merged_over_hosts
 from vivit_jax.evaluate.report import ShownMistake, write_report
-from vivit_jax.evaluate.views import Predictions, collect
-from vivit_jax.hosts import cluster
 from vivit_jax.model.vivit import build
-from vivit_jax.pretrained import load_run
-from vivit_jax.sharding import make_mesh, put_state
-from vivit_jax.task import targets
 from vivit_jax.train import losses
 from vivit_jax.train.log import read_metrics
+from vivit_jax.train.losses import targets
 from vivit_jax.train.step import compile_forward
 from vivit_jax.train.watchdog import COMPILING, Watchdog
-from vivit_jax.workdir import read_config
+from vivit_jax.weights.pretrained import load_run
 
 Forward = Callable[[Any, np.ndarray], np.ndarray]
 Between = Callable[[], None]  # called before each batch; leaves the evaluation by what it raises
@@ -62,7 +62,7 @@ def open_common_split(config: Config, split: str) -> Manifest:
     ConfigError: where it is not.
   """
   data = open_split(config, split)
-  cluster.agree({f'the data of {split}': data.fingerprint})
+  hosts.agree({f'the data of {split}': data.fingerprint})
   return data
 
 
@@ -77,7 +77,7 @@ def validate(
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = predict(config, data, forward, params, protocol, failures, between)
-  results = cluster.from_first(_results(predictions, config.task, protocol))
+  results = hosts.from_first(_results(predictions, config.task, protocol))
   names = ['loss', headline(config.task), 'top5']
   metrics = {name: results[name] for name in names if name in results}
   if len(config.task.heads) > 1:
@@ -114,8 +114,8 @@ def predict(
     temporal_views=protocol.temporal_views,
     spatial_views=protocol.spatial_views,
     batch_size=protocol.batch_size,
-    host=cluster.process(),
-    hosts=cluster.processes(),
+    host=hosts.process(),
+    hosts=hosts.processes(),
   )
   mine = collect(
     lambda video: forward(params, video),
@@ -172,7 +172,7 @@ def evaluate_run(
     The results (see `evaluate.metrics.compute`).
   """
   mesh = make_mesh(None)
-  cluster.check_shared(workdir)
+  hosts.check_shared(workdir)
   config = read_config(workdir)
   with Watchdog(config.faults.hang_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
@@ -180,7 +180,7 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    cluster.agree({'the step to evaluate': pretrained.step})  # a trainer may have gone on
+    hosts.agree({'the step to evaluate': pretrained.step})  # a trainer may have gone on
     # The run's batch need not fit these devices; results don't depend on it.
     batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
@@ -189,7 +189,7 @@ def evaluate_run(
     check_views(protocol.temporal_views, protocol.spatial_views, config.clip)
     if split is None:
       split = evaluation_split(config)
-      if split != 'test' and cluster.is_first():
+      if split != 'test' and hosts.is_first():
         print(
           'vivit: hint: the data has no test.csv, so this evaluates its validation videos',
           file=sys.stderr,
@@ -210,7 +210,7 @@ def evaluate_run(
     'split': data.split,
     'data': data.fingerprint,
   }
-  if cluster.is_first():
+  if hosts.is_first():
     name = f'{split}-{pretrained.step}-{protocol_name(protocol)}'
     trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
     as_training = (step, split, protocol_name(protocol)) == trainings

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard."""
+"""Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard.
+
+Numbers for TensorBoard, written by who gives them.
+
+tensorboardX's own is a thread, which dies of a full disk; the run would wait for it for ever.
+"""
 
 import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,17 +18,19 @@ from typing import Any, TextIO, TypeVar
 
 import jax
 from jax.sharding import Mesh
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.distributed import hosts as cluster
 from vivit_jax.errors import CheckpointError
 from vivit_jax.files import naming, replace_file
-from vivit_jax.hosts import cluster
-from vivit_jax.train.board import Board
 from vivit_jax.train.goodput import Goodput
+from vivit_jax.train.metrics import SKIPPED
 from vivit_jax.train.state import TrainState
-from vivit_jax.train.window import SKIPPED
 
 METRICS = 'metrics.jsonl'
 MUCH_WAITING = 0.1  # share of the time, above which a hint says what to do
@@ -204,3 +212,30 @@ def opening_line(
     f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
     f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
   )
+
+
+class Board:
+  """One event file; OSError where it cannot be written."""
+
+  def __init__(self, folder: Path, first_step: int):
+    """Opens a file, in which steps from the first on replace those of earlier files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._folder = folder
+    with naming(folder):
+      self._writer = EventsWriter(str(folder / 'events'))
+      restart = SessionLog(status=SessionLog.START)
+      self._writer.write_event(Event(step=first_step, session_log=restart))
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the values of a step by their tags."""
+    with naming(self._folder):
+      for tag, value in values.items():
+        self._writer.write_event(
+          Event(wall_time=time.time(), step=step, summary=scalar(tag, value))
+        )
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    with naming(self._folder):
+      self._writer.close()

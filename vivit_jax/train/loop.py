@@ -14,19 +14,20 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from vivit_jax.checkpoint import Checkpoints
-from vivit_jax.checkpoint_fingerprint import describe
-from vivit_jax.config import Config
-from vivit_jax.data.dataset import with_classes
+from vivit_jax.checkpoint.fingerprint import describe
+from vivit_jax.checkpoint.manager import Checkpoints
+from vivit_jax.checkpoint.workdir import check_continues, claim, meaning, occupied
+from vivit_jax.config.schema import Config
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.splits import with_classes
+from vivit_jax.distributed import hosts
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import host_rows, placed, put_batch, put_state
+from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.errors import ConfigError, UserError
-from vivit_jax.hosts import cluster
-from vivit_jax.hosts.ending import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
-from vivit_jax.pretrained import initialise_params
-from vivit_jax.sharding import host_rows, make_mesh, placed, put_batch, put_state
 from vivit_jax.train.divergence import check_finite, diverged
 from vivit_jax.train.evaluation import (
   Between,
@@ -36,16 +37,16 @@ from vivit_jax.train.evaluation import (
   validate,
 )
 from vivit_jax.train.goodput import Goodput
-from vivit_jax.train.guard_rails import hints
 from vivit_jax.train.log import RunLog, is_validation, opening_line, read_metrics
+from vivit_jax.train.metrics import Window
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
+from vivit_jax.train.sanity import hints
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
 from vivit_jax.train.watchdog import COMPILING, Watchdog
-from vivit_jax.train.window import Window
-from vivit_jax.workdir import check_continues, claim, meaning, occupied
+from vivit_jax.weights.pretrained import initialise_params
 
 Evaluation = Callable[[Any, Between], Validation]
 
@@ -78,11 +79,11 @@ def train(
   """
   mesh = make_mesh(config)
   config = with_classes(config)
-  first = cluster.is_first()
+  first = hosts.is_first()
   alone = occupied(workdir) if first else contextlib.nullcontext()
   goodput = Goodput()
   with alone:
-    cluster.check_shared(workdir)
+    hosts.check_shared(workdir)
     data = open_common_split(config, 'train')
     with Checkpoints(workdir, read_only=True) as checkpoints:
       saved = checkpoints.abouts()
@@ -109,7 +110,7 @@ def _train(
   goodput: Goodput,
 ) -> int:
   """Does the steps that are left; returns how many the run has in all, once they are on disk."""
-  first = cluster.is_first()
+  first = hosts.is_first()
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
@@ -159,9 +160,9 @@ def _start(
       source = config.init.checkpoint
       reason = str(error).removeprefix(f'{source}: ')
       raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
-    if cluster.processes() > 1:
+    if hosts.processes() > 1:
       place = config.init.checkpoint
-      cluster.agree({f'{name} of {place}': bits for name, (_, bits) in describe(params).items()})
+      hosts.agree({f'{name} of {place}': bits for name, (_, bits) in describe(params).items()})
     print(table, flush=True)
     state = start_from(config, state, params)
   return put_state(mesh, state)
@@ -238,7 +239,7 @@ class _Run:
       return False
     rows = read_metrics(self.workdir)
     owed = not any(row['step'] == start and is_validation(row) for row in rows)
-    return cluster.from_first(owed)
+    return hosts.from_first(owed)
 
   def _evaluation(self) -> Evaluation:
     """Returns what evaluates parameters on the validation videos."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss and step metrics of a task, from logits and target probabilities over all its heads."""
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from vivit_jax.config import Task
-from vivit_jax.task import head_slices
+from vivit_jax.config.schema import Task, head_slices
 
 
 def loss(
@@ -55,3 +55,17 @@ def accuracy(
 def as_pixels(video: Array) -> Float[Array, 'b f h w c']:
   """Returns video of [0, 255], uint8 or blended, scaled to float32 in [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1.0
+
+
+def targets(task: Task, labels: Int[Array, 'b heads'] | Float[Array, 'b c']) -> Float[Array, 'b c']:
+  """Returns target probabilities over the class axis.
+
+  Args:
+    task: single_label takes class ids [B, heads] and gives a one-hot row per head, concatenated;
+      multi_label takes multi-hot rows [B, C] in {0, 1} and returns them.
+    labels: as above.
+  """
+  if task.kind == 'multi_label':
+    return labels.astype(jnp.float32)
+  rows = [jax.nn.one_hot(labels[:, i], n) for i, n in enumerate(task.classes)]
+  return jnp.concatenate(rows, axis=-1)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from vivit_jax.config import Mix
+from vivit_jax.config.schema import Mix
 
 
 def mix(

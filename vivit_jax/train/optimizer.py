@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedule and optimiser, as one optax transformation."""
+"""Learning-rate schedule and optimiser, as one optax transformation.
+
+Which parameters decay, which are frozen, and how deep in the model each one lies.
+"""
 
 from typing import Any
 
 import jax
 import optax
 
-from vivit_jax.config import Config, Train
-from vivit_jax.config_types import LARGEST
-from vivit_jax.errors import ConfigError
-from vivit_jax.train.parameter_groups import depths, is_matrix, is_trained
+from vivit_jax.config.augment import LARGEST
+from vivit_jax.config.schema import Config, Train
+from vivit_jax.errors import ConfigError, nearest
 
 
 def total_steps(config: Config, videos: int) -> int:
@@ -65,3 +67,66 @@ def scale_by_depth(train: Train) -> optax.GradientTransformation:
     return jax.tree.map(lambda u, d: u * train.layer_decay ** (last - d), updates, depth)
 
   return optax.stateless(scale)
+
+
+STAGES = ('spacetime', 'spatial', 'temporal')  # in the order in which a model runs them
+
+
+def is_matrix(params: Any) -> Any:
+  """Returns a tree that is True at the kernels of linear layers and of the tokenizer."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def is_trained(params: Any, frozen: tuple[str, ...]) -> Any:
+  """Returns a tree that is False at the parameters whose path starts with one of `frozen`.
+
+  Raises:
+    ConfigError: a start that no parameter has, or nothing left to train.
+  """
+  paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for start in frozen:
+    if not any(_below(path, start) for path in paths):
+      parts = [path.split('/') for path in paths]
+      choices = sorted({'/'.join(p[:k]) for p in parts for k in (1, 2) if k < len(p)})
+      raise ConfigError(
+        f'config.train.frozen: no parameter lies below {start!r}{nearest(start, choices)}'
+      )
+  if all(any(_below(path, start) for start in frozen) for path in paths):
+    raise ConfigError(f'config.train.frozen={frozen} leaves nothing to train')
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: not any(_below(_name(path), start) for start in frozen), params
+  )
+
+
+def depths(params: Any) -> tuple[Any, int]:
+  """Returns how deep each parameter lies, and how deep the head does.
+
+  As in BEiT (arXiv 2106.08254): 0 for the tokenizer, positions and cls of the first stage, i for
+  its i-th block, and the last norm like the head. A temporal stage goes on counting where the
+  spatial one ends: its positions and cls lie with the last spatial block.
+  """
+  blocks = {name: sum(key.startswith('block_') for key in params.get(name, ())) for name in STAGES}
+  starts = {name: sum(blocks[s] for s in STAGES[:i]) for i, name in enumerate(STAGES)}
+  last = sum(blocks.values()) + 1
+  final = max((name for name in STAGES if blocks[name]), key=STAGES.index)
+
+  def depth(path: Any, _: Any) -> int:
+    part, *rest = _name(path).split('/')
+    if part == 'head' or (part == final and rest[0] == 'norm'):
+      return last
+    if part not in STAGES:
+      return 0
+    if rest[0] == 'norm':
+      return starts[part] + blocks[part]
+    kind, _, number = rest[0].partition('_')
+    return starts[part] + (int(number) + 1 if kind == 'block' else 0)
+
+  return jax.tree_util.tree_map_with_path(depth, params), last
+
+
+def _below(path: str, start: str) -> bool:
+  return f'{path}/'.startswith(f'{start.rstrip("/")}/')
+
+
+def _name(path: Any) -> str:
+  return '/'.join(key.key for key in path)

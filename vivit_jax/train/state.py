@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
 from vivit_jax.model.vivit import ViViT, abstract_params, init_params
 
 

@@ -13,15 +13,20 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vivit_jax.config import Config
+from vivit_jax.config.schema import Config
+from vivit_jax.distributed.sharding import (
+  batch_sharding,
+  local_rows,
+  put_batch,
+  replicated,
+  state_sharding,
+)
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.sharding import batch_sharding, local_rows, put_batch, replicated, state_sharding
-from vivit_jax.task import targets as task_targets
 from vivit_jax.train import losses
-from vivit_jax.train.accumulate import accumulated
-from vivit_jax.train.group_clip import clipped_by_group
+from vivit_jax.train.gradients import accumulated, clipped_by_group
+from vivit_jax.train.losses import targets as task_targets
 from vivit_jax.train.mix import mix
-from vivit_jax.train.parameter_groups import is_trained
+from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]

@@ -7,7 +7,7 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
-from vivit_jax.hosts import cluster
+from vivit_jax.distributed import hosts
 
 # Of these a second one acts at once. The others come twice by themselves: from terminal and shell.
 IMPATIENT = (signal.SIGINT, signal.SIGTERM)
@@ -46,7 +46,7 @@ class StopRequest:
 
   def __enter__(self) -> 'StopRequest':
     # Of several processes JAX listens to SIGTERM, and tells all of them.
-    several = cluster.processes() > 1
+    several = hosts.processes() > 1
     for kind in HEEDED:
       ignored = kind == signal.SIGHUP and signal.getsignal(kind) == signal.SIG_IGN
       if not ignored and not (several and kind == signal.SIGTERM):
@@ -78,7 +78,7 @@ class StopRequest:
 
     They must make the same calls, one for each step or batch.
     """
-    if cluster.processes() == 1:
+    if hosts.processes() == 1:
       return self.received
     from jax.experimental import multihost_utils
 
@@ -91,7 +91,7 @@ class StopRequest:
     """Notes the first request, and tells the other processes."""
     if self.received is None:
       self.received = kind
-      if cluster.processes() > 1:
+      if hosts.processes() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
   def _note(self, number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from vivit_jax.awake import LOOK, AwakeClock
+from vivit_jax.data.timing import LOOK, AwakeClock
 from vivit_jax.train import guard
 
 # What compiles may take so many times as long as `config.faults.hang_seconds`.

@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import Augment
-from vivit_jax.data.augmentation.colour import ColourChange, draw_colour, drop_colour
+from vivit_jax.config.augment import Augment
+from vivit_jax.config.schema import Clip
+from vivit_jax.data.augmentation.color import ColourChange, draw_colour, drop_colour
 from vivit_jax.data.augmentation.crop import RandomCrop, draw_crop
 from vivit_jax.data.augmentation.erase import Noise, draw_noise
 from vivit_jax.data.augmentation.rand_augment import Operation, draw_operations

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config import Clip
-from vivit_jax.config_augment import TrainingCrop
-from vivit_jax.data.video.boxes import Box, cut
+from vivit_jax.config.augment import TrainingCrop
+from vivit_jax.config.schema import Clip
+from vivit_jax.data.video.frames import Box, cut
 
 TRIES = 10  # boxes drawn for an inception crop until one fits, as in torchvision
 

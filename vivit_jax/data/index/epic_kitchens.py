@@ -9,8 +9,16 @@ EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv name. Action is verb and
 
 from pathlib import Path
 
-from vivit_jax.data.index.rows import Index, Row, in_order
-from vivit_jax.data.index.tables import clock, found, locate, read_table, whole_number
+from vivit_jax.data.index.annotations import (
+  Index,
+  Row,
+  clock,
+  found,
+  in_order,
+  locate,
+  read_table,
+  whole_number,
+)
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
 from vivit_jax.errors import DataError

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from vivit_jax.data.index import (
   epic_kitchens,
-  folder,
   kinetics,
-  listing,
   moments_in_time,
+  own,
   something_something,
   ucf101,
 )
-from vivit_jax.data.index.rows import Index
+from vivit_jax.data.index.annotations import Index
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
 
@@ -67,11 +66,11 @@ def read_index(
       raise DataError(
         f'{source} is a file: give the folder of the videos, or a CSV that lists them'
       )
-    return OWN, listing.read(source), source.parent
+    return OWN, own.read_list(source), source.parent
   place = annotations or source
   name = name or _detect(place, required=annotations is not None)
   if name == OWN:
-    return name, folder.read(VideoFiles(source)), source
+    return name, own.read_folder(VideoFiles(source)), source
   if not FORMATS[name].find(place):
     raise DataError(
       f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '

@@ -13,12 +13,11 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vivit_jax.data.index.rows import Index, Row, split_name
-from vivit_jax.data.index.tables import Cells, read_table, subfolders
+from vivit_jax.data.index.annotations import Cells, Index, Row, read_table, split_name, subfolders
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
-from vivit_jax.data.video.decode import LOCAL, OPEN_OPTIONS
 from vivit_jax.data.video.diagnose import ERRORS
+from vivit_jax.data.video.reader import LOCAL, OPEN_OPTIONS
 from vivit_jax.errors import DataError
 
 NEEDS = 'CSV files with the columns label,youtube_id,time_start,time_end,split'

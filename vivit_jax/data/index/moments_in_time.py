@@ -7,8 +7,16 @@ moments_categories.txt, `<label>,<id>`, gives the order of the classes.
 
 from pathlib import Path
 
-from vivit_jax.data.index.rows import Index, Row, in_order
-from vivit_jax.data.index.tables import found, locate, read_lines, read_table, whole_number
+from vivit_jax.data.index.annotations import (
+  Index,
+  Row,
+  found,
+  in_order,
+  locate,
+  read_lines,
+  read_table,
+  whole_number,
+)
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
 

@@ -10,8 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.data.index.rows import Index, Row, in_order
-from vivit_jax.data.index.tables import found, locate, read_lines, read_text
+from vivit_jax.data.index.annotations import (
+  Index,
+  Row,
+  found,
+  in_order,
+  locate,
+  read_lines,
+  read_text,
+)
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
 

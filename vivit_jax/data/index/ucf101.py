@@ -7,8 +7,15 @@ There are no validation videos, so the division's test videos are validation.csv
 
 from pathlib import Path, PurePosixPath
 
-from vivit_jax.data.index.rows import Index, Row, in_order
-from vivit_jax.data.index.tables import found, locate, read_lines, whole_number
+from vivit_jax.data.index.annotations import (
+  Index,
+  Row,
+  found,
+  in_order,
+  locate,
+  read_lines,
+  whole_number,
+)
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.errors import DataError
 

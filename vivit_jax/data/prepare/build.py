@@ -18,9 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vivit_jax.data.failures import FILE as SKIPPED
-from vivit_jax.data.prepare.build_samples import Failures, Finished, finish_samples
-from vivit_jax.data.prepare.build_source import Head, Source, read_source
-from vivit_jax.data.prepare.reencode import Encoding
+from vivit_jax.data.prepare.encode import Encoding
+from vivit_jax.data.prepare.samples import (
+  Failures,
+  Finished,
+  Head,
+  Source,
+  finish_samples,
+  read_source,
+)
 from vivit_jax.data.prepare.shards import FACTS, NAME, VERSION, WORK
 from vivit_jax.errors import DataError
 from vivit_jax.files import replace_file, write_json
@@ -70,22 +76,22 @@ def _run(
   source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_share: float, key: dict
 ) -> None:
   # Takes a second, which a target that is complete need not wait for.
-  from vivit_jax.data.prepare import build_shards
+  from vivit_jax.data.prepare import write_shards
 
   finished = Finished(target / WORK)
   skip = functools.partial(_write_skipped, target)
   failures = finish_samples(wanted.samples, encoding, finished, max_bad_share, skip)
   skip(failures)
-  items: dict[str, list[build_shards.Item]] = {s.split: [] for s in wanted.samples}
+  items: dict[str, list[write_shards.Item]] = {s.split: [] for s in wanted.samples}
   for sample in wanted.samples:
     if sample not in failures:
       items[sample.split].append((sample, finished.facts[sample.split, sample.index]))
   for split, rows in items.items():
     if not rows:
       raise DataError(f'no video of {source / split}.csv can be read; see {target / SKIPPED}')
-  content = functools.partial(build_shards.stored_content, finished, encoding)
-  build_shards.write_shards(target, wanted.heads, items, content)
-  build_shards.verify(target, wanted.heads, items)
+  content = functools.partial(write_shards.stored_content, finished, encoding)
+  write_shards.write_shards(target, wanted.heads, items, content)
+  write_shards.verify(target, wanted.heads, items)
 
   (target / 'classes').mkdir(exist_ok=True)
   for head in wanted.heads:

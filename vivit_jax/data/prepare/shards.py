@@ -17,9 +17,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError as ProtobufError
 
-from vivit_jax.config import Task
+from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import Manifest, read_manifest
-from vivit_jax.data.video.decode import DecodeError
+from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError
 
 FACTS = 'prepared.json'  # counts, hashes and sizes; written last, so it says that all is there

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vivit_jax.data.video import diagnose
-from vivit_jax.data.video.decode import DecodeError, VideoReader, View
+from vivit_jax.data.video.reader import DecodeError, VideoReader, View
 
 
 class LenientReader(VideoReader):

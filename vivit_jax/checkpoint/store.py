@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One folder of numbered steps: a tree of arrays each, proven on reading to be what was written."""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from vivit_jax.checkpoint.fingerprint import describe, kinds
+from vivit_jax.checkpoint.step_files import (
+  check_regular,
+  check_regular_files,
+  keep_whole,
+  literal_path,
+  seal,
+  unseal,
+)
+from vivit_jax.errors import CheckpointError, DamagedError, SaveError
+
+DAMAGED = 'damaged-'
+LEFTOVERS = '*.orbax-checkpoint-tmp*'
+METADATA = 4096  # bytes on disk beside the values of an array, as seen
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+class Store:
+  """Steps `folder/STEP`, written in the background; of each, `item` and what is said about it."""
+
+  def __init__(self, folder: Path, item: str, keep: int, read_only: bool):
+    self.folder = folder.absolute()
+    self._item, self._keep, self._read_only = item, keep, read_only
+    self._writing: tuple[int, int] | None = None  # step and its bytes
+    self._place, self._release = literal_path(self.folder, make=not read_only)
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    if self._read_only:  # a cleaning reader would delete what the writer has not finished
+      options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, max_to_keep=None, save_interval_steps=0
+      )
+    else:
+      self._remove_leftovers()
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=self._keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      )
+    try:
+      for file in self.folder.glob('*/_CHECKPOINT_METADATA'):  # Orbax opens all to list the steps
+        with contextlib.suppress(FileNotFoundError):  # a trainer has removed the step since
+          check_regular(file)
+      return ocp.CheckpointManager(self._place, options=options)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+      raise DamagedError(
+        f'{self.folder}/*/_CHECKPOINT_METADATA cannot be read ({_first_line(error)}): delete the '
+        'damaged one, which no step needs'
+      ) from None
+
+  def _remove_leftovers(self) -> None:
+    """Removes what killed and failed saves left; Orbax overlooks folders without any content."""
+    if jax.process_index() == 0:
+      for _ in range(50):  # writers that had not failed yet may still add files
+        leftovers = list(self.folder.glob(LEFTOVERS))
+        for leftover in leftovers:
+          shutil.rmtree(leftover, ignore_errors=True)
+        if not leftovers:
+          return
+        time.sleep(0.02)
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps, ascending; one that is being written counts."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
+    """Starts writing a step.
+
+    Raises:
+      SaveError: where it does not fit on the disk, or the save before it failed.
+    """
+    self.wait()
+    size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
+    if not everywhere(shutil.disk_usage(self.folder).free > size):
+      raise self._not_saved(step, size, FULL[0])
+    self._writing = step, size
+    arguments = {
+      self._item: ocp.args.StandardSave(tree),
+      'about': ocp.args.JsonSave(seal({**about, 'step': step, 'arrays': describe(tree)})),
+    }
+    try:
+      with self._noticing_failure():
+        self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+    except KeyboardInterrupt:  # nothing to wait for then
+      self._writing = None
+      raise
+
+  def check(self) -> None:
+    """Raises SaveError where a save has failed by now; waits for nothing."""
+    if self._writing is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns once the last save is on disk.
+
+    Raises:
+      SaveError: where it failed; its temporary files are gone then.
+    """
+    if self._writing is not None:
+      with self._noticing_failure():
+        self._manager.wait_until_finished()
+        # Orbax's join takes its thread for dead once it was interrupted (Python 3.11).
+        while not self._is_written() and self._manager.is_saving_in_progress():
+          time.sleep(0.005)
+        self._manager.wait_until_finished()
+        if not self._is_written():  # Orbax keeps silent about what it cancelled
+          raise RuntimeError('it was cancelled')
+        if jax.process_index() == 0:
+          keep_whole(self.folder / str(self._writing[0]), self._item)
+      self._writing = None
+
+  def _is_written(self) -> bool:
+    """Returns whether the last step has its name; other hosts may see that later than the first."""
+    assert self._writing is not None
+    return jax.process_index() > 0 or (self.folder / str(self._writing[0])).is_dir()
+
+  def close(self) -> None:
+    """Waits as `wait` does, and ends the threads that write."""
+    failure = None
+    try:
+      self.wait()
+    except SaveError as error:
+      failure = error
+    self._manager.close()
+    self._release()
+    if failure is not None:
+      raise failure
+
+  @contextlib.contextmanager
+  def _noticing_failure(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      assert self._writing is not None
+      failed, self._writing = self._writing, None
+      with contextlib.suppress(Exception):  # says the same once more
+        self._manager.close()
+      self._manager = self._open()  # which has forgotten the steps that it was about to replace
+      reason = ' '.join(str(error).replace(str(self._place), str(self.folder)).split())
+      raise self._not_saved(*failed, reason) from None
+
+  def _not_saved(self, step: int, size: int, reason: str) -> SaveError:
+    full = next((text for text in FULL if text in reason), None)
+    before = f'step {self.steps[-1]}' if self.steps else 'the beginning'
+    space = ''
+    if full is not None:
+      space = f': it needs {size:,} bytes and {shutil.disk_usage(self.folder).free:,} are free'
+    return SaveError(
+      f'{self.folder}/{step} was not saved ({full or reason[:300]}){space}; the same command '
+      f'continues from {before}',
+      disk_full=full is not None,
+    )
+
+  def about(self, step: int) -> dict[str, Any]:
+    """Returns what was said about a step.
+
+    Raises:
+      CheckpointError: where there is no such step.
+      DamagedError: where it is not what was written.
+    """
+    if step not in self.steps:
+      steps = ', '.join(map(str, self.steps)) or 'none'
+      raise CheckpointError(f'{self.folder}/{step} does not exist: the steps there are {steps}')
+    with self._naming_damage(step):
+      check_regular_files(self.folder / str(step))
+      arguments = ocp.args.Composite(about=ocp.args.JsonRestore())
+      about = unseal(self._manager.restore(step, args=arguments)['about'])
+      if about.setdefault('step', step) != step:  # earlier versions did not say it
+        raise ValueError(f'it was saved as step {about["step"]}')
+      return about
+
+  def restore(self, step: int, abstract: Any) -> Any:
+    """Returns the arrays of a step, placed as the abstract tree's shardings say.
+
+    Raises:
+      CheckpointError: where the step is missing or its arrays are not those of `abstract`.
+      DamagedError: where they are not what was written.
+    """
+    written = self.about(step)['arrays']
+    found = {name: has for name, (has, _) in written.items()}
+    for name, want in kinds(abstract).items():
+      has = found.pop(name, 'nothing')
+      if has != want:
+        raise CheckpointError(
+          f'{self.folder}/{step}: {name} holds {has}, but this model needs {want}'
+        )
+    if found:
+      raise CheckpointError(f'{self.folder}/{step}: {next(iter(found))} has no place in this model')
+    return self._load(step, abstract, written)
+
+  def read(self, step: int) -> Any:
+    """Returns the arrays of a step as nested dicts and lists of NumPy arrays; errors as above."""
+    written = self.about(step)['arrays']
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with self._naming_damage(step), ocp.StandardCheckpointer() as reader:
+      metadata = reader.metadata(f'{self._place}/{step}/{self._item}').item_metadata
+      if metadata is None:
+        raise FileNotFoundError(f'{self._item} has no metadata')
+      abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        metadata.tree,
+      )
+    return jax.tree.map(np.asarray, self._load(step, abstract, written))
+
+  def _load(self, step: int, abstract: Any, written: dict[str, Any]) -> Any:
+    with self._naming_damage(step):
+      arguments = ocp.args.Composite(**{self._item: ocp.args.StandardRestore(abstract)})
+      tree = self._manager.restore(step, args=arguments)[self._item]
+      now = {name: list(array) for name, array in describe(tree).items()}
+      for name in {**written, **now}:
+        if written.get(name) != now.get(name):
+          raise ValueError(f'{name} is not what was written')
+    return tree
+
+  @contextlib.contextmanager
+  def _naming_damage(self, step: int) -> Iterator[None]:
+    """Names the step where files are missing or changed: Orbax then fails in all kinds of ways."""
+    try:
+      yield
+    except Exception as error:
+      first = _first_line(error).replace(str(self._place), str(self.folder))
+      raise DamagedError(
+        f'{self.folder}/{step} is damaged ({type(error).__name__}: {first})'
+      ) from None
+
+  def look_again(self) -> None:
+    """Finds the steps that another process has written or removed since."""
+    self._manager.reload()
+
+  def set_aside(self, step: int) -> str:
+    """Renames a damaged step, so that it can be written again, and returns its new name."""
+    number = 1
+    while (aside := self.folder / f'{DAMAGED}{step}{f"-{number}" * (number > 1)}').exists():
+      number += 1
+    everywhere(True)  # have looked
+    if jax.process_index() == 0:
+      (self.folder / str(step)).rename(aside)
+    everywhere(True)  # will find it renamed
+    self._manager.reload()
+    return aside.name
+
+
+def everywhere(here: bool) -> bool:
+  """Returns whether it is so on all hosts, which must all ask."""
+  return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).splitlines()), '')[:200]

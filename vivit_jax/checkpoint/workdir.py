@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a workdir remembers of its experiment, and whether a command may continue it."""
+
+import contextlib
+import datetime
+import fcntl
+import getpass
+import json
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vivit_jax import __version__
+from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS
+from vivit_jax.config.parse import parse, to_dict
+from vivit_jax.config.schema import Config
+from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.files import naming, write_json
+
+SNAPSHOT = 'config.json'
+LOCK = '.lock'
+
+# Sections that say what the weights mean: each checkpoint keeps its own, but for what is free.
+MEANING = ('task', 'model', 'clip')
+
+# Settings that change neither the numbers of a run nor what its checkpoints mean.
+FREE = (
+  'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.timeout', 'data.root',
+  'data.max_bad_share', 'train.accumulate', 'train.log_every', 'train.evaluate_every',
+  'train.checkpoint_every', 'model.scan', 'model.remat', 'model.attention_kernel',
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def occupied(workdir: Path) -> Iterator[None]:
+  """Makes the workdir and keeps other trainers out of it, since two would destroy its checkpoints.
+
+  The lock goes with the process that holds it, however that ends.
+
+  Raises:
+    ConfigError: where it cannot be a folder, or another process trains in it.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    handle = (workdir / LOCK).open('a+b', buffering=0)  # what the owner wrote must survive
+  except OSError as error:
+    raise ConfigError(
+      f'--workdir={workdir} cannot be written: {error.strerror}; give another folder'
+    ) from None
+  with handle:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      handle.seek(0)
+      owner = f' ({handle.read().decode().strip()})'.replace(' ()', '')
+      raise ConfigError(
+        f'--workdir={workdir} is in use by another `vivit train`{owner}: wait for it or give '
+        'another folder'
+      ) from None
+    except OSError as error:
+      print(
+        f'vivit: hint: the file system of --workdir={workdir} has no locks ({error.strerror}): '
+        'see to it yourself that no other `vivit train` writes there',
+        file=sys.stderr,
+        flush=True,
+      )
+    with naming(workdir / LOCK):
+      handle.truncate(0)
+      handle.write(f'{_this_process()}\n'.encode())
+    yield
+
+
+def _this_process() -> str:
+  try:
+    user = getpass.getuser()
+  except (KeyError, OSError):  # a container's user without a name
+    user = str(os.getuid())
+  now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
+  return f'process {os.getpid()} of {user} on {socket.gethostname()} since {now}'
+
+
+def check_continues(
+  workdir: Path,
+  config: Config,
+  data: str,
+  allow_changes: bool = False,
+  saved: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+  """Returns how this command differs from the run in the workdir, if it may; says so on stderr.
+
+  A run that ended before its first checkpoint binds nobody.
+
+  Args:
+    workdir: of the run.
+    config: of this command.
+    data: fingerprint of the training data.
+    allow_changes: whether it may differ.
+    saved: what its checkpoints say about themselves (see `Checkpoints.abouts`): their settings
+      count, whatever became of config.json.
+
+  Raises:
+    ConfigError: it differs and may not, naming the settings.
+  """
+  different = []
+  history: list[dict[str, Any]] = []
+  if _saved(workdir) and (workdir / SNAPSHOT).exists():
+    # With the defaults of settings that this version has and the run's did not.
+    different = [
+      f'config.{name} was {old!r} and is {new!r}'
+      for name, old, new in _differences(_plain(read_config(workdir)), _plain(config))
+      if not _is_free(name)
+    ]
+    content = _read(workdir)
+    history = [*content['changes'], {'after_step': math.inf, 'changes': list(different)}]
+    if content['data'] != data:
+      different.append(f'the training data was {content["data"]} and is {data}')
+  different += dict.fromkeys(
+    f'config.{name} is {old!r} in the checkpoints and {new!r} in this command'
+    for about in saved
+    for name, old, new in _contradictions(config, about, history)
+  )
+  if different and not allow_changes:
+    raise ConfigError(
+      f'{workdir} holds another run: {"; ".join(different)}; give another --workdir, or '
+      '--allow-changes to go on so from its last checkpoint'
+    )
+  for line in different:
+    print(f'vivit: hint: changed in this run: {line}', file=sys.stderr, flush=True)
+  return different
+
+
+def claim(
+  workdir: Path,
+  config: Config,
+  data: str,
+  class_names: Mapping[str, Sequence[str]],
+  changes: Sequence[str] = (),
+) -> None:
+  """Writes the snapshot of a run that begins, or of one that this command continues.
+
+  Args:
+    workdir: of the run.
+    config: of this command.
+    data: fingerprint of the training data.
+    class_names: per head, so that the weights can name what they predict without the data.
+    changes: of `check_continues`; the snapshot lists them, each with the step after which.
+  """
+  saved = _saved(workdir)
+  history = _read(workdir)['changes'] if saved and (workdir / SNAPSHOT).exists() else []
+  if changes:
+    history = [*history, {'after_step': max(saved), 'changes': list(changes)}]
+  labels = {head: list(names) for head, names in class_names.items()}
+  content = {
+    'config': _plain(config), 'data': data, 'class_names': labels, 'changes': history,
+    'version': __version__,
+  }  # fmt: skip
+  write_json(workdir / SNAPSHOT, content)
+
+
+def meaning(config: Config) -> dict[str, Any]:
+  """Returns the settings that weights mean nothing without, by `model.gelu`, as JSON holds them."""
+  plain = _plain(config)
+  settings = flatten_dict({section: plain[section] for section in MEANING}, sep='.')
+  return {name: value for name, value in settings.items() if not _is_free(name)}
+
+
+def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
+  """Returns the configuration of a run with the settings that these weights were saved with.
+
+  They are those of config.json, except where `--allow-changes` has changed them since.
+
+  Args:
+    workdir: of the run.
+    about: what was said about the weights; earlier versions said nothing of settings.
+
+  Raises:
+    CheckpointError: where config.json says another thing that no `--allow-changes` tells of.
+  """
+  config, step = read_config(workdir), about['step']
+  for name, saved, found in _contradictions(config, about, _read(workdir)['changes']):
+    raise CheckpointError(
+      f'{workdir / SNAPSHOT} has config.{name}={found!r}, but the weights of step {step} were '
+      f'saved with {saved!r}: put that back'
+    )
+  settings = flatten_dict(_plain(config), sep='.')
+  own = {name: value for name, value in about.get('settings', {}).items() if name in settings}
+  return parse(unflatten_dict(settings | own, sep='.'))
+
+
+def _contradictions(
+  config: Config, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+  """Yields name, saved value and that of `config` where no change after the save explains it."""
+  now = meaning(config)
+  later = [line for entry in history if entry['after_step'] >= about['step']
+           for line in entry['changes']]  # fmt: skip
+  for name, value in about.get('settings', {}).items():
+    explained = any(line.startswith(f'config.{name} ') for line in later)
+    if name in now and now[name] != value and not explained:
+      yield name, value, now[name]
+
+
+def _is_free(name: str) -> bool:
+  return any(name == free or name.startswith(free + '.') for free in FREE)
+
+
+def _saved(workdir: Path) -> list[int]:
+  """Returns the steps of which anything was saved."""
+  folders = [path for part in (CHECKPOINTS, BEST) for path in (workdir / part).glob('[0-9]*')]
+  return [int(path.name) for path in folders if path.name.isdecimal()]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """Returns the settings as JSON holds them."""
+  return json.loads(json.dumps(to_dict(config)))
+
+
+def read_config(workdir: Path) -> Config:
+  """Returns the configuration of a run.
+
+  Raises:
+    CheckpointError: where the folder holds no run, or one of settings that this version lacks.
+  """
+  try:
+    return parse(_read(workdir)['config'])
+  except ConfigError as error:
+    raise CheckpointError(f'{workdir / SNAPSHOT}: {error}') from None
+
+
+def read_class_names(workdir: Path) -> dict[str, list[str]]:
+  """Returns the class names of a run, per head."""
+  return _read(workdir)['class_names']
+
+
+def _read(workdir: Path) -> dict[str, Any]:
+  file = workdir / SNAPSHOT
+  if not file.is_file():
+    raise CheckpointError(
+      f'{workdir} holds no run (no {SNAPSHOT}): give the --workdir of a `vivit train`'
+    )
+  try:
+    content = json.loads(file.read_bytes())
+    found = {name: content[name] for name in CONTENT if name != 'changes'}
+    found['changes'] = content.get('changes', [])
+    wrong = [name for name, value in found.items() if not CONTENT[name](value)]
+    if not wrong:
+      return found
+    problem = f'{wrong[0]!r} is not what `vivit train` writes there'
+  except KeyError as error:
+    problem = f'it has no {error}'
+  except (ValueError, TypeError, RecursionError) as error:
+    problem = str(error)
+  raise CheckpointError(f'{file} is damaged ({problem}): restore it, or give another --workdir')
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+# What the snapshot holds, and what tells whether that has the right type.
+CONTENT: dict[str, Callable[[Any], bool]] = {
+  'config': lambda value: isinstance(value, dict),
+  'data': lambda value: isinstance(value, str),
+  'class_names': lambda value: isinstance(value, dict) and all(map(_are_texts, value.values())),
+  'changes': lambda value: (
+    isinstance(value, list)
+    and all(
+      isinstance(entry, dict)
+      and isinstance(entry.get('after_step'), int)
+      and _are_texts(entry.get('changes'))
+      for entry in value
+    )
+  ),
+}
+
+
+def _differences(old: Any, new: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    for name in {**old, **new}:
+      inner = f'{path}.{name}' if path else name
+      yield from _differences(old.get(name), new.get(name), inner)
+  elif old != new:
+    yield path, old, new

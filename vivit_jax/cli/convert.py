@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit convert`: writes a checkpoint in another format."""
+
+import argparse
+from pathlib import Path
+
+from vivit_jax.cli.options import CHECKPOINT, add_command, add_hints, use_cpu
+from vivit_jax.errors import ConfigError, printable
+
+HELP = """
+example:
+  vivit convert vivit_base.msgpack vivit_base.safetensors --to=safetensors --frames=32
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  command = add_command(
+    subcommands,
+    'convert',
+    run,
+    'write a checkpoint in another format',
+    'Writes a checkpoint of any format as another program or a training run reads it.',
+    HELP,
+    'SOURCE TARGET --to=FORMAT',
+  )
+  command.add_argument('source', metavar='SOURCE', help=CHECKPOINT)
+  command.add_argument('target', metavar='TARGET', help='file or folder to write; must not exist')
+  command.add_argument(
+    '--to',
+    required=True,
+    choices=('huggingface', 'safetensors', 'orbax'),
+    metavar='FORMAT',
+    help='huggingface (a folder for VivitForVideoClassification), safetensors (one file, all '
+    'models) or orbax (a workdir as `vivit train` leaves it)',
+  )
+  add_hints(command)
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs `vivit convert`."""
+  use_cpu()
+  from vivit_jax.weights import export, huggingface
+  from vivit_jax.weights.pretrained import load_pretrained, write_run
+
+  target = Path(options.target)
+  if target.exists():
+    raise ConfigError(f'{target} exists: give another TARGET, or delete it first')
+  writers = {
+    'huggingface': huggingface.write,
+    'safetensors': export.write,
+    'orbax': write_run,
+  }
+  source = load_pretrained(options.source, **options.hints).source
+  writers[options.to](source, target)
+  kind = f'{source.format}, {source.model.attention}'
+  print(printable(f'{options.source} ({kind}) -> {target} ({options.to})'))
+  return 0

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit data build`: prepares the videos of manifests for training."""
+
+import argparse
+from pathlib import Path
+
+from vivit_jax.cli.options import add_command
+from vivit_jax.errors import ConfigError
+
+HELP = """
+Videos are checked frame by frame, copied (or encoded anew, if asked) into ArrayRecord shards that
+tensorflow-datasets reads too, and read back. Killed, the same command goes on where it was.
+
+examples:
+  vivit data build kinetics400 kinetics400-256 --short-side=256 --key-frames=12
+  vivit train --config=configs/kinetics400.py --config.data.root=kinetics400-256 --workdir=runs/k400
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
+  command = add_command(
+    subcommands,
+    'data build',
+    run,
+    'prepare videos for training: checked, encoded, in shards',
+    'Prepares the videos of a folder of manifests as one data set for --config.data.root.',
+    HELP,
+    'SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-share=SHARE]',
+  )
+  command.add_argument('source', metavar='SOURCE_ROOT', help='folder of train.csv and classes/')
+  command.add_argument('target', metavar='TARGET', help='folder to write')
+  command.add_argument(
+    '--short-side', type=int, metavar='N', help='encode with the shorter side of N pixels, at most'
+  )
+  command.add_argument(
+    '--key-frames',
+    type=int,
+    metavar='N',
+    help='encode with a key frame every N frames (12 where encoding has another reason)',
+  )
+  command.add_argument(
+    '--max-bad-share',
+    type=float,
+    default=0.1,
+    metavar='SHARE',
+    help='stop if more than this share of the videos cannot be read (0.1)',
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs the command."""
+  from vivit_jax.data.prepare.build import build
+  from vivit_jax.data.prepare.encode import Encoding
+
+  for name, least in (('short_side', 16), ('key_frames', 1)):
+    value = getattr(options, name)
+    if value is not None and value < least:
+      raise ConfigError(f'--{name.replace("_", "-")}={value} is less than {least}')
+  encoding = Encoding(options.short_side, options.key_frames)
+  print(build(Path(options.source), Path(options.target), encoding, options.max_bad_share))
+  return 0

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit data index`: manifests from a folder of videos or official annotation files."""
+
+import argparse
+import re
+import shlex
+import typing
+from pathlib import Path
+
+from vivit_jax.cli.options import add_command
+
+if typing.TYPE_CHECKING:
+  from vivit_jax.data.index.annotations import Index
+
+HELP = """
+examples:
+  vivit data index FOLDER                   FOLDER/train/<class>/*.mp4, or FOLDER/<class>/*.mp4
+  vivit data index videos.csv               path,label[,start][,end][,split]
+  vivit data index EPIC-KITCHENS --annotations=epic-kitchens-100-annotations
+  vivit data index UCF-101 --annotations=ucfTrainTestlist --format=ucf101:2
+
+formats: folder (one's own), kinetics, something_something, epic_kitchens, moments_in_time, ucf101
+(ucf101:2 and ucf101:3 for its other two divisions)
+
+docs/data.md says how the folders of each format look.
+"""
+
+
+RECIPES = {  # by format and number of classes per head: a part of a data set has fewer
+  ('kinetics', (400,)): 'kinetics400.py',
+  ('kinetics', (600,)): 'kinetics600.py',
+  ('something_something', (174,)): 'something_something_v2.py',
+  ('epic_kitchens', (97, 300)): 'epic_kitchens.py',
+  ('moments_in_time', (339,)): 'moments_in_time.py',
+  ('ucf101', (101,)): 'ucf101.py',
+}
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
+  command = add_command(
+    subcommands,
+    'data index',
+    run,
+    'list the videos of a folder or of a public data set for training',
+    'Writes train.csv, validation.csv, test.csv and classes/, from which `vivit train` trains.\n'
+    'Videos that annotations name but that are not there are left out and listed in missing.csv.',
+    HELP,
+    'FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
+  )
+  command.add_argument('source', metavar='FOLDER', help='where the videos are, or a CSV of them')
+  command.add_argument('--format', metavar='FORMAT', help='found out from the files')
+  command.add_argument(
+    '--annotations', type=Path, metavar='FOLDER', help='of the annotation files, if elsewhere'
+  )
+  command.add_argument(
+    '--output', type=Path, metavar='FOLDER', help='to write to (default: FOLDER)'
+  )
+  command.add_argument('--force', action='store_true', help='replace manifests that differ')
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs the command."""
+  from vivit_jax.data.index.formats import FORMATS, OWN, read_index
+  from vivit_jax.data.index.write import MISSING, as_table, write
+  from vivit_jax.errors import ConfigError, nearest, printable
+
+  if options.format not in (None, OWN, *FORMATS):
+    raise ConfigError(
+      f'--format={options.format} is unknown{nearest(options.format, [*FORMATS, OWN])}'
+    )
+  form, index, folder = read_index(Path(options.source), options.format, options.annotations)
+  output = options.output or folder
+  write(index, folder, output, options.force)
+  print(f'{form}: {printable(str(folder))}\n{as_table(index)}')
+  missing = sum(row.path is None for row in index.rows)
+  if missing:
+    print(printable(f'{missing:,} annotated videos are not there: {output / MISSING}'))
+  print(f'\n{printable(_next_command(form, index, output))}')
+  return 0
+
+
+def _next_command(form: str, index: 'Index', output: Path) -> str:
+  """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
+  counts = tuple(len(names) for names in index.classes.values())
+  recipe = RECIPES.get((form.partition(':')[0], counts))
+  words = [f'vivit train --config=configs/{recipe or "finetune.py"}']
+  words.append(f'--config.data.root={shlex.quote(str(output))}')
+  heads = tuple(index.classes)
+  if recipe is None and index.multi_label:
+    words.append('--config.task.kind=multi_label')
+  if recipe is None and heads != ('label',):
+    names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
+    plain = re.fullmatch(r"[\w(), '.-]+", names) is not None  # shlex would quote each quote
+    quoted = f'"{names}"' if plain else shlex.quote(names)
+    words.append(f'--config.task.heads={quoted}')
+  if recipe is None and heads == ('verb', 'noun'):
+    words.append('--config.task.joint=action')
+  return ' '.join([*words, '--config.init.checkpoint=WEIGHTS --workdir=RUN'])

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit evaluate`: evaluates a trained model with several views."""
+
+import argparse
+from pathlib import Path
+
+from vivit_jax.cli.options import add_command, parse_views
+from vivit_jax.config.schema import Faults
+from vivit_jax.distributed.launch import add_launch
+
+HELP = """\
+example:
+  vivit evaluate --workdir=runs/digits --step=last --views=4x3 --split=validation
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  command = add_command(
+    subcommands,
+    'evaluate',
+    run,
+    'evaluate a trained model with several views',
+    'Evaluates a run on its test videos and writes report.json, pictures and report.html.',
+    HELP,
+    '--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER]',
+  )
+  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
+  command.add_argument(
+    '--step', default='best', metavar='STEP', help="'best' (default), 'last' or a kept step"
+  )
+  command.add_argument(
+    '--views', metavar='TxS', help='temporal x spatial views (default: those of the run, e.g. 4x3)'
+  )
+  command.add_argument(
+    '--split',
+    choices=('train', 'validation', 'test'),
+    metavar='SPLIT',
+    help='train, validation or test (default: test, or validation where there is no test.csv)',
+  )
+  command.add_argument(
+    '--output',
+    metavar='FOLDER',
+    help="of the report (default: WORKDIR/evaluations/SPLIT-STEP-VIEWS, or WORKDIR, training's own "
+    'report, where nothing else is asked for)',
+  )
+  add_launch(command)
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs `vivit evaluate`."""
+  from vivit_jax.distributed.hosts import agree, versions
+  from vivit_jax.distributed.launch import keep_compiled_programs, start
+  from vivit_jax.train.evaluation import evaluate_run
+
+  views = parse_views(options.views) if options.views else None
+  start(options, Faults().heartbeat_seconds)  # before the run's own can be read
+  keep_compiled_programs()
+  names = ('step', 'views', 'split', 'output')
+  agree(versions() | {f'--{name}': getattr(options, name) for name in names})
+  evaluate_run(
+    Path(options.workdir),
+    step=options.step,
+    split=options.split,
+    views=views,
+    output=Path(options.output) if options.output else None,
+  )
+  return 0

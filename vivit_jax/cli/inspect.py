@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit inspect`: what a configuration means, or what a checkpoint holds."""
+
+import argparse
+
+from vivit_jax.cli.options import CHECKPOINT, CONFIG_HELP, add_command, add_hints, use_cpu
+from vivit_jax.errors import ConfigError
+
+HELP = """
+examples:
+  vivit inspect --config=configs/kinetics400.py:B/16x2,factorised_encoder --json
+  vivit inspect --config=configs/kinetics400.py:H/14x2 --config.mesh.fsdp=8 --devices=64
+  vivit inspect runs/digits
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  command = add_command(
+    subcommands,
+    'inspect',
+    run,
+    'show a configuration or a checkpoint: tokens, parameters, cost, memory',
+    'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
+    'or what a checkpoint of any format holds.',
+    CONFIG_HELP + HELP,
+    '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--devices=N] | CHECKPOINT) '
+    '[--json]',
+  )
+  command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help=CHECKPOINT)
+  command.add_argument(
+    '--devices', type=int, metavar='N', help='where it is to run (default: as config.mesh says)'
+  )
+  command.add_argument('--json', action='store_true', help='print the same as JSON')
+  add_hints(command)
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs `vivit inspect`, of a configuration or of a checkpoint."""
+  use_cpu()
+  from vivit_jax.config.file import load
+  from vivit_jax.data.splits import with_classes
+  from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
+
+  if bool(options.checkpoint) == bool(options.settings):
+    raise ConfigError('give either --config=FILE or a CHECKPOINT to inspect')
+  if options.checkpoint and options.devices is not None:
+    raise ConfigError(f'--devices={options.devices} goes with --config=FILE, which has the mesh')
+  if options.checkpoint:
+    from vivit_jax.weights.pretrained import load_pretrained
+
+    summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
+  else:
+    config = load(options.settings)
+    if config.data.root is not None or config.data.source != 'manifests':
+      config = with_classes(config)  # without data they stay unknown
+    summary = summarise(config, options.devices)
+  print(as_json(summary) if options.json else as_text(summary))
+  return 0

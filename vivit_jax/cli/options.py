@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parsers of the commands, options that several have, and values read from them."""
+
+import argparse
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable
+from typing import NoReturn
+
+from vivit_jax.config.parse import required
+from vivit_jax.config.schema import Hints
+from vivit_jax.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+  """Answers a wrong command line in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+
+def add_command(
+  subcommands: argparse._SubParsersAction,
+  name: str,
+  function: Callable[[argparse.Namespace], int],
+  summary: str,
+  description: str,
+  epilog: str,
+  usage: str,
+) -> Parser:
+  """Declares one command; its parser takes `--config` settings where `usage` has them.
+
+  Args:
+    subcommands: of the program, or of the group that the command belongs to.
+    name: with that of its group, e.g. 'data index'.
+    function: what runs it; returns the exit code.
+    summary: one line for the list of commands.
+    description: above the options.
+    epilog: below them; examples.
+    usage: what follows the name.
+  """
+  command = subcommands.add_parser(
+    name.split()[-1],
+    help=summary,
+    description=description,
+    epilog=epilog,
+    usage=f'vivit {name} {usage}',
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  takes_config = '--config' in usage
+  command.set_defaults(function=function, takes_config=takes_config, command=command)
+  return command
+
+
+def open_standard_streams() -> None:
+  """Opens those that the caller has closed (`>&-`), or the next file would take their place."""
+  while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+  os.close(nowhere)
+  for name, number, mode in (('stdin', 0, 'r'), ('stdout', 1, 'w'), ('stderr', 2, 'w')):
+    if getattr(sys, name) is None:
+      setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def last_words(code: int) -> int:
+  """Writes what standard output still holds; returns the exit code; 2, not 0, if it is lost."""
+  try:
+    sys.stdout.flush()
+    return code
+  except OSError as error:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what Python flushes at its end
+    os.close(nowhere)
+    print(f'vivit: error: standard output cannot be written: {error.strerror}', file=sys.stderr)
+    return code or 2
+
+
+CONFIG_HELP = """\
+settings:
+  --config=FILE[:VARIANT]         an ml_collections file, e.g. configs/moving_digits.py or
+                                  configs/kinetics400.py:B/16x2,factorised_encoder
+  --config.SECTION.NAME=VALUE     overrides one setting, e.g. --config.train.steps=100
+                                  (`vivit inspect --config=FILE` lists all of them)
+"""
+
+
+CHECKPOINT = (
+  'workdir, workdir/checkpoints/STEP, Hugging Face folder, .safetensors, .msgpack, .npz, '
+  'hf://owner/name or gs://bucket/path'
+)
+
+
+def add_hints(command: Parser) -> None:
+  """Adds what a checkpoint's tensors cannot tell, one option per field of `Hints`."""
+  group = command.add_argument_group(
+    'what the checkpoint does not tell (errors list what is missing)'
+  )
+  for name, hint in typing.get_type_hints(Hints).items():
+    kind = required(hint)
+    if kind is bool:
+      continue
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
+    group.add_argument(
+      f'--{name.replace("_", "-")}',
+      dest=f'hint_{name}',
+      type=str if choices else kind,
+      choices=choices,
+      metavar='|'.join(choices) if choices else name.upper(),
+    )
+
+
+def use_cpu() -> None:
+  """Leaves the accelerators to a training run that may hold them."""
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+
+
+def parse_views(text: str) -> tuple[int, int]:
+  """Returns temporal and spatial views from `TxS`."""
+  match = re.fullmatch(r'([1-9]\d{0,8})x([1-9]\d{0,8})', text, re.ASCII)
+  if match is None:
+    raise ConfigError(
+      f'--views={text} is not TxS, temporal x spatial views, each below a milliard, e.g. 4x3'
+    )
+  return int(match[1]), int(match[2])

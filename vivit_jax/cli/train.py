@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vivit train`: trains a model, or continues a run that was stopped."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from vivit_jax.cli.options import CONFIG_HELP, add_command
+from vivit_jax.distributed.launch import add_launch
+
+HELP = """
+example:
+  vivit train --config=configs/moving_digits.py --config.train.steps=100 --workdir=runs/digits
+"""
+
+
+def add(subcommands: argparse._SubParsersAction) -> None:
+  command = add_command(
+    subcommands,
+    'train',
+    run,
+    'train a model, evaluate it and write a report',
+    'Trains a model, evaluates it with several views and writes a report.\n'
+    'Run the same command again to continue a run that was stopped.',
+    CONFIG_HELP + HELP,
+    '--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
+  )
+  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
+  command.add_argument(
+    '--overfit-one-batch',
+    action='store_true',
+    help='instead, check in a minute whether the model can learn one batch by heart (exit code 1 '
+    'if not); writes nothing',
+  )
+  command.add_argument(
+    '--allow-changes',
+    action='store_true',
+    help='continue the run although settings or data are no longer those it was trained with so '
+    'far; config.json then lists what changed',
+  )
+  command.add_argument(
+    '--profile',
+    metavar='FIRST:LAST',
+    help='trace these steps into FOLDER/profile, e.g. --profile=100:105',
+  )
+  add_launch(command)
+
+
+def run(options: argparse.Namespace) -> int:
+  """Runs `vivit train`."""
+  from flax.traverse_util import flatten_dict
+
+  from vivit_jax.config.file import load
+  from vivit_jax.config.parse import to_dict
+  from vivit_jax.distributed.hosts import agree, versions
+  from vivit_jax.distributed.launch import keep_compiled_programs, start
+  from vivit_jax.train.loop import train
+  from vivit_jax.train.profile import parse_steps
+  from vivit_jax.train.sanity import overfit_one_batch
+  from vivit_jax.train.stop import Stopped
+
+  config = load(options.settings)
+  profile = parse_steps(options.profile) if options.profile is not None else None
+  start(options, config.faults.heartbeat_seconds)
+  keep_compiled_programs()
+  agree({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
+  if options.overfit_one_batch:
+    return 0 if overfit_one_batch(config) else 1
+  try:
+    train(
+      config,
+      Path(options.workdir),
+      allow_changes=options.allow_changes,
+      profile=profile,
+      ends_process=True,
+    )
+  except Stopped as stopped:
+    print(f'vivit: {stopped}', file=sys.stderr if stopped.by == signal.SIGPIPE else sys.stdout)
+    return stopped.code
+  return 0

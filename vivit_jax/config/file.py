@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ml_collections files and command-line overrides in, a checked `Config` out."""
+
+import dataclasses
+import re
+import runpy
+import traceback
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from vivit_jax.config.parse import check_views, parse, required
+from vivit_jax.config.schema import SIZES, Attention, Config
+from vivit_jax.errors import ConfigError, nearest
+
+
+def defaults() -> config_dict.ConfigDict:
+  """Returns every setting at its default as a locked ConfigDict, for a config file to change.
+
+  Settings that may be None are placeholders, so that files and the command line can set them.
+  """
+  return _section(Config()).lock()
+
+
+def _section(section: Any) -> config_dict.ConfigDict:
+  hints = typing.get_type_hints(type(section))
+  tree = config_dict.ConfigDict()
+  for field in dataclasses.fields(section):
+    value = getattr(section, field.name)
+    if dataclasses.is_dataclass(value):
+      value = _section(value)
+    elif value is None:
+      value = config_dict.placeholder(_plain_type(hints[field.name]))
+    tree[field.name] = value
+  return tree
+
+
+def _plain_type(hint: Any) -> type:
+  """Returns the type of an optional setting's values: int for int | None."""
+  kind = required(hint)
+  return type(typing.get_args(kind)[0]) if typing.get_origin(kind) is typing.Literal else kind
+
+
+def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.ConfigDict:
+  """Sets size, patch and attention from a name such as `B/16x2,factorised_encoder`.
+
+  Args:
+    config: what `defaults()` returned.
+    variant: `SIZE/PATCHxTUBELET[,ATTENTION]` with SIZE one of Ti, S, B, L, H.
+
+  Raises:
+    ConfigError: where a part of the name is unknown.
+  """
+  name, _, attention = variant.partition(',')
+  match = re.fullmatch(r'([A-Za-z]+)/(\d+)x(\d+)', name)
+  if match is None or match[1] not in SIZES:
+    raise ConfigError(
+      f'{variant!r} names no model: write SIZE/PATCHxTUBELET[,ATTENTION], e.g. '
+      f'B/16x2,factorised_encoder, with SIZE one of {", ".join(SIZES)}'
+    )
+  if attention:
+    if attention not in typing.get_args(Attention):
+      choices = typing.get_args(Attention)
+      raise ConfigError(f'attention {attention!r} is unknown{nearest(attention, choices)}')
+    config.model.attention = attention
+    grid = attention in ('factorised_self_attention', 'factorised_dot_product')
+    config.model.pooling = 'mean' if grid else 'cls'
+  config.model.update(dataclasses.asdict(SIZES[match[1]]))
+  config.model.patch = (int(match[3]), int(match[2]), int(match[2]))
+  return config
+
+
+def load(arguments: Sequence[str]) -> Config:
+  """Reads `--config=FILE[:VARIANT]` and `--config.section.name=value` overrides.
+
+  Raises:
+    ConfigError: one line, for a missing file, a misspelt setting or a value that cannot be used.
+  """
+  overrides = [a for a in arguments if a.startswith('--config.')]
+  files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
+  if len(files) != 1 or not files[0]:
+    raise ConfigError('give exactly one --config=FILE, e.g. --config=configs/moving_digits.py')
+  path, variant = _split_variant(files[0])
+  if not path.is_file():
+    near = (
+      nearest(path.name, sorted(p.name for p in path.parent.glob('*.py')))
+      if (path.parent.is_dir())
+      else ''
+    )
+    raise ConfigError(f'--config={path} is not a file{near}')
+  tree = _run_file(path, variant)
+  kinds = dict(_check_override(override) for override in overrides)
+  values = flags.FlagValues()
+  argv = ['vivit', *overrides]
+  try:
+    config_flags.DEFINE_config_dict('config', tree, flag_values=values, sys_argv=argv)
+    values(argv)
+  except flags.IllegalFlagValueError as error:
+    override = max((o for o in overrides if o in str(error)), key=len)
+    name, _, text = override.removeprefix('--').partition('=')
+    raise ConfigError(f'{name}={text!r} has the wrong type, need {kinds[name]}') from None
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
+    raise ConfigError(_one_line(error)) from None
+  config = parse(tree.to_dict())
+  check_views(config.evaluate.temporal_views, config.evaluate.spatial_views, config.clip)
+  root = config.data.root
+  if root is None or '://' in root:
+    return config
+  # A run that goes on, or is evaluated, in another folder has to find the same videos.
+  root = str(Path(root).expanduser().absolute())
+  return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+
+
+def _split_variant(text: str) -> tuple[Path, str]:
+  """Returns FILE and VARIANT of `FILE[:VARIANT]`; a path may have colons itself."""
+  parts = text.split(':')
+  for count in range(len(parts), 0, -1):
+    path = Path(':'.join(parts[:count]))
+    if path.is_file():
+      return path, ':'.join(parts[count:])
+  return Path(parts[0]), ':'.join(parts[1:])
+
+
+def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
+  """Returns what the file's `get_config` gives for `variant` (its own default if empty)."""
+  try:
+    get_config = runpy.run_path(str(path)).get('get_config')
+    tree = get_config(*([variant] if variant else [])) if callable(get_config) else None
+  except ConfigError as error:
+    raise ConfigError(f'--config={path}: {error}') from None
+  except (Exception, SystemExit) as error:
+    # The user's own code: say where it failed, without our frames.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+      lines.append(error.lineno)
+    where = f' line {lines[-1]}' if lines else ''  # no line: get_config's arguments are wrong
+    raise ConfigError(
+      f'--config={path}{where}: {type(error).__name__}: {_one_line(error)}'
+    ) from None
+  if not isinstance(tree, config_dict.ConfigDict):
+    raise ConfigError(f'--config={path} does not define a get_config() that returns defaults()')
+  return tree
+
+
+def _check_override(override: str) -> tuple[str, str]:
+  """Returns name and type; refuses a misspelt setting, for which ml_collections has a traceback."""
+  name, equals, _ = override.removeprefix('--').partition('=')
+  if not equals:
+    raise ConfigError(f'{override} has no value: write --{name}=VALUE')
+  kind: Any = Config
+  path = 'config'
+  for part in name.split('.')[1:]:
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    if part not in hints:
+      raise ConfigError(f'{path}.{part} does not exist{nearest(part, hints) if hints else ""}')
+    kind, path = hints[part], f'{path}.{part}'
+  if dataclasses.is_dataclass(kind):
+    raise ConfigError(f'{path} is a section; set one of {", ".join(typing.get_type_hints(kind))}')
+  kind = required(kind)
+  return name, (typing.get_origin(kind) or kind).__name__
+
+
+def _one_line(error: BaseException) -> str:
+  # ml_collections lists all fields of a section with their values; its suggestion comes after.
+  text = re.sub(r"^'(.*) Other fields present: .*\}\"(?:\\n)?(.*)'$", r'\1 \2', str(error))
+  return ' '.join(text.split()) or type(error).__name__

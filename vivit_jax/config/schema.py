@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of an experiment: type, default, unit and source, in their one home."""
+
+import dataclasses
+from itertools import accumulate
+from typing import Annotated, Literal
+
+from vivit_jax.config.augment import (
+  Augment,
+  Count,
+  CountOrZero,
+  Fraction,
+  Layers,
+  LayersOrZero,
+  NonNegative,
+  Range,
+  Rate,
+  Seconds,
+  Seed,
+)
+
+Attention = Literal[
+  'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is predicted: one softmax per head (`single_label`) or one sigmoid per class."""
+
+  kind: Literal['single_label', 'multi_label'] = 'single_label'
+  heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
+  # Classes per head that the recipe expects of the data; () takes as many as classes/ names, and
+  # the run's config.json then has their number.
+  classes: tuple[Count, ...] = (400,)
+  joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Architecture; paper sections 3.1 to 3.3, defaults are B/16x2 of Table 2."""
+
+  attention: Attention = 'spatio_temporal'
+  layers: Layers = 12  # of the (spatial) transformer
+  width: Count = 768  # hidden size D
+  mlp_dim: Count = 3072
+  heads: Count = 12
+  tokenizer: Literal['tubelet', 'uniform_frame_sampling'] = 'tubelet'
+  patch: tuple[Count, Count, Count] = (2, 16, 16)  # (t, h, w); t = 1 for uniform_frame_sampling
+  sampled_frames: Count | None = None  # n_t of uniform_frame_sampling, paper section 3.2
+  tubelet_init: Literal['central_frame', 'inflation', 'random'] = 'central_frame'  # equation 9, 8
+  temporal_layers: LayersOrZero = 4  # factorised_encoder only; 0 = average over time (Table 3)
+  order: Literal['space_time', 'time_space'] = 'space_time'  # factorised_self_attention only
+  pooling: Literal['cls', 'mean'] = 'cls'
+  dropout: Rate = 0.0
+  attention_dropout: Rate = 0.0
+  head_dropout: Rate = 0.0  # of the representation before the head
+  drop_path: Rate = 0.0  # stochastic depth rate p of the last layer, section 4.2
+  drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
+  drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
+  gelu: Literal['tanh', 'exact'] = 'tanh'
+  norm_epsilon: NonNegative = 1e-6
+  dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
+  # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
+  # a TPU.
+  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash'] = 'auto'
+  scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
+  remat: Literal['none', 'block'] = 'none'  # recompute each block in the backward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One view of a video, as the model sees it."""
+
+  frames: Count = 32
+  stride: Count = 2  # in frames of the source
+  # Between frames, instead of a stride in frames: by their times in the file, so that clips of
+  # videos with other frame rates last as long.
+  stride_seconds: Seconds | None = None
+  # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
+  # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
+  # for Something-Something).
+  sampling: Literal['stride', 'whole_video'] = 'stride'
+  height: Count = 224  # pixels
+  width: Count = 224
+
+  @property
+  def usual_short_side(self) -> int:
+    """Pixels of frames' shorter side where nothing else is said: 256 for 224, as in Scenic."""
+    return round(min(self.height, self.width) * 8 / 7)
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingDigits:
+  """The embedded data set (see data/moving_digits.py); used when data.source is moving_digits."""
+
+  train_videos: Count = 1600
+  validation_videos: Count = 160
+  test_videos: Count = 240
+  seed: CountOrZero = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where the videos are and how they are read."""
+
+  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
+  moving_digits: MovingDigits = MovingDigits()
+  freeze_time: bool = False  # control experiment: every frame of a clip is its first one
+  workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
+  timeout: Annotated[float, Range(0.1, 1e6)] = 60.0  # seconds for one video (workers > 0)
+  max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """Optimisation; defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
+
+  batch_size: Count = 64  # clips over all devices and hosts
+  # Parts of the batch whose gradients are summed one after the other: less memory, same update.
+  accumulate: Count = 1
+  epochs: NonNegative = 30.0
+  warmup_epochs: NonNegative = 2.5  # linear
+  steps: Count | None = None  # instead of epochs; the warm-up keeps its share
+  optimizer: Literal['sgd', 'adamw'] = 'sgd'
+  learning_rate: NonNegative = 0.1  # peak, then cosine decay
+  warmup_start: Fraction = 0.0  # learning rate of the first step, as a share of the peak
+  final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
+  momentum: Rate = 0.9  # sgd
+  weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
+  clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
+  # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
+  # their mean, as Scenic does with n = devices.
+  clip_groups: CountOrZero = 0
+  label_smoothing: Rate = 0.0
+  # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
+  layer_decay: Fraction = 1.0
+  ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
+  # Parameters that keep their values, by the start of their path: ('tokenizer', 'spatial') as in
+  # arXiv 2306.04822; all but 'head' is a linear probe.
+  frozen: tuple[str, ...] = ()
+  log_every: Count = 20  # steps
+  evaluate_every: Count = 1000  # steps; one view of each validation video
+  checkpoint_every: Count = 500  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+  """Clips and their labels blended with others of the batch, inside the step."""
+
+  mixup: NonNegative = 0.0  # alpha of Beta(alpha, alpha), arXiv 1710.09412; 0 = off
+  cutmix: NonNegative = 0.0  # the same of arXiv 1905.04899; one box in all frames of a clip
+  cutmix_share: Fraction = 0.5  # of the groups, where both are on
+  # Neighbours in the batch that share one draw, each blended with its mirror image in the group:
+  # 2 = pairs; Scenic has the clips of one device.
+  group: Annotated[int, Range(2)] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What stays on disk."""
+
+  keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Multi-view testing, paper section 4.2: logits averaged over views."""
+
+  temporal_views: Count = 4
+  spatial_views: Count = 3  # crops along the longer side
+  # Pixels to which frames' shorter side is scaled before the crop; None = that of training
+  # (augment.crop.short_side), 256 for crops of 224, as Scenic's min_resize is of both.
+  short_side: Count | None = None
+  batch_size: Count = 64  # views over all devices and hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Devices per axis, of which one may be -1 and takes what is left; see docs/scale.md."""
+
+  data: Annotated[int, Range(-1)] = -1  # each has clips of its own
+  fsdp: Annotated[int, Range(-1)] = 1  # the same, and a part of every large parameter
+  # Devices that share a clip, each with some of its frames; they belong to one host, since a host
+  # decodes whole clips.
+  context: Annotated[int, Range(-1)] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Faults:
+  """What a run does when something outside of it goes wrong."""
+
+  hang_seconds: Seconds = 1800.0  # a step or an evaluation batch that takes longer ends the run
+  heartbeat_seconds: Count = 60  # a host that is silent for longer is lost, and the others end
+  nonfinite_in_row: Count = 10  # steps whose loss or gradient is no number, before the run ends
+  disk_full: Literal['end', 'go_on'] = 'end'  # go_on trains without the save that failed
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+  """What the caller says of a checkpoint; None = the file or its side-car must tell.
+
+  Where tensors, side-car and caller contradict each other, the checkpoint is refused.
+  """
+
+  attention: Attention | None = None
+  order: Literal['space_time', 'time_space'] | None = None
+  heads: Count | None = None
+  gelu: Literal['tanh', 'exact'] | None = None
+  norm_epsilon: NonNegative | None = None
+  tokenizer: Literal['tubelet', 'uniform_frame_sampling', 'image'] | None = None
+  frames: Count | None = None  # of the clip that the positions belong to
+  height: Count | None = None  # pixels
+  width: Count | None = None
+  stride: Count | None = None  # in frames of the source
+  # Hugging Face's ViViT processor feeds [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5
+  # and divides by 0.5 once more, though the weights were trained on [-1, 1].
+  value_range: Literal['trained', 'processor'] = 'trained'
+  head: bool = True  # False leaves the classifier out, to initialise another model
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """Weights to start from (paper section 3.4); never brings a step or an optimiser along."""
+
+  checkpoint: str | None = None  # anything that load_pretrained reads
+  positions: Literal['linear', 'scenic'] = (
+    'linear'  # how they are resized, see weights/positions.py
+  )
+  # Of factorised_self_attention from a model without it: the paper's adds nothing at first;
+  # `copied` repeats the spatial attention, as Scenic does.
+  temporal_attention: Literal['zero_projection', 'copied'] = 'zero_projection'
+  # Of factorised_encoder from an image model; Scenic keeps it under another name and so never
+  # finds it.
+  spatial_cls: Literal['taken', 'fresh'] = 'taken'
+  # auto: that of a video model with as many classes; never that of an image model, whose classes
+  # are others even where their number is the same.
+  head: Literal['auto', 'taken', 'fresh'] = 'auto'
+  hints: Hints = Hints()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One experiment."""
+
+  seed: Seed = 0
+  task: Task = Task()
+  model: Model = Model()
+  clip: Clip = Clip()
+  data: Data = Data()
+  augment: Augment = Augment()
+  train: Train = Train()
+  mix: Mix = Mix()
+  evaluate: Evaluate = Evaluate()
+  checkpoint: Checkpoint = Checkpoint()
+  faults: Faults = Faults()
+  mesh: Mesh = Mesh()
+  init: Init = Init()
+
+  @property
+  def test_short_side(self) -> int:
+    """Pixels of frames' shorter side in validation, testing and prediction."""
+    crop = self.augment.crop
+    return self.evaluate.short_side or crop.short_side or self.clip.usual_short_side
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Width and depth of a standard ViT."""
+
+  layers: int
+  width: int
+  mlp_dim: int
+  heads: int
+
+
+# Table 1 of "How to train your ViT?" (arXiv 2106.10270) and Table 1 of ViT (arXiv 2010.11929).
+SIZES = {
+  'Ti': Size(layers=12, width=192, mlp_dim=768, heads=3),
+  'S': Size(layers=12, width=384, mlp_dim=1536, heads=6),
+  'B': Size(layers=12, width=768, mlp_dim=3072, heads=12),
+  'L': Size(layers=24, width=1024, mlp_dim=4096, heads=16),
+  'H': Size(layers=32, width=1280, mlp_dim=5120, heads=16),
+}
+
+
+def head_slices(task: Task) -> dict[str, slice]:
+  """Returns where each head's classes lie along the last axis of the logits [B, sum(classes)]."""
+  stops = list(accumulate(task.classes))
+  starts = [0, *stops[:-1]]
+  return {head: slice(*ends) for head, *ends in zip(task.heads, starts, stops, strict=True)}

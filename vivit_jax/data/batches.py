@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts examples, decoded by others and in any order, into batches that come in their order."""
+
+import dataclasses
+import queue
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vivit_jax.data.buffers import Buffers
+from vivit_jax.data.examples import Examples, Failure
+from vivit_jax.data.jobs import Answer, Decoders, Job
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass
+class _Open:
+  """A batch under construction."""
+
+  buffer: int
+  video: UInt8[np.ndarray, 'b f h w 3']
+  missing: int  # rows
+  rows: list[tuple[np.ndarray, bool, int]]  # label, mask, id
+  failures: list[list[Failure]]  # per row
+
+
+@dataclasses.dataclass
+class _Example:
+  number: int
+  row: int  # of its first view in the stream
+  failures: list[Failure]
+
+
+class Assembly:
+  """A stream of batches: the views of one example after the other, `size` at a time.
+
+  What is left of the last batches is padding: zeros, with the id -1. A thread keeps the decoders
+  busy while the consumer is not looking.
+  """
+
+  def __init__(
+    self,
+    examples: Examples,
+    numbers: Iterator[int],
+    padding: np.ndarray,
+    *,
+    batches: int,
+    size: int,
+    ahead: int,
+  ):
+    """Describes the stream.
+
+    Args:
+      examples: what the numbers mean.
+      numbers: of the examples, in order.
+      padding: label of the rows that are left.
+      batches: in all.
+      size: rows of a batch.
+      ahead: rows under construction or waiting for the consumer, at least; whole batches, and
+        enough of them for an example to begin in one and end in another.
+    """
+    self._examples, self._numbers, self._padding = examples, numbers, padding
+    self._batches, self._size = batches, size
+    self._ahead = 1 + -(-max(ahead, examples.rows) // size)
+    self._taken = 0
+    self._closed = False
+    self._ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
+    # The thread's:
+    self._opened = self._done = 0  # batches
+    self._open: deque[_Open] = deque()
+    self._next: int | None = next(numbers, None)
+    self._row = 0  # where the next example begins
+    self._tickets = 0
+    self._begun: dict[int, _Example] = {}  # by ticket
+
+  def stream(self, decoders: Decoders, buffers: Buffers) -> Generator[Batch, None, None]:
+    """Yields the batches; closing the generator ends the decoders.
+
+    Returns:
+      Batches as in `pipeline.train_batches`.
+
+    Raises:
+      DataError: see `Examples.attempt`.
+    """
+    thread = threading.Thread(target=self._run, args=(decoders, buffers), daemon=True)
+    thread.start()
+    try:
+      for _ in range(self._batches):
+        yield self._take(decoders)
+    finally:
+      self._closed = True
+      decoders.wake()
+      thread.join()
+      decoders.close()
+      buffers.close()
+
+  def _take(self, decoders: Decoders) -> Batch:
+    batch = self._ready.get()
+    if isinstance(batch, BaseException):
+      raise batch
+    self._taken += 1
+    decoders.wake()
+    return batch
+
+  def _run(self, decoders: Decoders, buffers: Buffers) -> None:
+    try:
+      decoders.start()
+      while not self._closed and self._done < self._batches:
+        while self._opened < min(self._batches, self._taken + self._ahead):
+          self._open_batch(buffers)
+        self._begin_examples(decoders)
+        self._give_out()
+        if self._done < self._batches:
+          for answer in decoders.answers():
+            self._settle(answer, decoders)
+    except BaseException as error:
+      self._ready.put(error)
+
+  def _open_batch(self, buffers: Buffers) -> None:
+    size = self._size
+    buffer, video = buffers.take()
+    self._open.append(
+      _Open(buffer, video, size, [(self._padding, False, -1)] * size, [[] for _ in range(size)])
+    )
+    self._opened += 1
+
+  def _begin_examples(self, decoders: Decoders) -> None:
+    """Submits the examples whose rows are all open; what follows the last example is padding."""
+    rows = self._examples.rows
+    while self._next is not None and self._row + rows <= self._opened * self._size:
+      self._begun[self._tickets] = _Example(self._next, self._row, [])
+      self._try(self._tickets, decoders)
+      self._tickets += 1
+      self._row += rows
+      self._next = next(self._numbers, None)
+    while self._next is None and self._row < self._opened * self._size:
+      batch, row = self._at(self._row)
+      batch.video[row] = 0
+      batch.missing -= 1
+      self._row += 1
+
+  def _try(self, ticket: int, decoders: Decoders) -> None:
+    """Submits an example's next attempt; where there is none, its rows are zeros, left out."""
+    example = self._begun[ticket]
+    attempt = self._examples.attempt(example.number, example.failures)
+    if attempt is not None:
+      places = tuple((batch.buffer, row) for batch, row in self._rows(example))
+      decoders.submit(Job(ticket, attempt, places))
+      return
+    for batch, row in self._rows(example):
+      batch.video[row] = 0
+    self._finish(ticket, self._examples.label(example.number), False, example.number)
+
+  def _settle(self, answer: Answer, decoders: Decoders) -> None:
+    example = self._begun[answer.ticket]
+    if answer.failure is not None:
+      example.failures.append(answer.failure)
+      self._try(answer.ticket, decoders)
+    else:
+      assert answer.label is not None
+      self._finish(answer.ticket, answer.label, True, answer.index)
+
+  def _finish(self, ticket: int, label: np.ndarray, mask: bool, index: int) -> None:
+    example = self._begun.pop(ticket)
+    for k, (batch, row) in enumerate(self._rows(example)):
+      batch.rows[row] = (label, mask, index)
+      batch.missing -= 1
+      if k == 0:
+        batch.failures[row] = example.failures
+
+  def _rows(self, example: _Example) -> Iterator[tuple[_Open, int]]:
+    return map(self._at, range(example.row, example.row + self._examples.rows))
+
+  def _at(self, row: int) -> tuple[_Open, int]:
+    batch, row = divmod(row, self._size)
+    return self._open[batch - self._done], row
+
+  def _give_out(self) -> None:
+    while self._open and not self._open[0].missing:
+      batch = self._open.popleft()
+      labels, masks, ids = zip(*batch.rows, strict=True)
+      self._done += 1
+      self._ready.put(
+        {
+          'video': batch.video,
+          'label': np.stack(labels),
+          'mask': np.array(masks),
+          'id': np.array(ids, np.int32),
+          'failures': [failure for failures in batch.failures for failure in failures],
+        }
+      )

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One example as a pure function of its number: which video, which clip, which crop.
+
+An example is told (by `TrainingExamples` or `EvaluationVideos`) as one attempt after the other,
+until one of them can be read (by a `Reader`, which any process can do).
+"""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int32, Shaped, UInt8
+
+from vivit_jax.config.schema import Config
+from vivit_jax.data.augmentation.augment import draw
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
+from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.timing import stage
+from vivit_jax.data.video.reader import DecodeError
+from vivit_jax.data.video.sampling import evaluation_clips, training_clip
+from vivit_jax.data.views import read_clips
+from vivit_jax.errors import DataError
+
+ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
+
+Record = dict[str, Any]
+Failure = tuple[str, str]  # path, reason
+Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c']
+Sample = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One try at an example, and all that its reader does not know yet."""
+
+  number: int  # of the example
+  attempt: int  # from 0
+  index: int  # of the video
+  video: Video
+
+
+@runtime_checkable
+class Reader(Protocol):
+  """Does one attempt; small, and can be sent to other processes."""
+
+  @property
+  def manifest(self) -> Manifest:
+    """Where videos are; without the list of them."""
+
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns views, uint8 [V, F, H, W, 3], and their label; raises DecodeError."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+  """A stream of examples by number."""
+
+  rows: int  # views of one example
+
+  @property
+  def reader(self) -> Reader:
+    """Does their attempts."""
+
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+    """Returns what to try after these failures; None: the example is unreadable."""
+
+  def label(self, number: int) -> Label:
+    """Returns that of an unreadable example."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingReader:
+  """Draws and reads one clip; see `Reader`."""
+
+  manifest: Manifest
+  config: Config
+  videos: int  # of the split
+  mirrored: tuple[tuple[int | None, ...], ...] = ()  # per head, where labels follow the mirror
+
+  def rng(self, number: int, attempt: int) -> np.random.Generator:
+    """Returns what an attempt draws from; each first one where it looks for a substitute."""
+    seed = self.config.seed
+    return np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
+
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns one clip, uint8 [1, F, H, W, 3], and its label; raises DecodeError."""
+    rng = self.rng(attempt.number, attempt.attempt)
+    if attempt.attempt:
+      rng.integers(self.videos)  # drew the video
+    clip, video = self.config.clip, attempt.video
+    labels = mirrored_labels(video.labels, self.mirrored) if self.mirrored else video.labels
+    with self.manifest.open(attempt.index, video) as reader:
+      indices = training_clip(reader.times, clip, rng)
+      if self.config.data.freeze_time:
+        indices = np.full_like(indices, indices[0])
+      augmentation = draw(clip, self.config.augment, rng, mirrors=labels is not None)
+      frames = reader.read(indices, augmentation.crop)
+      with stage('augment'):
+        pixels = augmentation(frames)
+    if augmentation.crop.flip and labels is not None:
+      video = dataclasses.replace(video, labels=labels)
+    return pixels[None], label(video, self.manifest)
+
+
+class TrainingExamples:
+  """Example number i of an endless stream; depends on (manifest, config, i) alone."""
+
+  rows = 1
+
+  def __init__(self, manifest: Manifest, config: Config):
+    import grain  # late: processes that decode do without
+
+    self._manifest = manifest
+    mirrored: tuple[tuple[int | None, ...], ...] = ()
+    if config.augment.flip == 'swap_labels':
+      mirrored = tuple(mirrored_classes(names) for names in manifest.class_names.values())
+    self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos), mirrored)
+    self._repeats = config.augment.repeats
+    # Neighbouring seeds must not give shifted copies of the same epochs.
+    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
+
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt:
+    """Returns the video of an example, or after failures a substitute fixed by `number` too.
+
+    Args:
+      number: of the example; every len(videos) of them make an epoch that shows each video once,
+        or with `augment.repeats` = k every k-th video k times, in clips of consecutive numbers.
+      failures: of the attempts before.
+
+    Raises:
+      DataError: ATTEMPTS of them failed.
+    """
+    k = len(failures)
+    if k == ATTEMPTS:
+      raise DataError(
+        f'{ATTEMPTS} videos of {self._manifest.split}.csv in a row cannot be read; the last is '
+        f'{failures[-1][0]}: {failures[-1][1]}'
+      )
+    if k:
+      index = int(self.reader.rng(number, k).integers(len(self._manifest.videos)))
+    else:
+      index = int(self._order[number // self._repeats])
+    return Attempt(number, k, index, self._manifest.videos[index])
+
+  def label(self, number: int) -> Label:
+    """Is never asked for: every training example is readable."""
+    raise NotImplementedError
+
+  def __call__(self, number: int) -> Record:
+    """Returns one clip; where its video cannot be read, one of another.
+
+    Returns:
+      'video' uint8 [F, H, W, 3]; 'label' (see `label`); 'mask' True; 'id' int32, the video's index
+      in the manifest; 'failures', (path, reason) of the videos that could not be read.
+
+    Raises:
+      DataError: none of ATTEMPTS videos could be read.
+    """
+    record = _read(self, number)
+    return {**record, 'video': record['video'][0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationReader:
+  """Reads all views of one video; see `Reader`."""
+
+  manifest: Manifest
+  config: Config
+  temporal_views: int
+  spatial_views: int
+
+  def __call__(self, attempt: Attempt) -> Sample:
+    """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError."""
+    clip = self.config.clip
+    crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
+    with self.manifest.open(attempt.index, attempt.video) as reader:
+      indices = evaluation_clips(reader.times, clip, self.temporal_views)
+      if self.config.data.freeze_time:
+        indices = np.broadcast_to(indices[:, :1], indices.shape)
+      return read_clips(reader, indices, crops), label(attempt.video, self.manifest)
+
+
+class EvaluationVideos:
+  """All views of the video with a given index, the crops of a clip next to each other."""
+
+  def __init__(self, manifest: Manifest, config: Config, temporal_views: int, spatial_views: int):
+    self._manifest = manifest
+    self.rows = temporal_views * spatial_views
+    self.reader = EvaluationReader(_bare(manifest), config, temporal_views, spatial_views)
+
+  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+    """Returns the only attempt there is."""
+    return None if failures else Attempt(number, 0, number, self._manifest.videos[number])
+
+  def label(self, number: int) -> Label:
+    """Returns the label of a video."""
+    return label(self._manifest.videos[number], self._manifest)
+
+  def __call__(self, index: int) -> Record:
+    """Returns the views of one video, zeros where it cannot be read.
+
+    Returns:
+      'video' uint8 [T * S, F, H, W, 3]; 'label', 'id' and 'failures' as in training; 'mask' whether
+      it could be read.
+    """
+    return _read(self, index)
+
+
+def _bare(manifest: Manifest) -> Manifest:
+  """Returns a manifest without its videos, which can be many."""
+  return dataclasses.replace(manifest, videos=())
+
+
+def _read(examples: Any, number: int) -> Record:
+  """Does the attempts at an example, one after the other."""
+  failures: list[Failure] = []
+  while (attempt := examples.attempt(number, failures)) is not None:
+    try:
+      pixels, found = examples.reader(attempt)
+    except DecodeError as error:
+      failures.append((error.path, error.reason))
+      continue
+    record = {'video': pixels, 'label': found, 'mask': np.bool_(True)}
+    return {**record, 'id': np.int32(attempt.index), 'failures': failures}
+  clip = examples.reader.config.clip
+  return {
+    'video': np.zeros((examples.rows, clip.frames, clip.height, clip.width, 3), np.uint8),
+    'label': examples.label(number),
+    'mask': np.bool_(False),
+    'id': np.int32(number),
+    'failures': failures,
+  }
+
+
+def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
+  """Returns the central view of a video, uint8 [F, H, W, 3]; raises DecodeError."""
+  reader = EvaluationReader(_bare(manifest), config, temporal_views=1, spatial_views=1)
+  return reader(Attempt(index, 0, index, manifest.videos[index]))[0][0]
+
+
+def label(video: Video, manifest: Manifest) -> Label:
+  """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C]."""
+  if not manifest.multi_label:
+    return np.array(video.labels, np.int32)
+  row = np.zeros(len(next(iter(manifest.class_names.values()))), np.float32)
+  row[list(video.labels)] = 1.0
+  return row

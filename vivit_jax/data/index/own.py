@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One's own folder of videos, whose folders name the classes.
+
+    FOLDER/train/<class>/*.mp4      and validation/ (or val/), test/ likewise; or
+    FOLDER/<class>/*.mp4            divided into train and validation
+
+A class folder is searched at any depth. Ids are alphabetical.
+
+One's own videos in one CSV file.
+
+    path,label[,start][,end][,split]
+
+`path` is relative to the file's folder, `start` and `end` are seconds, `split` is train, validation
+or test; without it the videos are divided. Every other column is a head of the task; where a cell
+has several names, separated by '|', the column is multi-label. Ids are alphabetical.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from vivit_jax.data.index.annotations import (
+  SHARE,
+  Index,
+  Row,
+  divide,
+  read_table,
+  refuse_alike,
+  split_name,
+  tags,
+)
+from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.data.manifest import SEPARATOR, check_path, parse_span
+from vivit_jax.errors import DataError
+
+
+def read_folder(videos: VideoFiles) -> Index:
+  """Returns the videos of a folder; raises DataError where their class cannot be told."""
+  parts = {path: PurePosixPath(path).parts for path in videos.paths}
+  tops = {p[0] for p in parts.values() if len(p) > 1}
+  # A class may be called 'train' too: then videos lie directly in it.
+  flat = {p[0] for p in parts.values() if len(p) == 2}
+  has_splits = any(
+    split_name(top) == 'train' and (top not in flat or all(map(split_name, tops))) for top in tops
+  )
+  rows, elsewhere, folders = [], [], set[str]()
+  for path, (*above, name) in parts.items():
+    split = split_name(above[0]) if has_splits and above else 'train'
+    if has_splits and split is None:
+      elsewhere.append(path)
+      continue
+    below = above[1:] if has_splits else above
+    if not below:
+      layout = f'{"/".join([*above, ""])}<class>/{name}'
+      raise DataError(f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}')
+    folders.add(below[0])
+    row = Row(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
+    rows.append(row)
+  refuse_alike(str(videos.folder), folders)
+  _refuse_empty(videos.folder, tops if has_splits else None, {row.names[0] for row in rows})
+  notes = [f'{len(elsewhere)} videos outside of train, validation and test are left out']
+  notes = [*(notes if elsewhere else []), *videos.notes, *videos.others]
+  if all(row.split != 'validation' for row in rows):
+    rows = divide(rows)
+    notes.append(
+      f'no validation folder: {SHARE:.0%} of the videos of each class, by the hash of their path'
+    )
+  names = sorted({row.names[0] for row in rows})
+  return Index(tuple(rows), {'label': tuple(names)}, notes=tuple(notes))
+
+
+def _refuse_empty(folder: Path, splits: set[str] | None, classes: set[str]) -> None:
+  """Refuses class folders that have no video in any split: a mistake, and no class to learn."""
+  tops = [folder] if splits is None else [folder / top for top in splits if split_name(top)]
+  for place in [p for top in tops for p in sorted(top.iterdir()) if p.is_dir()]:
+    name = place.name
+    ours = splits is None and (name == 'classes' or split_name(name))
+    if name.strip() not in classes and not name.startswith('.') and not ours:
+      raise DataError(f'{place} has no videos, so {name!r} cannot be learned: fill or remove it')
+
+
+_OURS = ('path', 'start', 'end', 'split')
+
+
+def read_list(file: Path) -> Index:
+  """Returns the videos that a CSV file lists; raises DataError naming file and line."""
+  table = read_table(file, ('path',))
+  heads = [name for name in (table[0][1] if table else ()) if name not in _OURS]
+  if not heads:
+    raise DataError(f'{file} has no column of class names: give one beside path, e.g. path,label')
+  multi_label = any(SEPARATOR in cells[head] for _, cells in table for head in heads)
+  if multi_label and len(heads) > 1:
+    raise DataError(f'{file}: a multi-label CSV has one column of classes, not {heads}')
+  rows = []
+  for where, cells in table:
+    path = cells['path']
+    check_path(where, path, file.parent)
+    split = split_name(cells['split']) if 'split' in cells else 'train'
+    if split is None:
+      raise DataError(f'{where} split={cells["split"]!r} is not train, validation or test')
+    for head in heads:
+      if not cells[head].strip() and not multi_label:
+        raise DataError(f'{where} {head} is empty: give the name of a class')
+    there = path if (file.parent / path).is_file() else None
+    start, end = parse_span(where, cells.get('start'), cells.get('end'))
+    names = tuple(cells[head].strip() for head in heads)
+    rows.append(Row(split, there, names, path, where, start, end))
+  spaced = [where for where, cells in table if any(cells[h] != cells[h].strip() for h in heads)]
+  notes = []
+  if spaced:
+    notes.append(
+      f'{len(spaced):,} rows have spaces around classes, which are cut, e.g. {spaced[0]}'
+    )
+  if 'split' not in table[0][1]:
+    rows = divide(rows)
+    notes.append(
+      f'no split column: validation has {SHARE:.0%} of each class, by the hash of the path'
+    )
+  classes = {}
+  for i, head in enumerate(heads):
+    cells_of = [tags(row.names[i]) if multi_label else [row.names[i]] for row in rows]
+    refuse_alike(f'{file} {head}', {name for names in cells_of for name in names})
+    classes[head] = tuple(sorted({name for names in cells_of for name in names}))
+  return Index(tuple(rows), classes, multi_label, tuple(notes), (file,))

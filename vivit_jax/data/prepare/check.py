@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads every video of a data set once, in processes that bad files may kill.
+
+A file that makes its decoder crash, hang or take too much memory ends one process, which another
+replaces, and is named like any other.
+
+A check of a whole data set that can be interrupted: what is known stays known.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+from vivit_jax.config.schema import Task
+from vivit_jax.data.manifest import SPLITS, read_manifest
+from vivit_jax.data.prepare.shards import is_prepared
+from vivit_jax.data.splits import Bad, read_list, write_list
+from vivit_jax.data.video.reader import DecodeError, VideoReader
+from vivit_jax.errors import DataError, printable
+
+MEGABYTES = 2048  # beside what a process starts with; 4096 x 2304 takes 250 with all its references
+SECONDS = 30.0  # for a file of nothing, and one more per megabyte: five times what decoding takes
+CLIP = 32  # frames at the beginning, in the middle and at the end that --quick decodes
+QUEUED = 4  # files per process that wait or are being read; an interruption loses these
+POLL = 0.02  # seconds
+FLOODED = 77  # exit code of a process that took too much memory
+
+SLOW, CRASHED, LARGE = 'too slow', 'decoder crashed', 'too large'
+
+Span = tuple[float | None, float | None]
+Found = tuple[float | None, float | None, str]  # start and end of the row, or Nones; reason
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+  """A file that a data set names, and how."""
+
+  path: str  # as in the manifest
+  place: str  # absolute
+  spans: tuple[Span, ...]  # of its rows, without those of the whole file
+
+
+def examine(file: File, quick: bool) -> list[Found]:
+  """Returns what is wrong with a file, or with rows of it, in the order of the rows.
+
+  Args:
+    file: to read.
+    quick: decode CLIP frames in three places instead of all.
+  """
+  try:
+    with VideoReader(file.place) as reader:
+      if quick:
+        last = max(0, reader.frames - CLIP)
+        clips = np.array([[0], [last // 2], [last]]) + np.arange(min(CLIP, reader.frames))
+        reader.read(np.unique(clips), lambda frame: np.zeros(0))
+      else:
+        reader.verify()
+      times = reader.times
+  except DecodeError as error:
+    return [(None, None, error.reason)]
+  except MemoryError:
+    return [(None, None, f'{LARGE}: it takes more memory than there is')]
+  return [
+    (start, end, f'empty span: no frame from {start} s to {end} s: it lasts {times[-1]:.3f} s')
+    for start, end in file.spans
+    if _frames_in(times, start, end) == 0
+  ]
+
+
+def _frames_in(times: np.ndarray, start: float | None, end: float | None) -> int:
+  first = 0 if start is None else np.searchsorted(times, start)
+  return int((len(times) if end is None else np.searchsorted(times, end)) - first)
+
+
+def examine_all(
+  files: Iterable[File],
+  workers: int,
+  quick: bool,
+  seconds: float | None = None,
+  megabytes: int = MEGABYTES,
+) -> Generator[tuple[File, list[Found]], None, None]:
+  """Yields each file with what is wrong with it, as they are done, in any order.
+
+  Args:
+    files: to read.
+    workers: processes.
+    quick: see `examine`.
+    seconds: that one file may take; None = SECONDS and one more per megabyte.
+    megabytes: that a process may take, beside what it starts with.
+  """
+  context = multiprocessing.get_context('spawn')
+  pool = ProcessPool(workers, context=context, initializer=confine, initargs=(megabytes,))
+  try:
+    running: dict[concurrent.futures.Future, tuple[File, float]] = {}
+    waiting = iter(files)
+    more = True
+    while more or running:
+      while more and len(running) < QUEUED * workers:
+        file = next(waiting, None)
+        if file is None:
+          more = False
+          break
+        limit = SECONDS + _megabytes(file) if seconds is None else seconds
+        running[pool.schedule(examine, (file, quick), timeout=limit)] = file, limit
+      done, _ = concurrent.futures.wait(running, return_when='FIRST_COMPLETED')
+      for future in done:
+        file, limit = running.pop(future)
+        yield file, _result(future, limit)
+  finally:
+    pool.stop()
+    pool.join()
+
+
+def _result(future: concurrent.futures.Future, limit: float) -> list[Found]:
+  try:
+    return future.result()
+  except concurrent.futures.TimeoutError:
+    return [(None, None, f'{SLOW}: not done in {limit:.0f} s')]
+  except ProcessExpired as error:
+    if error.exitcode == FLOODED:
+      return [(None, None, f'{LARGE}: it takes more memory than the bound')]
+    return [(None, None, f'{CRASHED}: {_ending(error.exitcode)}')]
+
+
+def _ending(code: int) -> str:
+  try:
+    return f'it ended by {signal.Signals(-code).name}'
+  except ValueError:
+    return f'it ended with exit code {code}'
+
+
+def _megabytes(file: File) -> float:
+  try:
+    return Path(file.place).stat().st_size / 1e6
+  except (OSError, ValueError):
+    return 0.0
+
+
+def confine(megabytes: int) -> None:
+  """Ends this process when it takes too much memory, or when its parent is gone."""
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  bound = _resident() + megabytes * 2**20
+  threading.Thread(target=_watch, args=(parent.sentinel, bound), daemon=True).start()
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+
+
+def _watch(sentinel: int, bound: int) -> None:
+  # A limit of the system would make allocations fail, which decoders take for damaged files.
+  while not wait([sentinel], timeout=POLL):
+    if _resident() > bound:
+      os._exit(FLOODED)
+  os._exit(1)
+
+
+def _resident() -> int:
+  """Returns the bytes of memory that this process holds; 0 where the system does not say."""
+  if sys.platform != 'linux':
+    return 0
+  return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+# What another machine, or the same one on another day, may see otherwise: examined again.
+PASSING = (SLOW, CRASHED, LARGE, 'missing', 'no permission', 'cannot be read')
+
+
+def files_of(root: Path, splits: Sequence[str]) -> list[File]:
+  """Returns the files that manifests name, each once, in their order.
+
+  Args:
+    root: folder of the manifests.
+    splits: their names without `.csv`.
+
+  Raises:
+    DataError: a manifest that cannot be used, whatever its labels.
+  """
+  spans: dict[str, dict[Span, None]] = {}
+  for split in splits:
+    for video in read_manifest(root, split, Task(heads=(), classes=())).videos:
+      spans.setdefault(video.path, {})[video.start, video.end] = None
+  base = os.path.abspath(root)
+  return [
+    File(os.path.relpath(place, base), place, tuple(span for span in rows if span != (None, None)))
+    for place, rows in spans.items()
+  ]
+
+
+def splits_of(root: Path) -> list[str]:
+  """Returns which manifests a folder has; raises DataError where there is none to check."""
+  if is_prepared(root):
+    raise DataError(f'{root} holds prepared videos, which were verified as they were written')
+  found = [split for split in SPLITS if (root / f'{split}.csv').is_file()]
+  if not found:
+    names = ', '.join(f'{split}.csv' for split in SPLITS)
+    raise DataError(f'{root} has none of {names}: give the folder of the manifests, or a CSV')
+  return found
+
+
+@dataclasses.dataclass
+class Check:
+  """What is known of the files of a data set.
+
+  Attributes:
+    files: all of them.
+    output: the list to write.
+    found: by path, of the files that were examined, now or by an earlier run.
+  """
+
+  files: list[File]
+  output: Path
+  quick: bool = False
+  found: dict[str, list[Found]] = dataclasses.field(default_factory=dict)
+
+  def run(self, workers: int, seconds: float | None) -> None:
+    """Examines what no earlier run did; whatever ends it, the list has what is known by then."""
+    self.found = self._known()
+    left = [file for file in self.files if file.path not in self.found]
+    if len(left) < len(self.files):
+      print(f'{len(self.files) - len(left):,} of {len(self.files):,} files are known already')
+    stream = examine_all(left, workers, self.quick, seconds)
+    try:
+      with (
+        contextlib.closing(stream),
+        self._journal.open('a', encoding='utf-8') as journal,
+        tqdm(total=len(left), desc='check', unit='video') as bar,
+      ):
+        for file, found in stream:
+          self.found[file.path] = found
+          journal.write(json.dumps([*_state(file), self.quick, found]) + '\n')
+          journal.flush()
+          bar.set_postfix(bad=self.bad, refresh=False)
+          bar.update()
+    finally:
+      write_list(self.output, self._list())
+
+  @property
+  def bad(self) -> int:
+    """How many of the files have something wrong."""
+    return sum(map(bool, self.found.values()))
+
+  def table(self) -> str:
+    """Returns how often each kind of reason was found, and one of each."""
+    listed = [bad for bad in self._list() if bad.path in self.found]
+    kinds = Counter(bad.kind for bad in listed)
+    first = {bad.kind: bad for bad in reversed(listed)}
+    lines = [f'{"bad":>8}  {"kind":18}  for example']
+    for kind, count in kinds.most_common():
+      detail = first[kind].reason.removeprefix(f'{kind}: ')
+      lines.append(printable(f'{count:8,}  {kind:18}  {first[kind].path}: {detail}'))
+    return '\n'.join(lines)
+
+  @property
+  def _journal(self) -> Path:
+    return self.output.with_name(f'.{self.output.name}.checked')
+
+  def _list(self) -> list[Bad]:
+    """Returns what is bad in the order of the files, then what an earlier list has of others."""
+    rows = [Bad(f.path, *found) for f in self.files for found in self.found.get(f.path, ())]
+    return rows + [bad for bad in read_list(self.output) if bad.path not in self.found]
+
+  def _known(self) -> dict[str, list[Found]]:
+    """Returns what an earlier run found in files that have not changed since."""
+    try:
+      lines = self._journal.read_text(encoding='utf-8').splitlines()
+    except FileNotFoundError:
+      return {}
+    states = {file.path: _state(file) for file in self.files}
+    known: dict[str, list[Found]] = {}
+    for line in lines:
+      with contextlib.suppress(ValueError):  # the line at which a run was killed
+        *state, quick, rows = json.loads(line)
+        found: list[Found] = [(start, end, reason) for start, end, reason in rows]
+        lasting = not any(reason.startswith(PASSING) for _, _, reason in found)
+        if states.get(state[0]) == state and lasting and (self.quick or not quick):
+          known[state[0]] = found
+    return known
+
+
+def _state(file: File) -> list:
+  """Returns what identifies a file as it is now: path, size, time of change and its rows."""
+  spans = [list(span) for span in file.spans]
+  try:
+    now = os.stat(file.place)
+  except (OSError, ValueError):
+    return [file.path, None, None, spans]
+  return [file.path, now.st_size, now.st_mtime_ns, spans]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One video as it is stored for training: checked frame by frame, and encoded anew where asked."""
+
+import dataclasses
+import hashlib
+import io
+from bisect import bisect_left
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from vivit_jax.data.video.diagnose import ERRORS, reason, special_file
+from vivit_jax.data.video.reader import LOCAL, OPEN_OPTIONS, DecodeError, VideoReader
+
+KEY_FRAMES = 12  # at 250, x264's own, decoding 32 random frames takes twice as long
+ENCODER = {
+  'crf': '18',  # x264's constant quality: a second encoding that training must not see
+  # No arithmetic coding, no deblocking: decoding took 14 ms of processor time instead of 31 for 32
+  # frames of a synthetic 340x256 video, and 12 % more bytes.
+  'tune': 'fastdecode',
+  'threads': '1',  # videos are encoded side by side
+  # Without it x264 approximates by instructions of the processor, and one video in five came out
+  # different from the time before.
+  'x264-params': 'cpu-independent=1',
+}
+HELD = 2**28  # bytes of frames in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """How videos are stored; None leaves it as it is."""
+
+  short_side: int | None = None  # pixels; smaller videos are not enlarged
+  key_frames: int | None = None  # frames from one to the next
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What is known of a stored video."""
+
+  frames: int
+  fps: float  # frames per second, the mean where it varies; 0 where there is only one frame
+  size: int  # bytes
+  sha256: str
+
+
+def is_copied(start: float | None, end: float | None, encoding: Encoding) -> bool:
+  """Whether a video's bytes stay what they are: nothing to cut off and nothing asked for."""
+  return (start, end) == (None, None) and encoding == Encoding()
+
+
+def stored_video(
+  path: str, start: float | None, end: float | None, encoding: Encoding
+) -> tuple[bytes, Facts]:
+  """Returns the bytes to store for a span of a video.
+
+  The frames between start and end are those of a VideoReader: upright, with square pixels. Encoded
+  anew they keep their times, lose the sound, and are as even in size as 4:2:0 needs.
+
+  Raises:
+    DecodeError: any of its frames cannot be read.
+  """
+  if is_copied(start, end, encoding):
+    try:
+      if special := special_file(path):  # a pipe would be waited for
+        raise DecodeError(path, special)
+      content = Path(path).read_bytes()
+    except OSError as error:
+      raise DecodeError(path, reason(error)) from error
+  else:
+    content = _encode(path, start, end, encoding)
+  with VideoReader(path, content=content) as reader:
+    frames, seconds = reader.frames, reader.seconds
+    reader.read(np.arange(frames), lambda frame: np.empty(0, np.uint8))  # raises if one is damaged
+  rate = (frames - 1) / seconds if seconds else 0.0
+  return content, Facts(frames, rate, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _encode(path: str, start: float | None, end: float | None, encoding: Encoding) -> bytes:
+  with VideoReader(path, start, end) as reader:
+    times, unit = _times(path, start, end, reader)
+    first = reader.read(np.array([0]))[0]
+    height, width = _size(first.shape[0], first.shape[1], encoding.short_side)
+    held = max(1, HELD // (height * width * 3))
+    file = io.BytesIO()
+    try:
+      with av.open(file, 'w', format='mp4') as container:
+        options = {**ENCODER, 'g': str(encoding.key_frames or KEY_FRAMES)}
+        stream = container.add_stream('libx264', rate=_rate(reader), options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
+        stream.codec_context.time_base = stream.time_base = unit
+        for low in range(0, reader.frames, held):
+          indices = np.arange(low, min(low + held, reader.frames))
+          images = reader.read(indices, lambda frame: _resize(frame, height, width))
+          for index, image in zip(indices, images, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format='rgb24')
+            frame.pts, frame.time_base = times[index], unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    except ERRORS as error:
+      raise DecodeError(path, f'cannot be encoded: {reason(error)}') from error
+    content = file.getvalue()
+    with VideoReader(path, content=content) as written:
+      if written.frames != reader.frames:
+        raise DecodeError(path, f'{written.frames} of {reader.frames} frames could be encoded')
+  return content
+
+
+def _rate(reader: VideoReader) -> Fraction:
+  rate = (reader.frames - 1) / reader.seconds if reader.seconds else 25
+  return Fraction(rate).limit_denominator(1001)
+
+
+def _times(
+  path: str, start: float | None, end: float | None, reader: VideoReader
+) -> tuple[list[int], Fraction]:
+  """Returns when each of the reader's frames is shown, from 0, and the unit in seconds."""
+  with av.open(LOCAL + path, container_options=OPEN_OPTIONS) as container:
+    stream = container.streams.video[0]
+    packets = [(p.pts, p.is_discard) for p in container.demux(stream) if p.size]
+    unit = stream.time_base
+  shown = {time for time, hidden in packets if not hidden}
+  if unit is not None and None not in shown:
+    times = sorted(time for time in shown if time is not None)
+    seconds = [(time - times[0]) * float(unit) for time in times]
+    low = 0 if start is None else bisect_left(seconds, start)
+    high = len(times) if end is None else bisect_left(seconds, end)
+    if high - low == reader.frames:
+      return [time - times[low] for time in times[low:high]], unit
+  # Files without times to trust, whose frames the reader counts: it takes them as evenly spaced.
+  return list(range(reader.frames)), 1 / _rate(reader)
+
+
+def _size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+  scale = min(1.0, (short_side or height) / min(height, width))
+  return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
+
+
+def _resize(
+  frame: UInt8[np.ndarray, 'h w 3'], height: int, width: int
+) -> UInt8[np.ndarray, 'h2 w2 3']:
+  if frame.shape[:2] == (height, width):
+    return np.ascontiguousarray(frame)
+  return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many devices each axis of the mesh gets, which experiments fit, and who goes where."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh
+
+from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import Mesh as MeshConfig
+from vivit_jax.errors import ConfigError
+
+AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
+
+
+def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
+  """Returns the sizes of the axes (data, fsdp, context) on `devices` devices.
+
+  Raises:
+    ConfigError: where the axes do not multiply to the devices, or would cut a clip, a tubelet or a
+      group of clips in two.
+  """
+  data, fsdp, context = shape = _shape(config.mesh, devices)
+  rows = data * fsdp
+  for name, size in (('train', config.train.batch_size), ('evaluate', config.evaluate.batch_size)):
+    if size < rows:
+      raise ConfigError(
+        f'config.{name}.batch_size={size} leaves some of the {rows} devices along '
+        f'config.mesh.data={data} x fsdp={fsdp} without a clip: {_remedy(config, shape, size)}'
+      )
+    if size % rows:
+      raise ConfigError(
+        f'config.{name}.batch_size={size} is not divisible by the {rows} devices along '
+        f'config.mesh.data={data} x fsdp={fsdp}'
+      )
+  if _tubelets(config) % context or config.clip.frames % context:
+    raise ConfigError(
+      f'config.mesh.context={context} does not divide the {_tubelets(config)} tubelets along time '
+      f'of config.clip.frames={config.clip.frames}: give a divisor'
+    )
+  mix, train, own = config.mix, config.train, config.train.batch_size // rows
+  if own % train.accumulate:
+    raise ConfigError(
+      f'config.train.accumulate={train.accumulate} does not divide the {own} clips of a device, so '
+      'that clips would have to cross devices'
+    )
+  if train.clip_groups and (fsdp > 1 or context > 1):
+    raise ConfigError(
+      f'config.train.clip_groups={train.clip_groups} needs the whole gradient of each group on a '
+      f'device, which config.mesh.fsdp={fsdp} x context={context} splits: use clip_groups=0'
+    )
+  if (mix.mixup or mix.cutmix) and own % mix.group:
+    raise ConfigError(
+      f'config.mix.group={mix.group} does not divide the {own} clips of a device, so that clips '
+      'would have to cross devices'
+    )
+  return shape
+
+
+def _shape(mesh: MeshConfig, devices: int) -> tuple[int, int, int]:
+  sizes = [mesh.data, mesh.fsdp, mesh.context]
+  said = f'config.mesh.data={mesh.data} x fsdp={mesh.fsdp} x context={mesh.context}'
+  if -1 in sizes:
+    place = sizes.index(-1)
+    given = math.prod(size for size in sizes if size != -1)
+    if devices % given:
+      raise ConfigError(f'{said} does not divide the {devices} devices')
+    sizes[place] = devices // given
+  if math.prod(sizes) != devices:
+    raise ConfigError(
+      f'{said} is a mesh of {math.prod(sizes)} devices, but there are {devices}: use -1 for one '
+      'axis'
+    )
+  return sizes[0], sizes[1], sizes[2]
+
+
+def _tubelets(config: Config) -> int:
+  return config.model.sampled_frames or config.clip.frames // config.model.patch[0]
+
+
+def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
+  """Returns the smallest context that leaves a clip for each row of devices."""
+  data, fsdp, context = shape
+  for factor in range(2, min(data, _tubelets(config) // context) + 1):
+    fits = data % factor == 0 and batch % (data // factor * fsdp) == 0
+    if fits and _tubelets(config) % (context * factor) == 0:
+      return f'split the frames of a clip with config.mesh.context={context * factor}'
+  return 'give a larger batch, or fewer devices'
+
+
+def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) -> Mesh:
+  """Returns a mesh over `devices` (all of them by default), on which a given experiment must fit.
+
+  Without an experiment all devices lie along `data`.
+
+  Raises:
+    ConfigError: where the mesh does not fit the devices or a batch does not divide.
+  """
+  try:
+    devices = devices or jax.devices()
+  except RuntimeError as error:  # JAX_PLATFORMS asks for what is not there
+    raise ConfigError(f'JAX finds no device: {" ".join(str(error).split())}') from None
+  shape = (len(devices), 1, 1) if config is None else check_devices(config, len(devices))
+  grid = _by_host(shape, devices) if shape[2] > 1 else _by_network(shape, devices)
+  return Mesh(grid, AXES)
+
+
+def _by_host(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+  """Returns a grid in which the devices that share a clip are neighbours on one host."""
+  grid = np.array(sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))).reshape(shape)
+  for group in grid.reshape(-1, shape[2]):
+    hosts = sorted({device.process_index for device in group})
+    if len(hosts) > 1:
+      raise ConfigError(
+        f'config.mesh.context={shape[2]} would split a clip over the hosts {hosts}, but a host '
+        'decodes whole clips: give a divisor of the devices of a host'
+      )
+  return grid
+
+
+def _by_network(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+  """Returns a grid whose axes follow the network; slices are far from each other, along `data`."""
+  slices = len({_slice(device) for device in devices})
+  if slices == 1 or devices[0].platform != 'tpu':
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  data, fsdp, context = shape
+  if data % slices:
+    raise ConfigError(
+      f'config.mesh.data={data} is not divisible by the {slices} slices, so that parameters would '
+      'be gathered between slices: make config.mesh.fsdp smaller'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, fsdp, context), (slices, 1, 1), devices, allow_split_physical_axes=True
+  )
+
+
+def _slice(device: jax.Device) -> int:
+  return getattr(device, 'slice_index', 0)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams views of videos through a model and sums what it says about each video.
+
+How far from the first place the truth lands, for each head and for all heads together.
+
+What all processes saw of the videos, in each of them, to the last bit.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Bool, Float, Float64, Int, UInt8
+from tqdm import tqdm
+
+from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.errors import EvaluationError
+
+Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
+
+# Below 2 ** 23 in sum, multiples of 2 ** -30 add without rounding in float64, so no order of
+# batches and no split over hosts changes a bit of a result; what is lost is under 1e-9 of a logit.
+_GRAIN = 2.0**30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+  """What the views seen so far say about each of a manifest's videos; size without views.
+
+  Between hosts, send the arrays as float64: without x64 mode, JAX would round them to float32.
+  """
+
+  logit_sums: Float64[np.ndarray, 'videos c']  # over views
+  views: Int[np.ndarray, 'videos']  # views summed; 0 = not seen, or unreadable
+  labels: Int[np.ndarray, 'videos heads'] | Float[np.ndarray, 'videos c']  # -1 while views is 0
+  clip_hits: Int[np.ndarray, 'metrics 2']  # single views with the truth first, in the first five
+  failures: tuple[tuple[str, str], ...]  # (path, reason) of what could not be read
+
+  def merge(self, *others: 'Predictions') -> 'Predictions':
+    """Returns the predictions that one process would have collected from all parts' views."""
+    parts = (self, *others)
+    with np.errstate(invalid='ignore'):
+      logit_sums = np.sum([part.logit_sums for part in parts], axis=0)
+    return Predictions(
+      logit_sums=logit_sums,
+      views=np.sum([part.views for part in parts], axis=0),
+      labels=np.max([part.labels for part in parts], axis=0),
+      clip_hits=np.sum([part.clip_hits for part in parts], axis=0),
+      failures=tuple(sorted({failure for part in parts for failure in part.failures})),
+    )
+
+  def check_complete(self, paths: Sequence[str], views: int) -> None:
+    """Tells videos that cannot be read from those that nobody evaluated.
+
+    Args:
+      paths: of the manifest's videos.
+      views: that each of them has.
+
+    Raises:
+      EvaluationError: a video has other views, and is not among the failures.
+    """
+    unreadable = {path for path, _ in self.failures}
+    differs = np.flatnonzero(self.views != views).tolist()
+    wrong = [i for i in differs if paths[i] not in unreadable]
+    if wrong:
+      first = wrong[0]
+      raise EvaluationError(
+        f'{len(wrong)} of the {len(paths)} videos do not have the {views} views of the protocol; '
+        f'the first is {paths[first]} with {self.views[first]}: no report is written; start the '
+        'same command on every host'
+      )
+
+  @property
+  def seen(self) -> Int[np.ndarray, 'n']:
+    """Ids of the videos with at least one view, ascending."""
+    return np.flatnonzero(self.views)
+
+  def mean_logits(self) -> Float64[np.ndarray, 'n c']:
+    """Returns the mean over views of each seen video's logits (paper, section 4.2)."""
+    return self.logit_sums[self.seen] / self.views[self.seen, None]
+
+
+def collect(
+  apply: Apply,
+  batches: Iterable[Mapping[str, Any]],
+  task: Task,
+  *,
+  videos: int,
+  on_failure: Callable[[str, str], None] | None = None,
+  progress: bool = False,
+) -> Predictions:
+  """Sums the logits of every view per video; memory O(videos x classes) whatever the views.
+
+  Args:
+    apply: from video uint8 [B, F, H, W, 3] to logits [B, C] of this process's rows.
+    batches: each with 'video'; 'label' int [B, heads] or multi-hot float [B, C]; 'mask' bool [B],
+      False for rows to leave out (padding, unreadable); 'id' int [B], the video's index in the
+      manifest; 'failures', a list of (path, reason).
+    task: says how labels and logits are laid out.
+    videos: length of the manifest.
+    on_failure: called once for each video that could not be read, with path and reason.
+    progress: shows videos per second and the time left.
+
+  Returns:
+    What this process saw; `Predictions.merge` adds other processes' parts.
+
+  Raises:
+    ValueError: a row that counts has an id outside the manifest.
+  """
+  multi_label = task.kind == 'multi_label'
+  classes = sum(task.classes)
+  total = Predictions(
+    logit_sums=np.zeros((videos, classes)),
+    views=np.zeros(videos, np.int64),
+    labels=np.full(
+      (videos, classes if multi_label else len(task.heads)), -1, np.float32 if multi_label else int
+    ),
+    clip_hits=np.zeros((0 if multi_label else len(metric_names(task)), 2), np.int64),
+    failures=(),
+  )
+  failures: dict[tuple[str, str], None] = {}
+  with tqdm(total=videos, unit='video', desc='evaluate', disable=not progress) as bar:
+    for batch in batches:
+      before = np.count_nonzero(total.views)
+      # A batch of padding alone runs too: other hosts may be waiting in the same computation.
+      _add(total, np.asarray(apply(batch['video'])), batch, task)
+      bar.update(np.count_nonzero(total.views) - before)
+      for path, reason in batch['failures']:
+        if (path, reason) not in failures:
+          failures[path, reason] = None
+          if on_failure is not None:
+            on_failure(path, reason)
+  return dataclasses.replace(total, failures=tuple(sorted(failures)))
+
+
+def _add(
+  total: Predictions, logits: Float[np.ndarray, 'b c'], batch: Mapping[str, Any], task: Task
+) -> None:
+  """Adds one batch's rows to the arrays of `total`."""
+  mask = batch['mask']
+  ids, labels, logits = batch['id'][mask], batch['label'][mask], logits[mask]
+  if ids.size and not 0 <= ids.min() <= ids.max() < len(total.views):
+    raise ValueError(
+      f'batch has video ids {ids.min()} to {ids.max()}, but the manifest has {len(total.views)} '
+      'videos: mask rows that are padding'
+    )
+  with np.errstate(invalid='ignore'):
+    np.add.at(total.logit_sums, ids, np.round(logits.astype(np.float64) * _GRAIN) / _GRAIN)
+  np.add.at(total.views, ids, 1)
+  total.labels[ids] = labels
+  if task.kind == 'single_label':
+    total.clip_hits[:] += hits(logits, labels, task).sum(axis=0)
+
+
+TOP = (1, 5)
+
+
+def metric_names(task: Task) -> tuple[str, ...]:
+  """Returns what a single_label task is scored on: its heads, then the joint metric if any."""
+  return (*task.heads, task.joint) if task.joint else task.heads
+
+
+def finite_or_worst(logits: Float[np.ndarray, 'n c']) -> Float[np.ndarray, 'n c']:
+  """Returns the logits with every NaN and infinity at -inf, behind all finite ones."""
+  return np.where(np.isfinite(logits), logits, -np.inf)
+
+
+def ranks(logits: Float[np.ndarray, 'n c'], truth: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n']:
+  """Returns how many classes come before the true one, 0 = predicted.
+
+  Ties go to the lower class id, so a constant predictor scores one class and not all of them.
+
+  Args:
+    logits: any scale; a truth whose logit is not finite gets rank c, worse than any other.
+    truth: class ids in [0, c).
+  """
+  logits = finite_or_worst(logits)
+  own = np.take_along_axis(logits, truth[:, None], axis=1)
+  lower_id = np.arange(logits.shape[1]) < truth[:, None]
+  before = (logits > own) | ((logits == own) & lower_id)
+  return np.where(np.isfinite(own[:, 0]), before.sum(axis=1), logits.shape[1])
+
+
+def joint_ranks(
+  logits: Sequence[Float[np.ndarray, 'n _']], head_ranks: Sequence[Int[np.ndarray, 'n']]
+) -> Int[np.ndarray, 'n']:
+  """Returns the rank of the true combination by the product of the heads' softmaxes, up to 4.
+
+  The softmax's denominator is the same for all classes of a head, so the sum of logits ranks as the
+  product does. A combination in the first five has each of its classes in the first five of its
+  head, so 5 ** heads combinations a video are compared instead of all (97 * 300 = 29,100, say).
+
+  Args:
+    logits: per head [n, classes].
+    head_ranks: per head, `ranks` of the truth.
+
+  Returns:
+    The exact rank where it is below 5, else any larger number; 0 exactly if all heads are right.
+  """
+  kept = [min(max(TOP), head.shape[1]) for head in logits]
+  sums = np.zeros((len(head_ranks[0]), 1))
+  for head, k in zip(logits, kept, strict=True):
+    best = -np.sort(-finite_or_worst(head).astype(np.float64), axis=1)[:, :k]
+    sums = (sums[:, :, None] + best[:, None, :]).reshape(len(sums), sums.shape[1] * k)
+
+  within = np.all([rank < k for rank, k in zip(head_ranks, kept, strict=True)], axis=0)
+  places = [np.minimum(rank, k - 1) for rank, k in zip(head_ranks, kept, strict=True)]
+  # Ties go to the combination whose classes rank higher: the truth is first only if all heads are.
+  return np.where(within, ranks(sums, np.ravel_multi_index(places, kept)), prod(kept) + max(TOP))
+
+
+def hits(
+  logits: Float[np.ndarray, 'n c'], labels: Int[np.ndarray, 'n heads'], task: Task
+) -> Bool[np.ndarray, 'n metrics 2']:
+  """Returns whether the truth is the first, and among the first five, for each metric.
+
+  Args:
+    logits: over the class axis of all heads.
+    labels: class ids per head.
+    task: a single_label task; its `metric_names` order the second axis. Five is clipped to the
+      number of classes (of combinations for the joint metric).
+  """
+  heads = [logits[:, part] for part in head_slices(task).values()]
+  rows = [ranks(head, labels[:, i]) for i, head in enumerate(heads)]
+  counts = list(task.classes)
+  if task.joint:
+    rows = [*rows, joint_ranks(heads, rows)]
+    counts = [*counts, prod(counts)]
+  limits = np.minimum(np.array(TOP), np.array(counts)[:, None])
+  return np.stack(rows, axis=1)[:, :, None] < limits
+
+
+def merged_over_hosts(mine: Predictions) -> Predictions:
+  """Returns the predictions that one process would have collected, from each process's own.
+
+  Only rows of videos that a process saw are sent: of all together, as many as there are videos.
+  """
+  if jax.process_count() == 1:
+    return mine
+  total = None
+  for content in _gather(_pack(mine)):
+    part = _unpack(content, mine)
+    total = part if total is None else total.merge(part)
+  assert total is not None
+  return total
+
+
+ARRAYS = ('logit_sums', 'views', 'labels')  # a row for each video
+
+
+def _pack(mine: Predictions) -> bytes:
+  buffer = io.BytesIO()
+  rows = {name: getattr(mine, name)[mine.seen] for name in ARRAYS}
+  failures = np.frombuffer(json.dumps(mine.failures).encode(), np.uint8)
+  np.savez(buffer, seen=mine.seen, clip_hits=mine.clip_hits, failures=failures, **rows)
+  return buffer.getvalue()
+
+
+def _unpack(content: bytes, like: Predictions) -> Predictions:
+  """Returns the predictions of another process about the videos of `like`."""
+  stored = np.load(io.BytesIO(content), allow_pickle=False)
+  arrays = {}
+  for name in ARRAYS:
+    whole = getattr(like, name)
+    arrays[name] = np.full_like(whole, -1 if name == 'labels' else 0)
+    arrays[name][stored['seen']] = stored[name]
+  failures = tuple((path, reason) for path, reason in json.loads(stored['failures'].tobytes()))
+  return dataclasses.replace(like, clip_hits=stored['clip_hits'], failures=failures, **arrays)
+
+
+def _gather(content: bytes) -> list[bytes]:
+  """Returns the bytes of all processes, in all; as bytes, since JAX would round float64."""
+  sizes = multihost_utils.process_allgather(np.int32(len(content)))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: len(content)] = np.frombuffer(content, np.uint8)
+  everyone = multihost_utils.process_allgather(padded)
+  return [row[:size].tobytes() for row, size in zip(everyone, sizes, strict=True)]

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each device of a mesh would hold of a training state, from shapes alone.
+
+What a training step needs on each device, estimated from shapes alone, for any accelerator.
+
+The training step of a configuration as shapes alone.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.extend.core import Var
+from jax.sharding import AbstractMesh, Mesh
+
+from vivit_jax.config.schema import Clip, Config
+from vivit_jax.distributed.mesh import AXES, check_devices
+from vivit_jax.distributed.sharding import RULES, leaf_name, rule_of, state_sharding
+from vivit_jax.errors import ConfigError
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import TrainState, abstract_state
+from vivit_jax.train.step import compile_step
+
+OTHERS = 'all others'
+
+
+def placement(config: Config, state: TrainState, devices: int | None = None) -> dict[str, Any]:
+  """Returns where a state lies on the mesh of its experiment, as plain values.
+
+  Args:
+    config: its mesh, and the batches that have to fit on it.
+    state: shapes and types.
+    devices: how many there are; by default as many as the mesh names, -1 being 1.
+
+  Raises:
+    ConfigError: where the experiment does not fit on so many devices.
+  """
+  if devices is None:
+    devices = math.prod(max(size, 1) for size in dataclasses.astuple(config.mesh))
+  if devices < 1:
+    raise ConfigError(f'--devices={devices} must be at least 1')
+  mesh = AbstractMesh(check_devices(config, devices), AXES)
+  return {
+    'devices': devices,
+    'mesh': dict(mesh.shape),
+    'parameters': _rows(mesh, state.params),
+    'bytes_per_device': {
+      'parameters': bytes_per_device(mesh, state.params),
+      'optimizer_state': bytes_per_device(mesh, state.opt_state),
+      'average': bytes_per_device(mesh, state.average),
+    },
+  }
+
+
+def bytes_per_device(mesh: Mesh | AbstractMesh, tree: Any) -> int:
+  """Returns what one device holds of a state, or of a part of it."""
+  sizes = jax.tree.map(
+    lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+    tree,
+    state_sharding(mesh, tree),
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def _rows(mesh: AbstractMesh, params: Any) -> list[dict[str, Any]]:
+  """Returns a row for each rule of the table that the model has parameters for."""
+  rows: dict[str, dict[str, Any]] = {}
+  places = jax.tree.leaves(state_sharding(mesh, params))
+  for (path, leaf), place in zip(jax.tree.leaves_with_path(params), places, strict=True):
+    rule = rule_of(leaf_name(path)) or OTHERS
+    row = rows.setdefault(
+      rule, {'rule': rule, 'split_axis': None, 'arrays': 0, 'numbers': 0, 'on_a_device': 0}
+    )
+    own = math.prod(place.shard_shape(leaf.shape))
+    if own < leaf.size:
+      row['split_axis'] = RULES[rule]
+    row['arrays'] += 1
+    row['numbers'] += leaf.size
+    row['on_a_device'] += own
+  return [rows[rule] for rule in (*RULES, OTHERS) if rule in rows]
+
+
+def as_lines(placement: dict[str, Any]) -> list[str]:
+  """Returns the same for reading."""
+  mesh, sizes = placement['mesh'], placement['bytes_per_device']
+  axes = ' x '.join(f'{name}={size}' for name, size in mesh.items())
+  lines = [
+    f'mesh: {axes} = {placement["devices"]} devices',
+    f'{"parameters":28}{"split axis":>12}{"arrays":>8}{"numbers":>16}{"on a device":>16}',
+  ]
+  for row in placement['parameters']:
+    axis = 'whole' if row['split_axis'] is None else row['split_axis']
+    lines.append(
+      f'{row["rule"]:28}{axis:>12}{row["arrays"]:8}{row["numbers"]:16,}{row["on_a_device"]:16,}'
+    )
+  each = ', '.join(
+    f'{name.replace("_", " ")} {size / 2**20:,.1f} MiB' for name, size in sizes.items()
+  )
+  return [*lines, f'each device holds {each}']
+
+
+# What XLA keeps of what JAX saves, where layers are no scan: the rest it works out again. Shares
+# found by compiling for TPUs and an H100: docs/scale.md.
+KEPT = {'tpu': 0.2, 'gpu': 0.5}
+
+
+def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[str, int]:
+  """Returns bytes per device by what they are for; compiles and allocates nothing.
+
+  What a forward pass leaves for the backward pass is read off the program of `jax.vjp`, so that
+  remat, precision and the kind of attention count as they are.
+
+  Raises:
+    ConfigError: where the mesh does not fit the devices or the batch.
+  """
+  data, fsdp, context = shape = check_devices(config, devices)
+  model, state = build(config), _state(_as_stored(config))
+  mesh = AbstractMesh(shape, AXES)
+  params = bytes_per_device(mesh, state.params)
+  batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_batch(config)))
+  share = 1 / (data * fsdp * context)  # of a global batch
+  clips = config.train.batch_size * share / config.train.accumulate
+  per_clip, copies = saved(model, config.clip)
+  unrolled = not config.model.scan and config.model.remat == 'none'
+  sizes = {
+    'parameters': params,
+    'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.average)),
+    'gradients': params * (1 if config.train.accumulate == 1 else 2),
+    'copies of the parameters': copies / fsdp,
+    'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),
+    'one block at work': clips * _one_block(model, config.clip),
+    'clips': batch * share * 5,  # as bytes, and as float32
+  }
+  return {name: round(size) for name, size in sizes.items()}
+
+
+def _as_stored(config: Config) -> Config:
+  """Returns the experiment without what does not change its state."""
+  model = dataclasses.replace(config.model, dtype='float32', scan=False, remat='none')
+  train = dataclasses.replace(config.train, accumulate=1)
+  return Config(task=config.task, model=model, clip=config.clip, train=train)
+
+
+@functools.cache  # many trials have the same
+def _state(config: Config) -> TrainState:
+  return abstract_training(config)[2]
+
+
+@functools.cache
+def saved(model: ViViT, clip: Clip) -> tuple[int, int]:
+  """Returns bytes that a forward pass leaves for the backward pass: per clip, and for any number.
+
+  The latter are copies of the parameters, stacked for a scan or in half precision.
+  """
+  spatial, temporal = model.config.layers, model.config.temporal_layers
+  least = min(1, temporal)
+
+  def both(layers: int, temporal_layers: int) -> np.ndarray:
+    few = dataclasses.replace(model.config, layers=layers, temporal_layers=temporal_layers)
+    one, two = (_residuals(model.clone(config=few), clip, batch) for batch in (1, 2))
+    return np.array([two - one, 2 * one - two])
+
+  # Layers of a stage are all alike, and take time to trace.
+  result = base = both(1, least)
+  result = result + (spatial - 1) * (both(2, least) - base)
+  if temporal > 1 and model.config.attention == 'factorised_encoder':
+    result = result + (temporal - 1) * (both(1, 2) - base)
+  return int(result[0]), int(result[1])
+
+
+@functools.cache
+def _residuals(model: ViViT, clip: Clip, batch: int) -> int:
+  params, video = abstract_params(model, clip), video_shape(clip, batch)
+  forward = functools.partial(apply, model, dropout_key=jax.random.key(0))
+
+  def backward(params: Any, video: jax.Array) -> Any:
+    return jax.vjp(lambda params: forward(params, video=video), params)
+
+  program = jax.make_jaxpr(backward)(params, video).jaxpr
+  kept = {var for var in program.outvars if isinstance(var, Var)} - set(program.invars)
+  shapes = [cast(jax.core.ShapedArray, var.aval) for var in kept]
+  return sum(shape.size * shape.dtype.itemsize for shape in shapes)
+
+
+def _one_block(model: ViViT, clip: Clip) -> int:
+  """Returns bytes per clip that a block of the first stage needs while it is differentiated."""
+  few = [
+    dataclasses.replace(model.config, layers=layers, scan=True, remat='none') for layers in (1, 2)
+  ]
+  one, two = (saved(model.clone(config=config), clip)[0] for config in few)
+  return two - one
+
+
+STEPS = 1000  # of a run that is given in epochs; they change numbers, not shapes
+
+
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of one training batch, as `train.step.train_step` takes it."""
+  clip, task, size = config.clip, config.task, config.train.batch_size
+  many = task.kind == 'multi_label'
+  return {
+    'video': jax.ShapeDtypeStruct((size, clip.frames, clip.height, clip.width, 3), jnp.uint8),
+    'label': jax.ShapeDtypeStruct(
+      (size, sum(task.classes) if many else len(task.heads)), jnp.float32 if many else jnp.int32
+    ),
+  }
+
+
+def abstract_training(config: Config) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
+  """Returns the model, its optimiser and the shapes of their state; allocates nothing."""
+  model = build(config)
+  optimizer = make_optimizer(config.train, config.train.steps or STEPS)
+  return model, optimizer, abstract_state(config, model, optimizer)
+
+
+def lower_step(config: Config, mesh: Mesh) -> Any:
+  """Returns the training step lowered for the devices of a mesh, not yet compiled."""
+  model, optimizer, state = abstract_training(config)
+  step: Any = compile_step(config, model, optimizer, mesh)
+  return step.lower(state, abstract_batch(config))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration means, found out from shapes alone: tokens, parameters, cost, memory."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+
+from vivit_jax.config.parse import to_dict
+from vivit_jax.config.schema import SIZES, Clip, Config, Size, Task
+from vivit_jax.errors import printable
+from vivit_jax.model.cost import model_cost
+from vivit_jax.model.vivit import build
+from vivit_jax.plan.memory import as_lines, placement
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import abstract_state
+from vivit_jax.weights.source import Source
+
+SHOWN_LABELS = 5
+CLASSES_OF_DATA = (
+  'config.task.classes=() are those of the data, which is not given: heads are counted with one'
+)
+
+
+def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
+  """Returns the summary of a configuration as plain values; builds no parameters, reads no data.
+
+  Args:
+    config: an experiment.
+    devices: on which it is to run; by default as many as its mesh names.
+
+  Raises:
+    ConfigError: where the experiment does not fit on so many devices.
+  """
+  given = config
+  if not config.task.classes:
+    one_each = (1,) * len(config.task.heads)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=one_each))
+  model = build(config)
+  cost = model_cost(model, config.clip)
+  state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
+  t, h, w = config.model.patch
+  frames = config.model.sampled_frames or config.clip.frames // t
+  return {
+    'model': _name(config),
+    'token_grid': {
+      'time': frames,
+      'height': config.clip.height // h,
+      'width': config.clip.width // w,
+    },
+    'parameters': cost.parameters,
+    'gflops': cost.gflops,
+    'matmul_gflops': cost.matmul_gflops,
+    'parts': cost.parts,
+    'bytes': {'parameters': _bytes(state.params), 'optimizer_state': _bytes(state.opt_state)},
+    'placement': placement(config, state, devices),
+    'config': to_dict(given),
+  }
+
+
+def summarise_checkpoint(source: Source) -> dict[str, Any]:
+  """Returns the same of the model in a checkpoint, and what its weights expect and name."""
+  clip = Clip(frames=source.frames, height=source.height, width=source.width)
+  if source.preprocessing.stride is not None:
+    clip = dataclasses.replace(clip, stride=source.preprocessing.stride)
+  task = source.task or Task(classes=(1,))
+  summary = summarise(Config(task=task, model=source.model, clip=clip))
+  config = {name: summary.pop('config')[name] for name in ('model',)}
+  del summary['placement']
+  return summary | {
+    'checkpoint': {
+      'path': str(source.path),
+      'format': source.format,
+      'kind': source.kind,
+      'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
+      'classes': source.classes,
+      'labels': list(source.labels) if source.labels else None,
+      'preprocessing': dataclasses.asdict(source.preprocessing),
+      'unused': dict(source.unused),
+    },
+    'config': config,
+  }
+
+
+def as_json(summary: dict[str, Any]) -> str:
+  """Returns the summary as JSON."""
+  return json.dumps(summary, indent=1)
+
+
+def as_text(summary: dict[str, Any]) -> str:
+  """Returns the summary for reading: settings first, what they mean last."""
+  grid, sizes = summary['token_grid'], summary['bytes']
+  tokens = grid['time'] * grid['height'] * grid['width']
+  lines = [f'config.{name} = {value!r}' for name, value in _flatten(summary['config'])]
+  for name, value in _flatten(summary.get('checkpoint', {})):
+    if name == 'labels' and value and len(value) > SHOWN_LABELS:
+      value = f'{", ".join(value[:SHOWN_LABELS])}, ... ({len(value)} names)'
+    lines.append(printable(f'{name}: {value}'))
+  lines += [
+    '',
+    f'{summary["model"]}: {grid["time"]} x {grid["height"]} x {grid["width"]} = {tokens} tokens',
+    '',
+    f'{"part":24}{"parameters":>14}{"GFLOPs (matrix products)":>28}',
+  ]
+  lines += [
+    f'{part:24}{cost["parameters"]:14,}{cost["matmul_gflops"]:28,.3f}'
+    for part, cost in summary['parts'].items()
+  ]
+  lines += [
+    f'{"total":24}{summary["parameters"]:14,}{summary["matmul_gflops"]:28,.3f}',
+    '',
+    f'GFLOPs as the paper counts (multiply-adds, elementwise work too): {summary["gflops"]:,.1f}',
+    f'parameters {sizes["parameters"] / 2**20:,.1f} MiB, '
+    f'optimiser state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
+  ]
+  if not summary['config'].get('task', {'classes': True})['classes']:
+    lines += ['', CLASSES_OF_DATA]
+  if 'placement' in summary:
+    lines += ['', *as_lines(summary['placement'])]
+  return '\n'.join(lines)
+
+
+def _name(config: Config) -> str:
+  model = config.model
+  size = Size(model.layers, model.width, model.mlp_dim, model.heads)
+  names = [name for name, known in SIZES.items() if known == size]
+  own = '-'.join(str(value) for value in dataclasses.astuple(size))
+  t, h, w = model.patch
+  patch = f'{h}x{t}' if h == w else f'{h}.{w}x{t}'
+  return f'{names[0] if names else own}/{patch} {model.attention}'
+
+
+def _flatten(tree: dict[str, Any], path: str = '') -> list[tuple[str, Any]]:
+  rows = []
+  for name, value in tree.items():
+    inner = f'{path}.{name}' if path else name
+    rows += _flatten(value, inner) if isinstance(value, dict) else [(inner, value)]
+  return rows
+
+
+def _bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

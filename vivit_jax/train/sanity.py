@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong silently when small data meets a large model, said before the first step.
+
+A first check before a long run: whether the model can learn one batch by heart.
+"""
+
+import contextlib
+import dataclasses
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from vivit_jax.config.schema import Config
+from vivit_jax.data.augmentation.mirror import mirrored_classes
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.splits import open_split, with_classes
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import host_rows, put_batch, put_state
+from vivit_jax.model.vivit import build
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import init_state, start_from
+from vivit_jax.train.step import compile_step
+from vivit_jax.weights.pretrained import initialise_params
+
+# ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
+# scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
+PARAMETERS_PER_VIDEO = 1000
+SHOWN = 5  # names in one line
+ROTATION = re.compile(r'(?<![a-z])(?:anti|counter)[-_ ]?(?=clockwise)', re.IGNORECASE)
+
+
+def hints(config: Config, data: Manifest, params: Any) -> list[str]:
+  """Returns one line, with its remedy, for each setting that will probably disappoint.
+
+  Args:
+    config: of the run.
+    data: its training videos.
+    params: of the model, arrays or shapes.
+  """
+  found = []
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  videos = len(data.videos)
+  if config.init.checkpoint is None and count > PARAMETERS_PER_VIDEO * videos:
+    found.append(
+      f'{count / 1e6:.1f} M parameters start from scratch on {videos} videos and will overfit: '
+      'give weights as --config.init.checkpoint=CHECKPOINT (docs/weights.md), or a smaller model'
+    )
+  if config.train.learning_rate == 0:
+    found.append("config.train.learning_rate=0 learns nothing: give the recipe's")
+  return [*found, *_mirrored(config, data), *_without_examples(config, data)]
+
+
+def _mirrored(config: Config, data: Manifest) -> Iterator[str]:
+  """Yields a line for each head with classes that a mirrored clip would take for each other."""
+  if config.augment.flip == 'off':
+    return
+  for head, names in data.class_names.items():
+    sides = [i for i, other in enumerate(mirrored_classes(names)) if other not in (None, i)]
+    turns = _turns(names)
+    if config.augment.flip == 'swap_labels':
+      sides = []  # it exchanges them
+    if sides or turns:
+      remedy = 'off' if turns else 'swap_labels or off'
+      yield (
+        f'config.augment.flip={config.augment.flip!r} shows half of all clips mirrored, but '
+        f'{len(sides) + len(turns)} classes of {head!r} differ only in direction '
+        f'({_listed([names[i] for i in (*sides, *turns)])}): give --config.augment.flip={remedy}'
+      )
+
+
+def _turns(names: Sequence[str]) -> list[int]:
+  """Returns the classes that differ from others only by clockwise and anticlockwise."""
+  turned = [ROTATION.sub('', name.lower()) for name in names]
+  return [i for i, name in enumerate(turned) if 'clockwise' in name and turned.count(name) > 1]
+
+
+def _listed(names: Sequence[str]) -> str:
+  return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
+
+
+def _without_examples(config: Config, data: Manifest) -> list[str]:
+  found = []
+  for column, (head, names) in enumerate(data.class_names.items()):
+    if data.multi_label:
+      seen = Counter(label for video in data.videos for label in video.labels)
+    else:
+      seen = Counter(video.labels[column] for video in data.videos)
+    missing = [name for i, name in enumerate(names) if not seen[i]]
+    if missing:
+      found.append(
+        f'{len(missing)} of {len(names)} classes of {head!r} have no training video '
+        f'({_listed(missing)}): '
+        f'remove them from classes/{head}.txt, or add videos'
+      )
+  return found
+
+
+STEPS = 100
+LEARNT = 0.9  # of the clips
+
+
+def overfit_one_batch(config: Config) -> bool:
+  """Trains on the first batch alone, regularisers off, and says what the loss did.
+
+  A model that cannot learn one batch by heart has a wrong learning rate, wrong labels or a fault;
+  one that can may still fail on the whole data, but for other reasons. Nothing is written.
+
+  Returns:
+    Whether it got nearly all clips right.
+  """
+  config = _plain(with_classes(config))
+  mesh = make_mesh(config)
+  data = open_split(config, 'train')
+  rows = host_rows(mesh, config.train.batch_size)
+  stream = train_batches(data, config, start_step=0, stop_step=1, rows=rows)
+  with contextlib.closing(stream) as batches:
+    first = next(batches)
+    batch = put_batch(mesh, {name: first[name] for name in ('video', 'label')})
+  model, optimizer = build(config), make_optimizer(config.train, STEPS)
+  state = init_state(config, model, optimizer)
+  if config.init.checkpoint is not None:
+    state = start_from(config, state, initialise_params(config, state.params)[0])
+  state = put_state(mesh, state)
+  step = compile_step(config, model, optimizer, mesh)
+  history = []
+  for _ in tqdm(range(STEPS), 'overfit', unit='step', disable=not sys.stderr.isatty()):
+    state, metrics = step(state, batch)
+    history.append({name: float(value) for name, value in metrics.items()})
+  before, after = history[0], history[-1]
+  score = 'accuracy' if config.task.kind == 'multi_label' else 'top1'
+  learnt = after[score] >= LEARNT
+  verdict = 'the model can learn' if learnt else 'the model did NOT learn one batch by heart'
+  print(
+    f'one batch of {config.train.batch_size} clips, {STEPS} steps: loss {before["loss"]:.3g} -> '
+    f'{after["loss"]:.3g}, {score} {before[score]:.2f} -> {after[score]:.2f}: {verdict}'
+  )
+  if not learnt:
+    print('try another config.train.learning_rate, and look whether labels and videos agree')
+  return learnt
+
+
+def _plain(config: Config) -> Config:
+  """Returns the experiment with every regulariser off."""
+  model = dataclasses.replace(
+    config.model, dropout=0.0, attention_dropout=0.0, head_dropout=0.0, drop_path=0.0
+  )
+  train = dataclasses.replace(
+    config.train, label_smoothing=0.0, weight_decay=0.0, ema_decay=0.0, steps=STEPS
+  )
+  mix = dataclasses.replace(config.mix, mixup=0.0, cutmix=0.0)
+  return dataclasses.replace(config, model=model, train=train, mix=mix)

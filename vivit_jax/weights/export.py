@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own export: one safetensors file with model, clip, task, preprocessing and labels inside.
+
+Writes tensors as a safetensors file: whole or not at all, with a new file's permissions.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from vivit_jax.config.parse import parse
+from vivit_jax.config.schema import Hints
+from vivit_jax.errors import ConfigError
+from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
+from vivit_jax.weights.read_safetensors import parse_json
+from vivit_jax.weights.resolve import settle
+from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
+
+KEY = 'vivit_jax'  # of the metadata; its value is JSON
+VERSION = 1
+
+
+def is_ours(checkpoint: Checkpoint) -> bool:
+  """Whether the file is such an export."""
+  return KEY in checkpoint.metadata
+
+
+def write(source: Source, path: str | Path) -> None:
+  """Writes a checked source, any model; readers never see half a file.
+
+  Args:
+    source: what `load` returns again, bitwise, but for `path` and `unused`.
+    path: of the file; replaced if it exists.
+
+  Raises:
+    CheckpointError: where the parameters do not fit the model.
+  """
+  path = Path(path)
+  check_source(source)
+  about = {
+    'version': VERSION,
+    'format': source.format,
+    'kind': source.kind,
+    'model': dataclasses.asdict(source.model),
+    'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
+    'task': dataclasses.asdict(source.task) if source.task else None,
+    'labels': source.labels,
+    'preprocessing': dataclasses.asdict(source.preprocessing),
+  }
+  tensors = {name: np.ascontiguousarray(array) for name, array in source.params.items()}
+  write_tensors(path, tensors, {KEY: json.dumps(about)})
+
+
+def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+  """Returns an export of ours; the file tells everything, so hints may only agree.
+
+  Raises:
+    CheckpointError: where file, metadata and hints contradict each other.
+  """
+  path = checkpoint.path
+  about = parse_json(checkpoint.metadata[KEY].encode(), path)
+  if about.get('version') != VERSION:
+    raise CheckpointFileError(
+      path, f'has version {about.get("version")!r}, this program reads {VERSION}'
+    )
+  task = about.get('task')
+  try:
+    config = parse({'model': about['model'], 'clip': about['clip'], 'task': task or {}})
+    labels = _labels(about['labels'])
+    preprocessing = _preprocessing(about['preprocessing'])
+    kind, name = about['kind'], about['format']
+  except (ConfigError, KeyError, TypeError, ValueError) as error:
+    raise CheckpointFileError(path, f'its metadata cannot be used: {error}') from None
+  if kind not in ('image', 'video') or not isinstance(name, str):
+    raise CheckpointFileError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
+  if hints.head and task is None:
+    raise CheckpointFileError(
+      path, 'has no classifier; to initialise another model, say head=False'
+    )
+  names, unused = list(checkpoint.entries), {}
+  if not hints.head:
+    unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}
+    names, task, labels = [n for n in names if n not in unused], None, None
+  clip, params = config.clip, checkpoint.load(names)
+  # Before shapes are made from the metadata: it may claim a milliard layers.
+  settle(
+    path,
+    {'the tensors': facts(path, params), 'the metadata': dataclasses.asdict(config.model)},
+  )
+  source = Source(
+    path, name, kind, params, config.model, clip.frames, clip.height, clip.width,
+    config.task if task else None, labels, preprocessing, unused,
+  )  # fmt: skip
+  check_hints(source, hints)
+  return check_source(source)
+
+
+def _labels(value: Any) -> tuple[str, ...] | None:
+  if value is None:
+    return None
+  if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+    raise ValueError('labels must be strings')
+  return tuple(value)
+
+
+def _preprocessing(value: Any) -> Preprocessing:
+  fields = dict(value)
+  for name in ('low', 'high'):
+    if fields[name] is not None:
+      low, middle, high = map(float, fields[name])
+      fields[name] = (low, middle, high)
+  for name in ('stride', 'short_side'):
+    if fields[name] is not None and type(fields[name]) is not int:
+      raise ValueError(f'{name} is {fields[name]!r}')
+  if type(fields.get('stride_seconds')) not in (float, type(None)):
+    raise ValueError(f'stride_seconds is {fields["stride_seconds"]!r}')
+  if fields.get('sampling', 'stride') not in ('stride', 'whole_video'):
+    raise ValueError(f'sampling is {fields["sampling"]!r}')
+  if fields['channels'] not in ('rgb', 'bgr'):
+    raise ValueError(f'channels is {fields["channels"]!r}')
+  return Preprocessing(**fields)
+
+
+def write_tensors(
+  path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+  """Writes a file, which is replaced if it exists; readers never see half of it."""
+  temporary = path.with_name(f'{path.name}.partial')
+  temporary.unlink(missing_ok=True)  # of a run that was killed, perhaps with other permissions
+  temporary.touch()
+  permissions = temporary.stat().st_mode & 0o777
+  safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
+  temporary.chmod(permissions)  # some versions of the library leave the file to its owner alone
+  os.replace(temporary, path)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video model's first weights from an image model or another video model (paper section 3.4).
+
+What became of every parameter when a model was initialised from another, as data and as text.
+"""
+
+import dataclasses
+import math
+import re
+import typing
+from typing import Literal
+
+import numpy as np
+
+from vivit_jax.config.schema import Init, Model
+from vivit_jax.errors import printable
+from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.weights.positions import resize_positions
+from vivit_jax.weights.rename import nearest
+from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
+
+Fate = Literal['taken', 'resized', 'fresh', 'left over']
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One parameter.
+
+  Attributes:
+    fate: `taken` unchanged, `resized` (or otherwise changed; see `note`), `fresh` where the model's
+      own initial value stays, `left over` for one of the source that nothing took.
+    name: in the model; of a left over one, in the source.
+    origin: in the source; of a left over one the model's nearest name, if one is near.
+    shape: in the model; of a left over one, in the source.
+    origin_shape: in the source.
+    note: what was done, or why not.
+  """
+
+  fate: Fate
+  name: str
+  origin: str | None
+  shape: tuple[int, ...]
+  origin_shape: tuple[int, ...] | None = None
+  note: str = ''
+
+
+def format_table(rows: list[Row]) -> str:
+  """Returns one line per group of parameters that fared alike: blocks and leaves are folded."""
+  groups: dict[tuple[str, ...], list[Row]] = {}
+  for row in rows:
+    key = (row.fate, _group(row.name), _group(row.origin or ''), row.note)
+    groups.setdefault(key, []).append(row)
+  lines = [_line(members) for members in groups.values()]
+  counts = {fate: sum(row.fate == fate for row in rows) for fate in typing.get_args(Fate)}
+  lines = [printable(line) for line in lines]  # names and notes come from a file
+  return '\n'.join([*lines, ', '.join(f'{count} {fate}' for fate, count in counts.items())])
+
+
+_BLOCK = re.compile(r'(\w+)/block_([0-9]+)/([^/]+)')
+
+
+def _line(rows: list[Row]) -> str:
+  first = rows[0]
+  name, origin = (
+    _described([text or '' for text in texts])
+    for texts in ([row.name for row in rows], [row.origin for row in rows])
+  )
+  text = f'{first.fate:9} {name}'
+  if first.fate == 'left over':
+    text += f'; nearest: {origin}' if origin else ''
+  elif origin and origin != name:
+    text += f' from {origin}'
+  if first.fate == 'resized' and len(rows) == 1:
+    text += f' {first.origin_shape} -> {first.shape}'
+  return text + (f' ({first.note})' if first.note else '')
+
+
+def _group(name: str) -> str:
+  """Returns what a line covers: a stage's blocks, a layer, or a lone parameter."""
+  if match := _BLOCK.match(name):
+    return f'{match[1]}/block'
+  return re.sub(r'/(kernel|bias|scale)$', '', name)
+
+
+def _described(names: list[str]) -> str:
+  """Returns one text for the names of a group, e.g. 'spacetime/block_0..11: attention, mlp'."""
+  matches = [match for name in names if (match := _BLOCK.match(name))]
+  if len(matches) != len(names):
+    return names[0] if len(names) == 1 else _group(names[0])
+  numbers = [int(match[2]) for match in matches]
+  low, high = min(numbers), max(numbers)
+  span = str(low) if low == high else f'{low}..{high}'
+  layers = dict.fromkeys(match[3] for match in matches)
+  return f'{matches[0][1]}/block_{span}: {", ".join(layers)}'
+
+
+SCENIC = Init(positions='scenic', temporal_attention='copied', spatial_cls='fresh', head='fresh')
+
+
+def initialise(
+  fresh: Flat,
+  model: Model,
+  grid: Grid,
+  source: Source,
+  options: Init | None = None,
+) -> tuple[Flat, list[Row]]:
+  """Returns a model's parameters with all that a source can give, and what became of each.
+
+  Tubelet kernels come from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
+  t // 2), `inflation` (equation 8, divided by t); `random` keeps the fresh kernel.
+
+  Args:
+    fresh: the model's own initial parameters, complete.
+    model: the target's architecture.
+    grid: its tokens along time, height and width.
+    source: an image model, or a video model of the same attention (a spatio_temporal one may also
+      start the two other models whose tokens stay in one transformer).
+    options: where programs differ.
+
+  Raises:
+    CheckpointError: where width, depth, heads or patches differ, naming both sides.
+  """
+  options = options or Init()
+  classes = fresh['head/bias'].size if 'head/bias' in fresh else 0
+  check_shapes(source.path, fresh, shapes(model, grid, classes))
+  _check_models(source, model)
+  merge = _Merge(fresh, model, grid, source, options)
+  for name in fresh:
+    merge.parameter(name)
+  return merge.params, merge.rows + merge.left_over()
+
+
+def _check_models(source: Source, model: Model) -> None:
+  theirs = source.model
+  pairs = {
+    'width': (theirs.width, model.width),
+    'layers': (theirs.layers, model.layers),
+    'heads': (theirs.heads, model.heads),
+    'mlp_dim': (theirs.mlp_dim, model.mlp_dim),
+    'patch height and width': (theirs.patch[1:], model.patch[1:]),
+  }
+  if theirs.attention == 'factorised_encoder' and theirs.temporal_layers and model.temporal_layers:
+    pairs['temporal_layers'] = (theirs.temporal_layers, model.temporal_layers)
+  for what, (held, wanted) in pairs.items():
+    if held != wanted:
+      raise CheckpointFileError(source.path, f'has {what} {held}, the model to initialise {wanted}')
+  mixed = {theirs.attention, model.attention} > {'factorised_encoder'}
+  if source.kind == 'video' and mixed:
+    raise CheckpointFileError(
+      source.path,
+      f'is {theirs.attention}, which cannot start a {model.attention}: one of them has two '
+      'transformers; start from an image model',
+    )
+
+
+class _Merge:
+  """One initialisation under way: parameters so far, and the rows of the load table."""
+
+  def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Init):
+    self.model, self.source, self.options = model, source, options
+    self.params = dict(fresh)
+    self.rows: list[Row] = []
+    self.used: set[str] = set()
+    self.tokens = tokens(model, grid)
+    self.source_tokens = tokens(source.model, source.grid)
+    # The stage of the source that a stage of ours comes from.
+    main = 'spatial' if 'spatial' in self.source_tokens else 'spacetime'
+    self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal'}
+
+  def parameter(self, name: str) -> None:
+    """Finds one parameter's origin, and takes or changes it."""
+    stage, _, rest = name.partition('/')
+    if stage == 'tokenizer':
+      self.kernel(name) if rest == 'kernel' else self.take(name, name)
+    elif stage == 'head':
+      self.head(name)
+    elif rest == 'position':
+      self.position(stage)
+    elif rest == 'cls' and stage == 'spatial' and self._cls_dropped():
+      self.keep(name, "Scenic's option drops the image's cls")
+    else:
+      self.layer(name, f'{self.stage[stage]}/{rest}')
+
+  def layer(self, name: str, origin: str) -> None:
+    """Cls, norms and blocks; an attention along space or time may come from a plain one."""
+    params, copied = self.source.params, self.options.temporal_attention == 'copied'
+    if origin in params:
+      return self.take(name, origin)
+    plain = re.sub('_(space|time)/', '/', origin)
+    if plain == origin or plain not in params:
+      return self.keep(name, 'the source has none')
+    if '_space/' in name or (copied and '/attention_time/' in name):
+      return self.take(name, plain)
+    if '/attention_time/out/' in name and not copied:
+      return self.put('fresh', name, np.zeros_like(self.params[name]), None, 'zero projection')
+    return self.keep(name, 'the source has no temporal attention')
+
+  def kernel(self, name: str) -> None:
+    held, shape = self.source.params[name], self.params[name].shape
+    t, kind = shape[0], self.model.tubelet_init
+    if held.shape == shape:
+      return self.take(name, name)
+    if held.shape[0] != 1:
+      raise CheckpointFileError(
+        self.source.path,
+        f'{name} has shape {held.shape}, the model to initialise {shape}: only 2D patches can be '
+        'made longer',
+      )
+    if kind == 'random':
+      return self.keep(name, 'tubelet_init is random')
+    kernel = np.zeros(shape, np.float32)
+    if kind == 'inflation':
+      kernel[:] = held / t
+    else:
+      kernel[t // 2] = held[0]
+    return self.put('resized', name, kernel, name, kind)
+
+  def position(self, stage: str) -> None:
+    """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
+    name, from_stage = f'{stage}/position', self.stage[stage]
+    origin = f'{from_stage}/position'
+    if origin not in self.source.params:
+      return self.keep(name, 'the source has none')
+    held, shape = self.source.params[origin][0], self.params[name].shape
+    cls = held.shape[0] - math.prod(self.source_tokens[from_stage])
+    wanted_cls = shape[1] - math.prod(self.tokens[stage])
+    source, target = self.source_tokens[from_stage], self.tokens[stage]
+    if len(source) > len(target):  # an image's (1, H, W) for a stage over (H, W)
+      source = source[1:]
+    grid = resize_positions(held[cls:], source, target, self.options.positions)
+    first = held[:1] if cls else self.params[name][0, :1]
+    position = np.concatenate([first, grid])[None] if wanted_cls else grid[None]
+    if held.shape == position.shape[1:] and cls == wanted_cls and source == target:
+      return self.take(name, origin)
+    note = f'{"x".join(map(str, source))} -> {"x".join(map(str, target))} tokens'
+    if cls != wanted_cls:
+      note += ", cls's position " + ('fresh' if wanted_cls else 'dropped')
+    return self.put('resized', name, position, origin, note)
+
+  def head(self, name: str) -> None:
+    choice, held = self.options.head, self.source.params.get(name)
+    same = held is not None and held.shape == self.params[name].shape
+    if choice == 'taken' and not same:
+      shape = None if held is None else held.shape
+      raise CheckpointFileError(
+        self.source.path,
+        f'{name} has shape {shape}, the model to initialise {self.params[name].shape}',
+      )
+    if choice == 'fresh' or not same or (choice == 'auto' and self.source.kind == 'image'):
+      own = 'of images' if self.source.kind == 'image' else f'for {self.source.classes} classes'
+      return self.keep(
+        name, f"the source's is {own}" if held is not None else 'the source has none'
+      )
+    return self.take(name, name)
+
+  def take(self, name: str, origin: str) -> None:
+    held = self.source.params.get(origin)
+    if held is None:
+      return self.keep(name, 'the source has none')
+    if held.shape != self.params[name].shape:
+      raise CheckpointFileError(
+        self.source.path,
+        f'{origin} has shape {held.shape}, {name} of the model to initialise '
+        f'{self.params[name].shape}',
+      )
+    return self.put('taken', name, held, origin)
+
+  def keep(self, name: str, note: str) -> None:
+    self.rows.append(Row('fresh', name, None, self.params[name].shape, note=note))
+
+  def put(
+    self, fate: Fate, name: str, array: np.ndarray, origin: str | None, note: str = ''
+  ) -> None:
+    shape = None
+    if origin is not None:
+      self.used.add(origin)
+      shape = self.source.params[origin].shape
+    self.params[name] = array
+    self.rows.append(Row(fate, name, origin, array.shape, shape, note))
+
+  def left_over(self) -> list[Row]:
+    """Returns a row for each parameter of the source that nothing took."""
+    return [
+      Row('left over', name, nearest(name, self.params), array.shape, array.shape)
+      for name, array in self.source.params.items()
+      if name not in self.used
+    ]
+
+  def _cls_dropped(self) -> bool:
+    return self.options.spatial_cls == 'fresh' and self.source.kind == 'image'

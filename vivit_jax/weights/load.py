@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call for every format: finds out which it is from the names, and reads it."""
+
+from pathlib import Path
+
+from vivit_jax.config.schema import Hints
+from vivit_jax.weights import export, huggingface, image_vit, scenic
+from vivit_jax.weights.entries import MAX_BYTES, CheckpointFileError, shown
+from vivit_jax.weights.readers import open_checkpoint
+from vivit_jax.weights.source import Source
+
+
+def load_source(
+  path: str | Path,
+  hints: Hints | None = None,
+  sha256: str | None = None,
+  max_bytes: int = MAX_BYTES,
+) -> Source:
+  """Returns a checkpoint of any format in our terms, complete and checked.
+
+  Args:
+    path: a file or folder (see read.open_checkpoint, which bounds time and memory).
+    hints: what tensors and side-car do not tell; what they do tell it must not contradict.
+    sha256: digest that the file must have.
+    max_bytes: that it may have.
+
+  Raises:
+    CheckpointError: naming the file and what is wrong, or what has to be said.
+  """
+  hints = hints or Hints()
+  checkpoint = open_checkpoint(path, sha256, max_bytes)
+  if export.is_ours(checkpoint):
+    return export.load(checkpoint, hints)
+  if image_vit.is_augreg(checkpoint):
+    return image_vit.load_augreg(checkpoint, hints)
+  if image_vit.is_timm(checkpoint):
+    return image_vit.load_timm(checkpoint, hints)
+  if huggingface.kind(checkpoint):
+    return huggingface.load(checkpoint, hints)
+  if scenic.prefix(checkpoint) is not None:
+    return scenic.load(checkpoint, hints)
+  raise CheckpointFileError(
+    checkpoint.path,
+    'holds no vision transformer that we know (Scenic, Hugging Face ViViT or ViT, AugReg, timm, '
+    f'our own export); its parameters are {shown(checkpoint.entries)}',
+  )

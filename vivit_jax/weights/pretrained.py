@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of any format as a model that runs, and as the start of another model."""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Float, Shaped, UInt8
+
+from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS, Checkpoints
+from vivit_jax.checkpoint.workdir import (
+  SNAPSHOT,
+  claim,
+  config_of_weights,
+  meaning,
+  read_class_names,
+)
+from vivit_jax.config.parse import parse
+from vivit_jax.config.schema import Clip, Config, Evaluate, Hints, head_slices
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.errors import CheckpointError, InputError, printable
+from vivit_jax.model.values import as_values
+from vivit_jax.model.vivit import ViViT, apply
+from vivit_jax.weights.download import localise
+from vivit_jax.weights.initialize import format_table, initialise
+from vivit_jax.weights.load import load_source
+from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, grid
+from vivit_jax.weights.value_range import to_unit_range
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pretrained:
+  """A checkpoint as a model that runs: `pretrained(frames)` are the logits of raw frames.
+
+  Attributes:
+    model: `model.apply({'params': params}, video)` gives float32 logits of clips whose size and
+      value range are already those that the weights expect.
+    params: nested dict of float32 arrays.
+    source: where they came from, labels, clip and the preprocessing that they expect.
+    step: of the training run, where one of ours tells.
+    config: of the same, with the settings that the weights were saved with.
+  """
+
+  model: ViViT
+  params: Any
+  source: Source
+  step: int | None = None
+  config: Config | None = None
+
+  def __call__(self, frames: Shaped[np.ndarray, '...']) -> Float[np.ndarray, '... c']:
+    """Returns float32 logits [C] of one clip, or [B, C] of several, prepared as in `predict`.
+
+    Frames are scaled and cropped to the central view and brought to the value range and channel
+    order of the weights. Probabilities are their softmax over the classes of each head, in tasks
+    with several labels their sigmoid; `predict` takes files and gives names.
+
+    Args:
+      frames: uint8 RGB from 0 to 255 of any size, [F, H, W, 3] or [B, F, H, W, 3], as many frames
+        as the clip of the weights has (source.frames), each source.preprocessing.stride frames of
+        the video after the one before.
+
+    Raises:
+      InputError: another type or shape, naming it.
+      CheckpointError: weights without a classifier or of an unknown value range.
+    """
+    source, several = self.source, frames.ndim == 5
+    held = f'frames are {frames.dtype} {list(frames.shape)}'
+    if frames.dtype != np.uint8:
+      raise InputError(f'{held}: give uint8 RGB from 0 to 255, which is scaled here')
+    if frames.ndim not in (4, 5) or frames.shape[-1] != 3 or not frames.size:
+      raise InputError(f'{held}: give [F, H, W, 3] or [B, F, H, W, 3]')
+    if frames.shape[-4] != source.frames:
+      raise InputError(
+        f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
+        'give its file to vivit_jax.predict'
+      )
+    crop = SpatialCrops(source.height, source.width, 1, source.short_side)
+    clips = frames if several else frames[None]
+    views = np.stack([np.concatenate([crop(frame) for frame in clip]) for clip in clips])
+    logits = self.logits(views)
+    return logits if several else logits[0]
+
+  def logits(self, views: UInt8[np.ndarray, 'b f h w 3']) -> Float[np.ndarray, 'b c']:
+    """Returns float32 logits of clips cut to the model's size already; RGB from 0 to 255."""
+    return np.asarray(self._forward(views))
+
+  @functools.cached_property
+  def _forward(self) -> Callable[[Any], Array]:
+    """The model on pixels, compiled once for each number of clips."""
+    low, high = self.source.values()
+    channels = self.source.preprocessing.channels
+    params = jax.device_put(self.params)
+    compiled = jax.jit(
+      lambda params, views: apply(self.model, params, as_values(views, low, high, channels))
+    )
+    return functools.partial(compiled, params)
+
+  def __repr__(self) -> str:
+    source = self.source
+    step = f', step {self.step}' if self.step is not None else ''
+    return (
+      f'Pretrained({str(source.path)!r}{step}: {source.format}, {source.kind} model '
+      f'{source.model.attention}, {source.frames} frames of {source.height}x{source.width}, '
+      f'{source.classes} classes, {sum(a.size for a in source.params.values()):,} parameters)'
+    )
+
+  @property
+  def labels(self) -> tuple[str, ...] | None:
+    """One name per class along the logits' last axis; None where the source has none."""
+    return self.source.labels
+
+  @property
+  def preprocessing(self) -> Preprocessing:
+    """What the weights expect of a video."""
+    return self.source.preprocessing
+
+
+def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Pretrained:
+  """Loads a checkpoint of any format, which is found out from its content.
+
+  Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
+  the original ViT's .npz, timm ViT and DeiT (safetensors), our own exports, and our own workdirs
+  (`best` parameters, also as `WORKDIR/best`; `WORKDIR/checkpoints/STEP` for a certain step).
+
+  Prints to stderr what was taken and what was left over.
+
+  Args:
+    path: a file or folder, `hf://owner/name`, or `gs://bucket/path`.
+    sha256: digest that the file must have.
+    **hints: what the tensors cannot tell, e.g. attention='factorised_dot_product'; see
+      config.Hints. An error lists what is missing.
+
+  Raises:
+    CheckpointError: one line naming file, reason and remedy.
+    ConfigError: a hint that does not exist or has a wrong value.
+  """
+  said = parse({'init': {'hints': hints}}).init.hints
+  pretrained = _load(str(path), said, sha256)
+  print(_account(str(path), pretrained), file=sys.stderr)
+  return pretrained
+
+
+def load_run(
+  workdir: Path, step: int | Literal['best', 'last'] = 'best', hints: Hints | None = None
+) -> Pretrained:
+  """Loads the parameters of one of our own training runs.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last', or the number of a kept step.
+    hints: what they say must agree with the run.
+
+  Raises:
+    CheckpointError: where there is no run, no such step, or the parameters are of another model.
+  """
+  names = read_class_names(workdir)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    params, number, about = checkpoints.read_params(step)
+  config = config_of_weights(workdir, about)
+  for head in config.task.heads:
+    if names and head not in names:
+      raise CheckpointError(f'{workdir / SNAPSHOT} has no class names of the head {head!r}')
+  clip = config.clip
+  source = Source(
+    path=workdir,
+    format='vivit_jax run',
+    kind='video',
+    params=traverse_util.flatten_dict(params, sep='/'),
+    model=config.model,
+    frames=clip.frames,
+    height=clip.height,
+    width=clip.width,
+    task=config.task,
+    labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
+    preprocessing=Preprocessing(
+      stride=clip.stride,
+      short_side=config.test_short_side,
+      stride_seconds=clip.stride_seconds,
+      sampling=clip.sampling,
+    ),
+    unused={},
+  )
+  check_source(source)
+  check_hints(source, hints or Hints())
+  return dataclasses.replace(_as_model(source), step=number, config=config)
+
+
+def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
+  """Starts a model from the checkpoint that its configuration names (paper section 3.4).
+
+  Args:
+    config: its `init` section says from what and how.
+    fresh: the model's own initial parameters, nested.
+
+  Returns:
+    The parameters, nested, and a table of what was taken, resized, fresh and left over.
+
+  Raises:
+    CheckpointError: where the checkpoint cannot be read or cannot start this model.
+  """
+  init, clip = config.init, config.clip
+  assert init.checkpoint is not None
+  hints = dataclasses.replace(init.hints, head=init.hints.head and init.head != 'fresh')
+  source = to_unit_range(_load(init.checkpoint, hints).source)
+  flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
+  tokens = grid(config.model, clip.frames, clip.height, clip.width)
+  params, rows = initialise(flat, config.model, tokens, source, init)
+  title = printable(f'{init.checkpoint}: {source.format}, {source.kind} model')
+  return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
+
+
+def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
+  place = localise(path, sha256)
+  is_step = place.name.isdecimal() and place.parent.name == CHECKPOINTS
+  workdir = place.parent.parent if is_step else place.parent if place.name == BEST else place
+  # A Hugging Face folder has a config.json too.
+  if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
+    return load_run(workdir, int(place.name) if is_step else 'best', hints)
+  return _as_model(load_source(place, hints, sha256))
+
+
+def _account(path: str, pretrained: Pretrained) -> str:
+  """Returns what a load took and left over; entries left for one reason share a line."""
+  source, step = pretrained.source, pretrained.step
+  reasons: dict[str, list[str]] = {}
+  for name, why in source.unused.items():
+    reasons.setdefault(why, []).append(name)
+  lines = [
+    f'{path}: {source.format}, {source.kind} model {source.model.attention}'
+    + (f', step {step}' if step is not None else ''),
+    f'taken     {len(source.params)} parameters',
+  ]
+  for why, names in reasons.items():
+    shown = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+    lines.append(f'left over {shown} ({why})')
+  return '\n'.join(map(printable, lines))
+
+
+def _as_model(source: Source) -> Pretrained:
+  params = traverse_util.unflatten_dict(source.params, sep='/')
+  return Pretrained(ViViT(source.model, source.classes), params, source)
+
+
+def write_run(source: Source, workdir: Path) -> None:
+  """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
+
+  Args:
+    source: a video model; where its weights expect another value range than [-1, 1], that range
+      goes into the tokenizer, which computes the same.
+    workdir: a new folder.
+
+  Raises:
+    CheckpointError: for image models and models without a head, which no run of ours has.
+  """
+  task = source.task
+  if source.kind == 'image' or task is None:
+    raise CheckpointError(
+      f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
+      'start a model from it with --config.init.checkpoint'
+    )
+  source = to_unit_range(source)
+  wants = source.preprocessing
+  clip = Clip(
+    source.frames,
+    wants.stride or Clip().stride,
+    wants.stride_seconds,
+    wants.sampling,
+    source.height,
+    source.width,
+  )
+  evaluate = Evaluate(short_side=wants.short_side)
+  config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
+  names = {}
+  if source.labels is not None:
+    names = {head: source.labels[part] for head, part in head_slices(task).items()}
+  with Checkpoints(workdir) as checkpoints:
+    params = traverse_util.unflatten_dict(source.params, sep='/')
+    checkpoints.save_best(0, params, math.nan, about={'settings': meaning(config)})
+  claim(workdir, config, f'weights of {source.path.name}', names)

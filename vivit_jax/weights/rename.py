@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applies a table of names to a checkpoint: strictly, and before an array is loaded."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.weights.names import TRANSFORMS, Rule, Table
+
+_NUMBER = '(0|[1-9][0-9]{0,4})'
+Plan = dict[str, tuple[Rule, str]]  # their name -> its rule and the layer's number ('' if none)
+
+
+def plan(
+  path: Path, names: Iterable[str], table: Table, head: bool = True
+) -> tuple[Plan, dict[str, str]]:
+  """Returns which rule applies to each name, and what is left out and why.
+
+  Args:
+    path: for messages.
+    names: of all arrays in the file.
+    table: of its format.
+    head: whether the classifier is wanted; if not, its parameters are left out.
+
+  Raises:
+    CheckpointError: for parameters that make it no model of ours, or that are in no table.
+  """
+  known = [(re.compile(_pattern(rule.theirs)), rule) for rule in table.rules]
+  found: Plan = {}
+  unused: dict[str, str] = {}
+  unknown = []
+  for name in names:
+    reason = _first(table.refused, name) or (_first(table.headless, name) if head else None)
+    if reason:
+      hint = '; to initialise a video model from it, leave the head out (head=False)'
+      raise CheckpointFileError(
+        path,
+        f'{table.name}: {name!r} shows {reason}'
+        + (hint if _first(table.headless, name) is not None else ''),
+      )
+    left_out = _first(table.unused, name) or _first(table.headless, name)
+    if left_out:
+      unused[name] = left_out
+      continue
+    for pattern, rule in known:
+      if match := pattern.fullmatch(name):
+        if rule.ours[0].startswith('head/') and not head:
+          unused[name] = 'the head is not wanted'
+        else:
+          found[name] = (rule, match[1] if match.groups() else '')
+        break
+    else:
+      unknown.append(name)
+  if unknown:
+    raise CheckpointFileError(
+      path, f'{table.name}: unknown parameters {_with_nearest(unknown, table)}'
+    )
+  return found, unused
+
+
+def apply(path: Path, arrays: Flat, rules: Plan, heads: int) -> Flat:
+  """Returns the arrays under our names; empties `arrays` on the way, to hold each only once.
+
+  Raises:
+    CheckpointError: for a shape that its rule cannot take, or two names for one parameter.
+  """
+  ours: Flat = {}
+  for name, (rule, layer) in rules.items():
+    array = arrays.pop(name)
+    try:
+      parts = TRANSFORMS[rule.transform].forward(array, heads)
+    except (ValueError, IndexError):
+      raise CheckpointFileError(
+        path,
+        f'{name!r} has shape {array.shape}, but {rule.transform} with {heads} heads was expected',
+      ) from None
+    for target, part in zip(rule.ours, parts, strict=True):
+      target = target.replace('{i}', layer)
+      if target in ours:
+        raise CheckpointFileError(path, f'{name!r} is a second name for {target}')
+      ours[target] = np.ascontiguousarray(part)
+  return ours
+
+
+def invert(params: Flat, table: Table) -> Flat:
+  """Returns our parameters under the names and in the layout of a format that we write.
+
+  Raises:
+    KeyError: for a parameter that the format has no place for; callers check the model first.
+  """
+  rules: dict[str, Rule] = {}
+  for rule in table.rules:
+    rules.setdefault(rule.ours[0], rule)
+  theirs = {}
+  for name, array in params.items():
+    layer = re.search(r'/block_([0-9]+)/', name)
+    rule = rules[re.sub(r'/block_[0-9]+/', '/block_{i}/', name)]
+    backward = TRANSFORMS[rule.transform].backward
+    if backward is None:
+      raise KeyError(rule.transform)
+    target = rule.theirs.replace('{i}', layer[1] if layer else '')
+    theirs[target] = np.ascontiguousarray(backward(array))
+  return theirs
+
+
+def zero_biases(params: Flat) -> Flat:
+  """Returns zeros for the biases of query, key and value where a model has none: the same model."""
+  return {
+    name.replace('/kernel', '/bias'): np.zeros(array.shape[1:], np.float32)
+    for name, array in params.items()
+    if re.search(r'/(query|key|value)/kernel$', name)
+    and name.replace('/kernel', '/bias') not in params
+  }
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+  """Returns the closest known name, if one is close."""
+  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+  return close[0] if close else None
+
+
+def _pattern(theirs: str) -> str:
+  return re.escape(theirs).replace(re.escape('{i}'), _NUMBER)
+
+
+def _first(patterns: Mapping[str, str], name: str) -> str | None:
+  return next((why for glob, why in patterns.items() if fnmatch.fnmatchcase(name, glob)), None)
+
+
+def _with_nearest(unknown: list[str], table: Table) -> str:
+  parts = []
+  for name in unknown[:5]:
+    number = re.search(r'[0-9]+', name)
+    known = [rule.theirs.replace('{i}', number[0] if number else '0') for rule in table.rules]
+    close = nearest(name, known)
+    parts.append(f'{name!r} (nearest known: {close!r})' if close else f'{name!r}')
+  return ', '.join(parts) + (f' and {len(unknown) - 5} more' if len(unknown) > 5 else '')

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settles a checkpoint's model from what tensors, side-car and caller say, guessing nothing.
+
+From numbers of positions to the clip they belong to, where only one clip is possible.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vivit_jax.config.parse import parse
+from vivit_jax.config.schema import Hints, Model, Task
+from vivit_jax.errors import ConfigError
+from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.weights.source import Preprocessing, Source, check_source, facts, positions
+
+SIDES = ('frames', 'height', 'width')
+
+
+def solve(
+  path: Path, settings: Mapping[str, Any], positions: Mapping[str, int]
+) -> tuple[tuple[int, int, int], int, list[str]]:
+  """Returns (frames, height, width), tokens along time, and messages on what is still unknown.
+
+  One number of positions over time and space together (3136 in B/16x2) fits many clips: it takes
+  frames, or height and width. Positions over space alone are taken as square where they can be.
+
+  Args:
+    path: for messages.
+    settings: `patch`; where known `clip.frames`, `clip.height`, `clip.width`, `tokenizer`,
+      `sampled_frames`.
+    positions: tokens per stage, without cls.
+
+  Raises:
+    CheckpointError: where what is known does not fit the positions.
+  """
+  t, h, w = settings['patch']
+  frames, height, width = (settings.get(f'clip.{name}') for name in SIDES)
+  uniform = settings.get('tokenizer') == 'uniform_frame_sampling'
+  time = _tokens(path, 'frames', frames, t)
+  if uniform:
+    time = _tokens(path, 'sampled_frames', settings.get('sampled_frames'), 1)
+  high, wide = _tokens(path, 'height', height, h), _tokens(path, 'width', width, w)
+  both, space = positions.get('spacetime'), positions.get('spatial')
+  time = _agree(path, 'frames', time, positions.get('temporal'))
+  if high and wide:
+    space = _agree(path, 'height x width', space, high * wide)
+  if both and space:
+    time = _agree(path, 'frames', time, _divide(path, both, space))
+  elif both and time:
+    space = _divide(path, both, time)
+  unclear = []
+  if space and not high and not wide:
+    high = wide = math.isqrt(space)
+    if high * wide != space:
+      unclear.append(f'height and width (positions hold {space} = H x W tokens, not a square)')
+  elif space and (high or wide):
+    high, wide = high or _divide(path, space, wide or 1), wide or _divide(path, space, high or 1)
+  elif both:
+    options = ', '.join(f'{both // s**2 * t}x{s * h}x{s * w}' for s in _square_roots(both))
+    unclear.append(
+      f'frames, or height and width (positions hold {both} = T x H x W tokens; with square frames '
+      f'that is one of the clips {options})'
+    )
+  if time and frames is None and not uniform:
+    frames = time * t
+  if frames is None and not (both and not space):
+    unclear.append('frames (the tensors do not depend on it)')
+  found = (frames or 0, (high or 0) * h, (wide or 0) * w)
+  if not unclear and both and (time or 0) * (high or 0) * (wide or 0) != both:
+    raise CheckpointFileError(path, f'positions hold {both} tokens, a clip of {found} has others')
+  return found, time or 0, unclear
+
+
+def _tokens(path: Path, name: str, size: Any, patch: int) -> int | None:
+  if size is None:
+    return None
+  if type(size) is not int or size < 1 or size % patch:
+    raise CheckpointFileError(path, f'{name}={size!r} is no positive multiple of the patch {patch}')
+  return size // patch
+
+
+def _agree(path: Path, name: str, first: int | None, second: int | None) -> int | None:
+  if first and second and first != second:
+    raise CheckpointFileError(path, f'{name} means {first} tokens, the positions hold {second}')
+  return first or second
+
+
+def _divide(path: Path, total: int, part: int) -> int:
+  if total % part:
+    raise CheckpointFileError(path, f'positions hold {total} tokens, which {part} does not divide')
+  return total // part
+
+
+def _square_roots(total: int) -> list[int]:
+  """Returns s for every s x s frame that divides `total` tokens."""
+  return [s for s in range(1, math.isqrt(total) + 1) if total % s**2 == 0]
+
+
+# The hints that settle a model or a clip; the others choose what to do with it.
+SAID = ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer', *SIDES)
+# What a message offers where a setting is missing.
+CHOICES = {
+  'attention': "'spatio_temporal' or 'factorised_dot_product' (their tensors are alike)",
+  'order': "'space_time' (the paper's) or 'time_space' (Scenic's default)",
+  'gelu': "'exact' (timm, DeiT, Hugging Face ViT) or 'tanh' (JAX programs)",
+  'norm_epsilon': '1e-6 (timm, DeiT, JAX programs) or 1e-12 (Hugging Face ViT)',
+  'heads': 'a divisor of the width; 3, 6, 12, 16 for widths 192, 384, 768, 1024',
+  'tokenizer': "'image' or 'uniform_frame_sampling' (their tensors are alike)",
+}
+
+
+def build(
+  path: Path,
+  format: str,  # noqa: A002 the word of the field
+  params: Flat,
+  said: Mapping[str, Any],
+  hints: Hints,
+  *,
+  image: bool = False,
+  task: Task | None = None,
+  labels: tuple[str, ...] | None = None,
+  preprocessing: Preprocessing | None = None,
+  unused: Mapping[str, str] | None = None,
+) -> Source:
+  """Returns a checked Source from what tensors, side-car and caller tell, refusing contradictions.
+
+  Args:
+    path: for messages.
+    format: likewise.
+    params: under our names.
+    said: what the side-car says, by the names of config.Model, and `clip.frames` and so on.
+    hints: what the caller says.
+    image: whether it is an image model.
+    task: of the head, where the side-car tells; else one softmax over the head's classes.
+    labels: one per class.
+    preprocessing: its stride is overruled by the hints'.
+    unused: what was left out of the file.
+
+  Raises:
+    CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
+  """
+  model, clip = _model(path, params, said, hints, image)
+  task = task or _task(params)
+  preprocessing = preprocessing or Preprocessing()
+  if hints.stride is not None:
+    preprocessing = dataclasses.replace(
+      preprocessing, stride=hints.stride, stride_seconds=None, sampling='stride'
+    )
+  source = Source(
+    path, format, 'image' if image else 'video', params, model, *clip, task, labels, preprocessing,
+    dict(unused or {}),
+  )  # fmt: skip
+  return check_source(source)
+
+
+def _model(
+  path: Path, params: Flat, said: Mapping[str, Any], hints: Hints, image: bool
+) -> tuple[Model, tuple[int, int, int]]:
+  """Returns the model and its clip (frames, height, width)."""
+  if hints.head and 'head/kernel' not in params:
+    raise CheckpointFileError(
+      path, 'has no classifier; to initialise another model, say head=False'
+    )
+  given = dataclasses.asdict(hints)
+  given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in SAID}
+  if given['tokenizer'] == 'image':
+    given['tokenizer'] = 'tubelet'
+  witnesses = {'the tensors': facts(path, params), 'the side-car': said, 'the arguments': given}
+  settings = settle(path, witnesses)
+  needed = ['attention', 'gelu', 'norm_epsilon']
+  if settings.get('attention') == 'factorised_self_attention':
+    needed.append('order')
+  missing = [f'{name}: {CHOICES[name]}' for name in needed if name not in settings]
+  if image:
+    settings['clip.frames'] = 1
+  clip, time, unclear = solve(path, settings, positions(path, params))
+  if missing or unclear:
+    raise CheckpointFileError(
+      path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing + unclear)
+    )
+  if settings.get('tokenizer') == 'uniform_frame_sampling':
+    settings['sampled_frames'] = time
+  return checked_model(path, settings, clip), clip
+
+
+def checked_model(path: Path, settings: Mapping[str, Any], clip: tuple[int, int, int]) -> Model:
+  """Returns the model of these settings, or a CheckpointError naming the one that cannot be."""
+  fields = {field.name for field in dataclasses.fields(Model)}
+  tree = {
+    'model': {name: value for name, value in settings.items() if name in fields},
+    'clip': dict(zip(SIDES, clip, strict=True)),
+  }
+  try:
+    return parse(tree).model
+  except ConfigError as error:
+    raise CheckpointFileError(path, str(error)) from None
+
+
+def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
+  """Returns the task of these settings, or a CheckpointError naming the one that cannot be."""
+  try:
+    return parse({'task': settings}).task
+  except ConfigError as error:
+    raise CheckpointFileError(path, str(error)) from None
+
+
+def settle(path: Path, witnesses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns all settings, each told by one witness or more.
+
+  Raises:
+    CheckpointError: where two witnesses contradict each other, naming both.
+  """
+  settled: dict[str, Any] = {}
+  by: dict[str, str] = {}
+  for witness, settings in witnesses.items():
+    for name, value in settings.items():
+      if value is None:
+        continue
+      if name in settled and settled[name] != value:
+        raise CheckpointFileError(
+          path, f'{name} is {settled[name]!r} by {by[name]}, but {value!r} by {witness}'
+        )
+      settled[name] = value
+      by.setdefault(name, witness)
+  return settled
+
+
+def _task(params: Flat) -> Task | None:
+  if 'head/bias' not in params:
+    return None
+  return Task(classes=(params['head/bias'].size,))
