@@ -86,12 +86,12 @@ REGULARISERS = tuple(
     ('flip', 'augment.flip', 'off', 'data_crop::half_of_all_clips_are_mirrored_or_none'),
     (
       'colour jitter', 'augment.colour.probability', 0.0,
-      'data_colour::jitter_is_that_of_a_slow_reference '
-      'data_colour::draws_have_the_papers_probabilities_and_strengths',
+      'data_color::jitter_is_that_of_a_slow_reference '
+      'data_color::draws_have_the_papers_probabilities_and_strengths',
     ),
     (
       'colour drop', 'augment.colour.drop', 0.0,
-      'data_colour::gray_is_the_weighted_sum_of_the_channels',
+      'data_color::gray_is_the_weighted_sum_of_the_channels',
     ),
     (
       'RandAugment', 'augment.rand_augment.layers', 0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight virtual CPU devices for every test, and random arrays and parameters to start from."""
+"""Eight virtual CPU devices for every test, and fixtures that tests of several folders share."""
 
 import os
 import signal
@@ -19,6 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+# Its asserts explain themselves, as those of tests do.
+pytest.register_assert_rewrite('support')
 
 # Run by a script in the background, tests and the commands that they interrupt would be deaf to it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,3 +46,34 @@ def random_params(rng):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
   return fill
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+  """One tiny data set for all tests, whatever the user has."""
+  folder = tmp_path_factory.getbasetemp() / 'cache'
+  os.environ['VIVIT_CACHE'] = str(folder / 'vivit')
+  return folder
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Whole runs on the first of the eight virtual devices, for which they compile faster."""
+  devices = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+
+
+@pytest.fixture(scope='module')
+def compiled_once(tmp_path_factory):
+  """Runs of the same shapes share their programs, in other files too."""
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.getbasetemp() / 'programs'),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for values in (settings, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    if values is settings:
+      yield

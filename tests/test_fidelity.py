@@ -12,10 +12,9 @@ from vivit_jax.config.schema import Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'experiments'))
 
-from test_train_against_scenic import CASES, LOSS, NORM, PARAMETERS
-
 import fidelity
 from recipes import setting
+from support.scenic_steps import CASES, LOSS, NORM, PARAMETERS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / 'docs' / 'fidelity.md').read_text()

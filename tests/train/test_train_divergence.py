@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that are none: a step that meets them changes nothing but its count, however it clips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from support.runs import assert_same_bits
+from support.steps import MULTI, changed, compiled, make_batch
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import put_batch, put_state
+from vivit_jax.errors import TrainingError
+from vivit_jax.model.vivit import build
+from vivit_jax.train.divergence import all_finite, check_finite
+from vivit_jax.train.metrics import Window
+from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.state import init_state
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'optimizer': 'adamw', 'ema_decay': 0.9},
+    pytest.param({'clip_groups': 4}, marks=pytest.mark.faults),
+    pytest.param({'accumulate': 2}, marks=pytest.mark.faults),
+  ],
+  ids=['whole', 'groups', 'parts'],
+)
+def test_a_poisoned_batch_changes_nothing_but_the_step(how, rng):
+  config = changed(task=MULTI, train={'learning_rate': 0.01, **how})
+  mesh = make_mesh(config, jax.devices()[:1])
+  step = compiled(config, 1)
+  good, bad = make_batch(config, rng), make_batch(config, rng)
+  bad['label'][5, 1] = np.inf
+  first = init_state(config, build(config), make_optimizer(config.train, 20))
+  states, skipped = [put_state(mesh, first)], []
+  for batch in (good, bad, good):
+    state, metrics = step(jax.tree.map(jnp.copy, states[-1]), put_batch(mesh, batch))
+    states.append(state)
+    skipped.append(float(metrics['skipped_updates']))
+  assert skipped == [0, 1, 0]
+  assert [int(state.step) for state in states] == [0, 1, 2, 3]
+  for name in ('params', 'opt_state', 'average'):
+    assert_same_bits(getattr(states[1], name), getattr(states[2], name))
+  changes = [
+    [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True)]
+    for pair in ((states[0].params, states[1].params), (states[2].params, states[3].params))
+  ]
+  assert any(changes[0])
+  assert any(changes[1])
+  assert all_finite(states[3])
+
+
+def test_nothing_that_is_not_finite_is_saved():
+  state = {'a': jnp.ones(3), 'step': jnp.int32(7)}
+  check_finite(state, 7, [])
+  for value, saved, left in (
+    (np.nan, [], 'there is no checkpoint yet'),
+    (np.inf, [2, 5], 'step 5'),
+  ):
+    with pytest.raises(TrainingError) as error:
+      check_finite({**state, 'b': jnp.array([0.0, value])}, 7, saved)
+    assert str(error.value).startswith('parameters or optimiser state after step 7 are not finite')
+    assert left in str(error.value)
+
+
+def metrics(loss, skipped):
+  return {'loss': jnp.float32(loss), 'skipped_updates': jnp.float32(skipped)}
+
+
+def test_skipped_steps_are_counted_and_left_out_of_the_mean():
+  window = Window()
+  for step, loss in enumerate((1.0, np.nan, 4.0, np.nan, np.nan), 1):
+    window.add(step, metrics(loss, np.isnan(loss)))
+  assert window.in_row == [4]  # the last one has not been looked at
+  assert window.skipping()
+  assert window.in_row == [4, 5]
+  assert window.mean() == {'loss': 2.5, 'skipped_updates': 3.0}
+  window.add(6, metrics(np.nan, 1))
+  assert window.mean()['skipped_updates'] == 1.0  # and no loss to speak of
+  assert window.in_row == [4, 5, 6]
+  window.add(7, metrics(0.5, 0))
+  assert not window.skipping()
+  assert window.in_row == []
+
+
+def test_a_window_goes_on_where_it_was_saved():
+  losses = [np.float32(x) for x in (0.1, 0.7, 1 / 3)]
+  whole, part = Window(), Window()
+  for step, loss in enumerate(losses, 1):
+    whole.add(step, metrics(loss, 0))
+  for step, loss in enumerate(losses[:2], 1):
+    part.add(step, metrics(loss, 0))
+  resumed = Window(part.rows())
+  resumed.add(3, metrics(losses[2], 0))
+  assert resumed.mean() == whole.mean()
