@@ -3,6 +3,7 @@
 
 import contextlib
 import csv
+import glob
 import os
 import shutil
 import signal
@@ -47,7 +48,8 @@ def entry(file):
 def readers(file):
   """Returns the processes that have a file open, except this one."""
   found = []
-  for link in Path('/proc').glob('[0-9]*/fd/*'):
+  # Not Path.glob, which raises where a process ends meanwhile.
+  for link in map(Path, glob.glob('/proc/[0-9]*/fd/*')):
     with contextlib.suppress(OSError):
       if os.readlink(link) == str(file) and int(link.parts[2]) != os.getpid():
         found.append(int(link.parts[2]))

@@ -113,7 +113,7 @@ class Guarded:
   follows goes nowhere, and nothing is raised in the middle of a step.
   """
 
-  def __init__(self, stream: TextIO, stop: StopRequest):
+  def __init__(self, stream: Any, stop: StopRequest):  # whatever stands in for sys.stdout
     self._stream, self._stop = stream, stop
 
   def write(self, text: str) -> int:
