@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vivit_jax.config.augment import Augment, Colour
+from vivit_jax.config.augment import Augment, ColorJitter
 from vivit_jax.config.file import apply_variant, defaults, load
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import SIZES, Attention, Config, Hints
+from vivit_jax.config.schema import SIZES, Attention, CheckpointFacts, Config
 from vivit_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
@@ -84,8 +84,8 @@ def test_other_arguments_are_left_alone(plain):
     ('--config.augment.flip=off', 'augment', 'flip', 'off'),
     ('--config.clip.stride_seconds=0.08', 'clip', 'stride_seconds', 0.08),
     ('--config.init.checkpoint=runs/x', 'init', 'checkpoint', 'runs/x'),
-    ('--config.init.hints.heads=12', 'init', 'hints', Hints(heads=12)),
-    ('--config.init.hints.gelu=exact', 'init', 'hints', Hints(gelu='exact')),
+    ('--config.init.facts.heads=12', 'init', 'facts', CheckpointFacts(heads=12)),
+    ('--config.init.facts.gelu=exact', 'init', 'facts', CheckpointFacts(gelu='exact')),
     ('--config.model.scan=true', 'model', 'scan', True),
     ('--config.model.remat=block', 'model', 'remat', 'block'),
     ('--config.model.patch=(4,16,32)', 'model', 'patch', (4, 16, 32)),
@@ -146,8 +146,8 @@ def test_several_overrides_and_the_last_wins(plain):
       "config.train.optimizer='sdg' is not a choice; did you mean 'sgd'?",
     ),
     (
-      '--config.init.hints.gelu=exat',
-      "config.init.hints.gelu='exat' is not a choice; did you mean 'exact'?",
+      '--config.init.facts.gelu=exat',
+      "config.init.facts.gelu='exat' is not a choice; did you mean 'exact'?",
     ),
     (
       '--config.model.dropout=2',
@@ -294,8 +294,8 @@ def test_unknown_size(variant):
 
 def test_shipped_kinetics_config_with_variants():
   path = CONFIGS / 'kinetics400.py'
-  colour = Colour(probability=0.8, drop=0.1)
-  assert load([f'--config={path}']) == Config(augment=Augment(colour=colour))
+  jitter = ColorJitter(probability=0.8, drop=0.1)
+  assert load([f'--config={path}']) == Config(augment=Augment(color_jitter=jitter))
   large = load([f'--config={path}:L/16x2,factorised_encoder', '--config.train.steps=100'])
   assert large.model.layers == large.model.temporal_layers == 24
   assert large.train.steps == 100

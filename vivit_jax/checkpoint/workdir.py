@@ -31,9 +31,10 @@ MEANING = ('task', 'model', 'clip')
 
 # Settings that change neither the numbers of a run nor what its checkpoints mean.
 FREE = (
-  'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.timeout', 'data.root',
-  'data.max_bad_share', 'train.accumulate', 'train.log_every', 'train.evaluate_every',
-  'train.checkpoint_every', 'model.scan', 'model.remat', 'model.attention_kernel',
+  'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.decode_timeout_seconds',
+  'data.root', 'data.max_bad_fraction', 'train.grad_accum_steps', 'train.log_every',
+  'train.evaluate_every', 'train.checkpoint_every', 'model.scan', 'model.remat',
+  'model.attention_kernel',
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
 from vivit_jax.weights.read_safetensors import parse_json
@@ -57,7 +57,7 @@ def write(source: Source, path: str | Path) -> None:
   write_tensors(path, tensors, {KEY: json.dumps(about)})
 
 
-def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns an export of ours; the file tells everything, so hints may only agree.
 
   Raises:
