@@ -100,6 +100,36 @@ def test_override(plain, override, section, name, value):
   assert type(found) is type(value)
 
 
+def test_settings_that_follow_another_follow_its_override(write):
+  path = write(
+    'def get_config():\n  config = defaults()\n'
+    "  config.train.warmup_epochs = config.train.get_ref('epochs') / 10\n  return config\n"
+  )
+  assert load([f'--config={path}', '--config.train.epochs=50']).train.warmup_epochs == 5.0
+
+
+def test_an_optional_setting_can_be_unset(write):
+  path = write(
+    'def get_config():\n  config = defaults()\n  config.train.steps = 3\n'
+    "  config.data.root = 'x'\n  return config\n"
+  )
+  config = load([f'--config={path}', '--config.train.steps=None', '--config.data.root=None'])
+  assert (config.train.steps, config.data.root) == (None, None)
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text(plain):
+  config = load([f'--config={plain}', '--config.init.checkpoint=12'])
+  assert config.init.checkpoint == '12'
+
+
+def test_override_of_a_setting_that_the_file_left_out(write):
+  path = write('from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict()\n')
+  assert message_of(f'--config={path}', '--config.train.steps=3') == (
+    '--config.train.steps=3: the config file has no config.train.steps: let its get_config() '
+    'return defaults()'
+  )
+
+
 def test_several_overrides_and_the_last_wins(plain):
   config = load(
     [
@@ -134,12 +164,18 @@ def test_several_overrides_and_the_last_wins(plain):
       '--config.model.scan',
       '--config.model.scan has no value: write --config.model.scan=VALUE',
     ),
-    ('--config.model.scan=maybe', "config.model.scan='maybe' has the wrong type, need bool"),
-    ('--config.train.steps=ten', "config.train.steps='ten' has the wrong type, need int"),
-    ('--config.train.steps=', "config.train.steps='' has the wrong type, need int"),
-    ('--config.train.batch_size=1.5', "config.train.batch_size='1.5' has the wrong type, need int"),
-    ('--config.model.dropout=low', "config.model.dropout='low' has the wrong type, need float"),
-    ('--config.model.patch=(2,', "config.model.patch='(2,' has the wrong type, need tuple"),
+    ('--config.model.scan=maybe', "config.model.scan='maybe' has the wrong type: str, need bool"),
+    ('--config.train.steps=ten', "config.train.steps='ten' has the wrong type: str, need int"),
+    ('--config.train.steps=', "config.train.steps='' has the wrong type: str, need int"),
+    (
+      '--config.train.batch_size=1.5',
+      'config.train.batch_size=1.5 has the wrong type: float, need int',
+    ),
+    (
+      '--config.model.dropout=low',
+      "config.model.dropout='low' has the wrong type: str, need float",
+    ),
+    ('--config.model.patch=(2,', "config.model.patch='(2,' has the wrong type: str, need a tuple"),
     ('--config.model.patch=(2,16)', 'config.model.patch=(2, 16) has 2 values, need 3'),
     (
       '--config.train.optimizer=sdg',

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
-from vivit_jax.errors import ConfigError, nearest
+from vivit_jax.errors import ConfigError
 
 # Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
 # of 224 x 224.
@@ -45,6 +46,29 @@ def required(kind: Any) -> Any:
   return next(part for part in typing.get_args(kind) if part is not type(None))
 
 
+def setting_type(path: str) -> Any:
+  """Returns the annotated type of the setting `path`, e.g. of `train.steps`.
+
+  Raises:
+    ConfigError: there is no such setting, or it is a section.
+  """
+  kind: Any = Config
+  done = 'config'
+  for name in path.split('.'):
+    hints = typing.get_type_hints(kind, include_extras=True) if _is_section(kind) else {}
+    done = f'{done}.{name}'
+    if name not in hints:
+      raise ConfigError(unknown(done, hints) if hints else f'{done} does not exist')
+    kind = hints[name]
+  if _is_section(kind):
+    raise ConfigError(f'{done} is a section; set one of {", ".join(typing.get_type_hints(kind))}')
+  return kind
+
+
+def _is_section(kind: Any) -> bool:
+  return dataclasses.is_dataclass(kind)
+
+
 def _convert(kind: Any, value: Any, path: str) -> Any:
   """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
   origin = typing.get_origin(kind)
@@ -61,7 +85,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
   if origin is typing.Literal:
     choices = typing.get_args(kind)
     if value not in choices:
-      raise ConfigError(f'{path}={value!r} is not a choice{nearest(str(value), choices)}')
+      raise ConfigError(not_a_choice(path, value, choices))
     return value
   if origin is tuple:
     return _convert_tuple(typing.get_args(kind), value, path)
@@ -80,7 +104,7 @@ def _convert_section(kind: type, value: Any, path: str) -> Any:
     raise ConfigError(f'{path}={value!r} is not a section; set one of {", ".join(hints)} in it')
   for name in value:
     if name not in hints:
-      raise ConfigError(f'{path}.{name} does not exist{nearest(str(name), hints)}')
+      raise ConfigError(unknown(f'{path}.{name}', hints))
   return kind(**{name: _convert(hints[name], v, f'{path}.{name}') for name, v in value.items()})
 
 

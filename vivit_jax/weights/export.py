@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from vivit_jax.config.parse import parse
+from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
@@ -71,7 +72,8 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     )
   task = about.get('task')
   try:
-    config = parse({'model': about['model'], 'clip': about['clip'], 'task': task or {}})
+    saved = {'model': about['model'], 'clip': about['clip'], 'task': task or {}}
+    config = parse(modernize(saved))
     labels = _labels(about['labels'])
     preprocessing = _preprocessing(about['preprocessing'])
     kind, name = about['kind'], about['format']
