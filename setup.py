@@ -19,7 +19,6 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
   install_requires=[
-    'absl-py>=2.1',
     'array_record>=0.8.1',
     'av>=18.0',
     'einops>=0.8',

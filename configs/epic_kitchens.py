@@ -64,9 +64,9 @@ def get_config(variant: str = 'B/16x2,factorised_encoder'):
     config.model.update({'drop_path_schedule': 'from_zero', 'drop_path_rescale': True})
     config.mix.update({'mixup': 0.2, 'cutmix': 1.0})
     config.augment.rand_augment.layers = 0
-    config.augment.erase.probability = 0.25
+    config.augment.random_erasing.probability = 0.25
     # Their brightness is a factor of 0.5 to 1.5; ours, which is added, stays at its default.
-    config.augment.colour.update(
+    config.augment.color_jitter.update(
       {'probability': 1.0, 'contrast': (0.5, 1.5), 'saturation': (0.5, 1.5), 'hue': 0.25}
     )
   return scale_batch(config, words)

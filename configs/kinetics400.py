@@ -34,7 +34,9 @@ def get_config(variant: str = 'B/16x2'):
   config, words = read_variant(variant, ('frames_128', 'scenic', 'modern'))
   large = config.model.layers == 24
   # The rest of Table 7 is what the defaults are: batch 64, 30 epochs, rate 0.1.
-  config.augment.colour.update({'probability': 0.8, 'drop': 0.1})  # Table 7; drop: Scenic's configs
+  config.augment.color_jitter.update(
+    {'probability': 0.8, 'drop': 0.1}
+  )  # Table 7; drop: Scenic's configs
   # Only 24 temporal layers give the 995.3 GFLOPs that the paper's tables have for the L/16x2
   # factorised encoder, although its text says 4; Scenic's configs have 24.
   config.model.temporal_layers = 24 if large else 4

@@ -28,7 +28,9 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
   large = config.model.layers == 24
   config.task.classes = (600,)
   # The rest of Table 7 is what the defaults are: batch 64, 30 epochs, rate 0.1.
-  config.augment.colour.update({'probability': 0.8, 'drop': 0.1})  # Table 7; drop: Scenic's configs
+  config.augment.color_jitter.update(
+    {'probability': 0.8, 'drop': 0.1}
+  )  # Table 7; drop: Scenic's configs
   config.model.temporal_layers = 24 if large else 4  # as in kinetics400.py, and in Scenic's config
   if 'scenic' in words and config.model.attention == 'factorised_encoder':
     config.train.learning_rate = 0.05

@@ -21,9 +21,11 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
   config, words = read_variant(variant, ('modern',))
   config.task.classes = (339,)  # arXiv 1801.03150; later editions have other numbers
   config.train.update({'learning_rate': 0.25, 'epochs': 10.0})  # Table 7
-  config.augment.colour.update({'probability': 0.8, 'drop': 0.1})  # Table 7; drop: as on Kinetics
+  config.augment.color_jitter.update(
+    {'probability': 0.8, 'drop': 0.1}
+  )  # Table 7; drop: as on Kinetics
   config.evaluate.spatial_views = 1
   if 'modern' in words:
     finetune_by_script(config, KINETICS, epochs=10.0)
-    config.train.warmup_epochs = 2.5 * config.augment.repeats  # Table 7
+    config.train.warmup_epochs = 2.5 * config.augment.repeated_augmentation  # Table 7
   return scale_batch(config, words)

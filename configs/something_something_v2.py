@@ -43,7 +43,7 @@ def get_config(variant: str = 'L/16x2,factorised_encoder'):
     config.train.learning_rate = 0.4
     config.clip.update({'stride': 1, 'height': 256, 'width': 256})
     config.augment.crop.short_side = config.evaluate.short_side = 288
-    config.augment.flip = 'paper'
+    config.augment.flip = 'horizontal'
     config.augment.rand_augment.operations = 'scenic'
     config.init.positions = 'scenic'
     config.evaluate.spatial_views = 3

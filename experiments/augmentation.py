@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from vivit_jax.config.augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.augment import Augment, ColorJitter, RandAugment, RandomErasing, TrainingCrop
 from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.augment import draw
 from vivit_jax.data.augmentation.color import ColourChange, drop_colour
@@ -29,7 +29,7 @@ LEVELS = jnp.arange(256)
 CHANGE = ColourChange(0.1, 1.3, 0.7, 0.15)
 NOISE = Noise(40, 60, 112, 84, seed=0)
 RECIPES = {
-  'Kinetics: colours': Augment(colour=Colour(probability=0.8, drop=0.1)),
+  'Kinetics: colours': Augment(color_jitter=ColorJitter(probability=0.8, drop=0.1)),
   'Epic-Kitchens: RandAugment 2, 15': Augment(rand_augment=RandAugment(2, 15.0)),
   'Something-Something: RandAugment 2, 20': Augment(rand_augment=RandAugment(2, 20.0)),
 }
@@ -203,7 +203,7 @@ def write_picture(file: str) -> None:
     crop = draw(clip, Augment(crop=TrainingCrop(kind=kind)), np.random.default_rng(seed)).crop  # type: ignore[arg-type]
     shown[kind] = lambda v, crop=crop: np.stack([crop(whole)] * 2)
   shown |= {name: host for name, (host, _) in pairs(15.0).items() if name != 'mirror'}
-  noise = draw(clip, Augment(erase=Erase(1.0)), np.random.default_rng(5))
+  noise = draw(clip, Augment(random_erasing=RandomErasing(1.0)), np.random.default_rng(5))
   shown['random erasing'] = noise
   tiles = []
   for name, change in shown.items():

@@ -210,7 +210,8 @@ def modern_start() -> str:
 
 def modern_batch() -> str:
   config = _modern()
-  return f'{config.train.batch_size // config.augment.repeats} videos against {64 * 6} for B'
+  videos = config.train.batch_size // config.augment.repeated_augmentation
+  return f'{videos} videos against {64 * 6} for B'
 
 
 def _modern() -> Config:

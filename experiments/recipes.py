@@ -36,9 +36,9 @@ PAPER: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
   ('base learning rate', 'train.learning_rate', (0.1, 0.1, 0.25, 0.5, 0.5)),
   ('epochs', 'train.epochs', (30.0, 30.0, 10.0, 50.0, 35.0)),
   ('random crop', 'augment.crop.kind', ('scale_jitter',)),
-  ('random flip of one clip in two', 'augment.flip', ('paper',)),
+  ('random flip of one clip in two', 'augment.flip', ('horizontal',)),
   ('minimum and maximum scale', 'augment.crop.scale', ((0.9, 1.33),)),
-  ('colour jitter probability', 'augment.colour.probability', (0.8, 0.8, 0.8, 0.0, 0.0)),
+  ('colour jitter probability', 'augment.color_jitter.probability', (0.8, 0.8, 0.8, 0.0, 0.0)),
   ('RandAugment layers', 'augment.rand_augment.layers', (0, 0, 0, 2, 2)),
   ('RandAugment magnitude', 'augment.rand_augment.magnitude', (None, None, None, 15.0, 20.0)),
   ('stochastic depth', 'model.drop_path', (0.0, 0.0, 0.0, 0.2, 0.3)),
@@ -51,14 +51,14 @@ PAPER: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
   ('spatial views, section 4.3', 'evaluate.spatial_views', (3, 3, None, None, None)),
   ('temporal layers, section 4.2', 'model.temporal_layers', (4,)),
   ('depth of the first layer, eq. 10', 'model.drop_path_schedule', (*[None] * 3, 'paper', 'paper')),
-  ('colour drop', 'augment.colour.drop', (None,)),
-  ('gradient norm', 'train.clip_norm', (None,)),
+  ('colour drop', 'augment.color_jitter.drop', (None,)),
+  ('gradient norm', 'train.grad_clip_norm', (None,)),
   ('weight decay', 'train.weight_decay', (None,)),
 )
 NOTES = {  # why a cell is not the paper's, or where it comes from if the paper has none
   'model.temporal_layers': '24 in Scenic and by the GFLOPs of section 4.2',
-  'augment.colour.drop': 'Scenic',
-  'train.clip_norm': 'Scenic',
+  'augment.color_jitter.drop': 'Scenic',
+  'train.grad_clip_norm': 'Scenic',
   'train.weight_decay': 'Scenic',
   'evaluate.spatial_views': "Scenic's model zoo: 4 x 1 on EK",
   'augment.flip': 'the label is mirrored too',
@@ -85,12 +85,12 @@ REGULARISERS = tuple(
     ),
     ('flip', 'augment.flip', 'off', 'data_crop::half_of_all_clips_are_mirrored_or_none'),
     (
-      'colour jitter', 'augment.colour.probability', 0.0,
+      'colour jitter', 'augment.color_jitter.probability', 0.0,
       'data_color::jitter_is_that_of_a_slow_reference '
       'data_color::draws_have_the_papers_probabilities_and_strengths',
     ),
     (
-      'colour drop', 'augment.colour.drop', 0.0,
+      'colour drop', 'augment.color_jitter.drop', 0.0,
       'data_color::gray_is_the_weighted_sum_of_the_channels',
     ),
     (
@@ -99,11 +99,11 @@ REGULARISERS = tuple(
       'data_rand_augment::all_operations_and_none_are_drawn_alike_and_signs_too',
     ),
     (
-      'random erasing', 'augment.erase.probability', 0.0,
+      'random erasing', 'augment.random_erasing.probability', 0.0,
       'data_erase::only_the_box_is_erased_and_in_every_frame',
     ),
     (
-      'repeated augmentation', 'augment.repeats', 1,
+      'repeated augmentation', 'augment.repeated_augmentation', 1,
       'data_augment::repeats_are_neighbours_and_an_epoch_counts_clips',
     ),
     (
@@ -143,11 +143,11 @@ REGULARISERS = tuple(
       'train_optimizer::weight_decay_leaves_biases_norms_positions_and_cls_alone',
     ),
     (
-      'clipping', 'train.clip_norm', 0.0,
+      'clipping', 'train.grad_clip_norm', 0.0,
       'train_optimizer::clipping_scales_the_whole_gradient_to_its_norm',
     ),
     (
-      'clipping by group', 'train.clip_groups', 0,
+      'clipping by group', 'train.grad_clip_groups', 0,
       'train_step::groups_are_clipped_before_their_mean',
     ),
     (
@@ -159,7 +159,7 @@ REGULARISERS = tuple(
       'train_optimizer::layer_decay_scales_what_the_optimiser_gives',
     ),
     (
-      'frozen parts', 'train.frozen', (),
+      'frozen parts', 'train.freeze', (),
       'train_step::frozen_parts_keep_their_values_bit_for_bit',
     ),
   )

@@ -56,7 +56,7 @@ def planned(options: argparse.Namespace, scan: bool, remat: str) -> tuple[int, i
     task=Task(classes=(400,)),
     model=Model(attention=options.attention, scan=scan, remat=remat),  # type: ignore[arg-type]
     clip=Clip(frames=32, height=112, width=112),
-    train=Train(batch_size=batch, accumulate=options.accumulate),
+    train=Train(batch_size=batch, grad_accum_steps=options.accumulate),
     evaluate=Evaluate(batch_size=batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),
   )

@@ -176,7 +176,7 @@ def evaluate(workdir: Path, test: Test) -> Row:
   protocol = dataclasses.replace(config.evaluate, temporal_views=temporal, spatial_views=spatial)
   data = open_split(config, test.split)
   forward = compile_forward(build(config), make_mesh(None))
-  failures = Failures(data, config.data.max_bad_share, workdir)
+  failures = Failures(data, config.data.max_bad_fraction, workdir)
   params = load_run(workdir).params
   return compute(predict(config, data, forward, params, protocol, failures), config.task, protocol)
 

@@ -132,8 +132,9 @@ def test_whole_numbers_are_good_floats():
       'config.train.steps=1000000000000 is out of range: it must be at most 2147483647',
     ),
     (
-      {'faults': {'hang_seconds': 1e30}},
-      'config.faults.hang_seconds=1e+30 is out of range: it must be from 0.0 to 100000000.0',
+      {'faults': {'hang_timeout_seconds': 1e30}},
+      'config.faults.hang_timeout_seconds=1e+30 is out of range: it must be from 0.0 to '
+      '100000000.0',
     ),
     (
       {'model': {'layers': 10**6}},
@@ -188,16 +189,16 @@ def test_whole_numbers_are_good_floats():
       'config.augment.crop.ratio=(0.0, 1.0) must be (low, high), 0 < low',
     ),
     (
-      {'augment': {'erase': {'area': (0.5, 0.1)}}},
-      'config.augment.erase.area=(0.5, 0.1) must be (low, high), 0 < low',
+      {'augment': {'random_erasing': {'area': (0.5, 0.1)}}},
+      'config.augment.random_erasing.area=(0.5, 0.1) must be (low, high), 0 < low',
     ),
     (
-      {'augment': {'colour': {'contrast': (1.4, 0.6)}}},
-      'config.augment.colour.contrast=(1.4, 0.6) must be (low, high)',
+      {'augment': {'color_jitter': {'contrast': (1.4, 0.6)}}},
+      'config.augment.color_jitter.contrast=(1.4, 0.6) must be (low, high)',
     ),
     (
-      {'augment': {'repeats': 3}},
-      'config.train.batch_size=64 is not divisible by config.augment.repeats=3',
+      {'augment': {'repeated_augmentation': 3}},
+      'config.train.batch_size=64 is not divisible by config.augment.repeated_augmentation=3',
     ),
     (
       {'clip': {'stride_seconds': 0}},

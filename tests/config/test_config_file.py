@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vivit_jax.config.augment import Augment, Colour
+from vivit_jax.config.augment import Augment, ColorJitter
 from vivit_jax.config.file import apply_variant, defaults, load
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import SIZES, Attention, Config, Hints
+from vivit_jax.config.schema import SIZES, Attention, CheckpointFacts, Config
 from vivit_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
@@ -84,8 +84,8 @@ def test_other_arguments_are_left_alone(plain):
     ('--config.augment.flip=off', 'augment', 'flip', 'off'),
     ('--config.clip.stride_seconds=0.08', 'clip', 'stride_seconds', 0.08),
     ('--config.init.checkpoint=runs/x', 'init', 'checkpoint', 'runs/x'),
-    ('--config.init.hints.heads=12', 'init', 'hints', Hints(heads=12)),
-    ('--config.init.hints.gelu=exact', 'init', 'hints', Hints(gelu='exact')),
+    ('--config.init.facts.heads=12', 'init', 'facts', CheckpointFacts(heads=12)),
+    ('--config.init.facts.gelu=exact', 'init', 'facts', CheckpointFacts(gelu='exact')),
     ('--config.model.scan=true', 'model', 'scan', True),
     ('--config.model.remat=block', 'model', 'remat', 'block'),
     ('--config.model.patch=(4,16,32)', 'model', 'patch', (4, 16, 32)),
@@ -98,6 +98,36 @@ def test_override(plain, override, section, name, value):
   found = getattr(getattr(config, section) if section else config, name)
   assert found == value
   assert type(found) is type(value)
+
+
+def test_settings_that_follow_another_follow_its_override(write):
+  path = write(
+    'def get_config():\n  config = defaults()\n'
+    "  config.train.warmup_epochs = config.train.get_ref('epochs') / 10\n  return config\n"
+  )
+  assert load([f'--config={path}', '--config.train.epochs=50']).train.warmup_epochs == 5.0
+
+
+def test_an_optional_setting_can_be_unset(write):
+  path = write(
+    'def get_config():\n  config = defaults()\n  config.train.steps = 3\n'
+    "  config.data.root = 'x'\n  return config\n"
+  )
+  config = load([f'--config={path}', '--config.train.steps=None', '--config.data.root=None'])
+  assert (config.train.steps, config.data.root) == (None, None)
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text(plain):
+  config = load([f'--config={plain}', '--config.init.checkpoint=12'])
+  assert config.init.checkpoint == '12'
+
+
+def test_override_of_a_setting_that_the_file_left_out(write):
+  path = write('from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict()\n')
+  assert message_of(f'--config={path}', '--config.train.steps=3') == (
+    '--config.train.steps=3: the config file has no config.train.steps: let its get_config() '
+    'return defaults()'
+  )
 
 
 def test_several_overrides_and_the_last_wins(plain):
@@ -134,20 +164,26 @@ def test_several_overrides_and_the_last_wins(plain):
       '--config.model.scan',
       '--config.model.scan has no value: write --config.model.scan=VALUE',
     ),
-    ('--config.model.scan=maybe', "config.model.scan='maybe' has the wrong type, need bool"),
-    ('--config.train.steps=ten', "config.train.steps='ten' has the wrong type, need int"),
-    ('--config.train.steps=', "config.train.steps='' has the wrong type, need int"),
-    ('--config.train.batch_size=1.5', "config.train.batch_size='1.5' has the wrong type, need int"),
-    ('--config.model.dropout=low', "config.model.dropout='low' has the wrong type, need float"),
-    ('--config.model.patch=(2,', "config.model.patch='(2,' has the wrong type, need tuple"),
+    ('--config.model.scan=maybe', "config.model.scan='maybe' has the wrong type: str, need bool"),
+    ('--config.train.steps=ten', "config.train.steps='ten' has the wrong type: str, need int"),
+    ('--config.train.steps=', "config.train.steps='' has the wrong type: str, need int"),
+    (
+      '--config.train.batch_size=1.5',
+      'config.train.batch_size=1.5 has the wrong type: float, need int',
+    ),
+    (
+      '--config.model.dropout=low',
+      "config.model.dropout='low' has the wrong type: str, need float",
+    ),
+    ('--config.model.patch=(2,', "config.model.patch='(2,' has the wrong type: str, need a tuple"),
     ('--config.model.patch=(2,16)', 'config.model.patch=(2, 16) has 2 values, need 3'),
     (
       '--config.train.optimizer=sdg',
       "config.train.optimizer='sdg' is not a choice; did you mean 'sgd'?",
     ),
     (
-      '--config.init.hints.gelu=exat',
-      "config.init.hints.gelu='exat' is not a choice; did you mean 'exact'?",
+      '--config.init.facts.gelu=exat',
+      "config.init.facts.gelu='exat' is not a choice; did you mean 'exact'?",
     ),
     (
       '--config.model.dropout=2',
@@ -294,8 +330,8 @@ def test_unknown_size(variant):
 
 def test_shipped_kinetics_config_with_variants():
   path = CONFIGS / 'kinetics400.py'
-  colour = Colour(probability=0.8, drop=0.1)
-  assert load([f'--config={path}']) == Config(augment=Augment(colour=colour))
+  jitter = ColorJitter(probability=0.8, drop=0.1)
+  assert load([f'--config={path}']) == Config(augment=Augment(color_jitter=jitter))
   large = load([f'--config={path}:L/16x2,factorised_encoder', '--config.train.steps=100'])
   assert large.model.layers == large.model.temporal_layers == 24
   assert large.train.steps == 100

@@ -38,18 +38,18 @@ TABLE_7 = {
   'train.warmup_epochs': (2.5,) * 5,
   'train.learning_rate': (0.1, 0.1, 0.25, 0.5, 0.5),
   'train.epochs': (30, 30, 10, 50, 35),
-  'augment.flip': ('paper',) * 4 + ('swap_labels',),  # the last is ours
+  'augment.flip': ('horizontal',) * 4 + ('swap_labels',),  # the last is ours
   'augment.crop.kind': ('scale_jitter',) * 5,
   'augment.crop.scale': ((0.9, 1.33),) * 5,
-  'augment.colour.probability': (0.8, 0.8, 0.8, 0, 0),
+  'augment.color_jitter.probability': (0.8, 0.8, 0.8, 0, 0),
   'augment.rand_augment.layers': (0, 0, 0, 2, 2),
   'augment.rand_augment.magnitude': (10, 10, 10, 15, 20),  # of no layers: the default
   'model.drop_path': (0, 0, 0, 0.2, 0.3),
   'train.label_smoothing': (0, 0, 0, 0.2, 0.3),
   'mix.mixup': (0, 0, 0, 0.1, 0.3),
   # Of Scenic's configs.
-  'augment.colour.drop': (0.1, 0.1, 0.1, 0, 0),
-  'train.clip_norm': (1,) * 5,
+  'augment.color_jitter.drop': (0.1, 0.1, 0.1, 0, 0),
+  'train.grad_clip_norm': (1,) * 5,
   # By section 4.1 and by what the table does not name.
   'train.optimizer': ('sgd',) * 5,
   'clip.frames': (32,) * 5,
@@ -57,8 +57,8 @@ TABLE_7 = {
   'clip.height': (224,) * 5,
   'evaluate.temporal_views': (4,) * 5,
   'mix.cutmix': (0,) * 5,
-  'augment.erase.probability': (0,) * 5,
-  'augment.repeats': (1,) * 5,
+  'augment.random_erasing.probability': (0,) * 5,
+  'augment.repeated_augmentation': (1,) * 5,
   'train.weight_decay': (0,) * 5,
   'train.ema_decay': (0,) * 5,
   'train.layer_decay': (1,) * 5,
@@ -220,7 +220,7 @@ def test_every_config_is_tested_here():
 def test_modern_counts_clips_where_videomae_counts_videos():
   """Its script for Kinetics-400 and B: 5e-4 for 256 videos, 75 epochs, two clips of each."""
   modern = recipe('kinetics400', 'B/16x2', 'modern')
-  assert modern.augment.repeats == 2
+  assert modern.augment.repeated_augmentation == 2
   assert modern.train.learning_rate == pytest.approx(5e-4 * (64 / 2) / 256)
   assert modern.train.epochs == 2 * 75
   assert modern.train.optimizer == 'adamw'
@@ -248,9 +248,9 @@ SCRIPTS = {
 def test_modern_has_the_values_of_videomaes_scripts(name, size):
   rate, epochs, start, floor, drop_path, head_dropout, layer_decay = SCRIPTS[name, size]
   config = recipe(name, size, '' if name == 'ucf101' else 'modern')
-  train, videos = config.train, config.train.batch_size / config.augment.repeats
+  train, videos = config.train, config.train.batch_size / config.augment.repeated_augmentation
   assert train.learning_rate == pytest.approx(rate * videos / 256)
-  assert train.epochs == epochs * config.augment.repeats
+  assert train.epochs == epochs * config.augment.repeated_augmentation
   assert (train.warmup_start, train.final_rate) == pytest.approx((start, floor))
   assert (config.model.drop_path, config.model.head_dropout) == (drop_path, head_dropout)
   assert train.layer_decay == layer_decay
@@ -260,12 +260,12 @@ def test_modern_has_the_values_of_videomaes_scripts(name, size):
 
 
 def test_modern_never_blends_two_clips_of_one_video():
-  with pytest.raises(ConfigError, match='group=2 would blend clips of one video'):
-    check(Config(mix=Mix(mixup=0.1), augment=Augment(repeats=2)))
-  check(Config(mix=Mix(mixup=0.1, group=4), augment=Augment(repeats=2)))
+  with pytest.raises(ConfigError, match='group_size=2 would blend clips of one video'):
+    check(Config(mix=Mix(mixup=0.1), augment=Augment(repeated_augmentation=2)))
+  check(Config(mix=Mix(mixup=0.1, group_size=4), augment=Augment(repeated_augmentation=2)))
   for name, words in WORDS.items():
     config = recipe(name, 'B/16x2', 'modern') if 'modern' in words else recipe(name)
-    n, repeats = config.mix.group, config.augment.repeats
+    n, repeats = config.mix.group_size, config.augment.repeated_augmentation
     for i in range(n):  # clip i is blended with clip n - 1 - i
       assert i // repeats != (n - 1 - i) // repeats
 

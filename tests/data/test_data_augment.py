@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from support.videos import config, write_dataset, write_images
-from vivit_jax.config.augment import Augment, Colour, Erase, RandAugment, TrainingCrop
+from vivit_jax.config.augment import Augment, ColorJitter, RandAugment, RandomErasing, TrainingCrop
 from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.augment import draw
 from vivit_jax.data.examples import TrainingExamples
@@ -15,8 +15,8 @@ from vivit_jax.data.manifest import read_manifest
 
 ALL = Augment(
   rand_augment=RandAugment(layers=2, magnitude=15.0),
-  colour=Colour(probability=0.8, drop=0.1),
-  erase=Erase(probability=0.25),
+  color_jitter=ColorJitter(probability=0.8, drop=0.1),
+  random_erasing=RandomErasing(probability=0.25),
 )
 CLIP = Clip(frames=4, stride=2, height=32, width=32)
 
@@ -34,10 +34,10 @@ def test_the_defaults_only_crop_and_mirror():
 def test_what_is_drawn_for_a_part_does_not_depend_on_the_others():
   for seed in range(30):
     everything = seeded(ALL, seed)
-    alone = seeded(Augment(erase=ALL.erase), seed)
+    alone = seeded(Augment(random_erasing=ALL.random_erasing), seed)
     assert alone.crop == everything.crop == seeded(Augment(), seed).crop
     assert alone.noise == everything.noise
-    assert seeded(Augment(colour=ALL.colour), seed).colour == everything.colour
+    assert seeded(Augment(color_jitter=ALL.color_jitter), seed).colour == everything.colour
 
 
 def test_parts_follow_each_other_on_the_crops(rng):
@@ -66,7 +66,7 @@ def test_parts_follow_each_other_on_the_crops(rng):
 
 def test_equal_frames_stay_equal_but_for_noise(rng):
   frame = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
-  settings = dataclasses.replace(ALL, erase=Erase())
+  settings = dataclasses.replace(ALL, random_erasing=RandomErasing())
   for seed in range(40):
     result = seeded(settings, seed)(np.repeat(frame, 4, axis=0))
     np.testing.assert_array_equal(result, np.repeat(result[:1], 4, axis=0))
@@ -103,7 +103,7 @@ def test_examples_are_fixed_by_their_number(root):
 def test_mirrored_clips_take_the_mirrored_label_where_that_is_asked_for(root):
   crop = TrainingCrop(short_side=32, scale=(1.0, 1.0), stretch=False)
   sides = {}
-  for flip in ('paper', 'off', 'swap_labels'):
+  for flip in ('horizontal', 'off', 'swap_labels'):
     read = examples(root, Augment(crop=crop, flip=flip))
     pairs = []
     for i in range(24):
@@ -111,7 +111,7 @@ def test_mirrored_clips_take_the_mirrored_label_where_that_is_asked_for(root):
       halves = record['video'].astype(float).mean(axis=(0, 1, 3))
       pairs.append((bool(halves[0] < halves[-1]), int(record['label'][0])))
     sides[flip] = set(pairs)
-  assert sides['paper'] == {(False, 0), (True, 0)}
+  assert sides['horizontal'] == {(False, 0), (True, 0)}
   assert sides['off'] == {(False, 0)}
   assert sides['swap_labels'] == {(False, 0), (True, 1)}
 
@@ -125,7 +125,7 @@ def test_classes_without_a_mirror_image_are_not_mirrored(root):
 
 
 def test_repeats_are_neighbours_and_an_epoch_counts_clips(root):
-  once, twice = examples(root, Augment()), examples(root, Augment(repeats=2))
+  once, twice = examples(root, Augment()), examples(root, Augment(repeated_augmentation=2))
   ids = [int(twice(i)['id']) for i in range(12)]
   assert ids[::2] == ids[1::2] == [int(once(i)['id']) for i in range(6)]
   assert sorted(ids[::2]) == list(range(6))

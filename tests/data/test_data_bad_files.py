@@ -26,7 +26,7 @@ def test_each_kind_is_named_replaced_in_training_and_excluded_from_evaluation(ki
   bad = root / '1.mp4'
   bad.unlink()
   make(bad)
-  settings = config(max_bad_share=0.5)
+  settings = config(max_bad_fraction=0.5)
   manifest = read_manifest(root, 'train', settings.task)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   examples = TrainingExamples(manifest, settings)
@@ -46,7 +46,7 @@ def test_each_kind_is_named_replaced_in_training_and_excluded_from_evaluation(ki
   assert not videos(1)['video'].any()
   ((path, reason),) = videos(1)['failures']
   assert path == str(bad)
-  listed = Failures(manifest, settings.data.max_bad_share, tmp_path)
+  listed = Failures(manifest, settings.data.max_bad_fraction, tmp_path)
   listed.add([(path, reason)])
   assert listed.reasons == {path: reason}
 

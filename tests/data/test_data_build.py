@@ -180,11 +180,11 @@ def test_unreadable_videos_are_left_out_and_named_or_too_many(tmp_path, capsys):
   (source / '1.mp4').write_bytes((source / '1.mp4').read_bytes()[:900])
   (source / '2.mp4').unlink()
   arguments = ['data', 'build', str(source), str(tmp_path / 'target')]
-  assert main.main([*arguments, '--max-bad-share=0.4']) == 2
+  assert main.main([*arguments, '--max-bad-fraction=0.4']) == 2
   message = capsys.readouterr().err.splitlines()[-1]
-  assert '4 of 8 videos cannot be read, more than --max-bad-share=0.4' in message
+  assert '4 of 8 videos cannot be read, more than --max-bad-fraction=0.4' in message
   assert len(rows(tmp_path / 'target' / 'skipped.csv')) == 4
-  assert main.main([*arguments, '--max-bad-share=0.5']) == 0
+  assert main.main([*arguments, '--max-bad-fraction=0.5']) == 0
   assert 'train 2, validation 2 videos' in capsys.readouterr().out
   skipped = rows(tmp_path / 'target' / 'skipped.csv')
   assert [(row['split'], row['path']) for row in skipped] == [

@@ -6,7 +6,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from vivit_jax.config.augment import Colour
+from vivit_jax.config.augment import ColorJitter
 from vivit_jax.data.augmentation.color import ColourChange, draw_colour, drop_colour
 
 
@@ -71,7 +71,7 @@ def test_gray_is_the_weighted_sum_of_the_channels(video):
 
 
 def test_draws_have_the_papers_probabilities_and_strengths(rng):
-  drawn = [draw_colour(Colour(probability=0.8, drop=0.1), rng) for _ in range(2000)]
+  drawn = [draw_colour(ColorJitter(probability=0.8, drop=0.1), rng) for _ in range(2000)]
   assert 0.77 < np.mean([change is not None for change, _ in drawn]) < 0.83
   assert 0.08 < np.mean([gray for _, gray in drawn]) < 0.12
   changes = [change for change, _ in drawn if change is not None]
@@ -84,4 +84,4 @@ def test_draws_have_the_papers_probabilities_and_strengths(rng):
     values = [getattr(change, name) for change in changes]
     assert low <= min(values) < low + 0.02 * (high - low)
     assert high - 0.02 * (high - low) < max(values) <= high
-  assert all(draw_colour(Colour(), rng) == (None, False) for _ in range(50))
+  assert all(draw_colour(ColorJitter(), rng) == (None, False) for _ in range(50))

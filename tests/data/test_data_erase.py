@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from vivit_jax.config.augment import Erase
+from vivit_jax.config.augment import RandomErasing
 from vivit_jax.data.augmentation.erase import DEVIATION, MEAN, Noise, draw_noise
 
 
@@ -36,7 +36,7 @@ def test_noise_is_normal_around_imagenets_colour():
 
 
 def test_boxes_have_timms_areas_and_ratios_and_reach_all_borders(rng):
-  drawn = [draw_noise(Erase(probability=0.25), 40, 60, rng) for _ in range(4000)]
+  drawn = [draw_noise(RandomErasing(probability=0.25), 40, 60, rng) for _ in range(4000)]
   boxes = [box for box in drawn if box is not None]
   assert 0.22 < len(boxes) / 4000 < 0.28
   areas = [box.height * box.width / 2400 for box in boxes]
@@ -48,4 +48,4 @@ def test_boxes_have_timms_areas_and_ratios_and_reach_all_borders(rng):
   assert min(box.top for box in boxes) == min(box.left for box in boxes) == 0
   assert max(box.top + box.height for box in boxes) == 40
   assert max(box.left + box.width for box in boxes) == 60
-  assert all(draw_noise(Erase(), 40, 60, rng) is None for _ in range(50))
+  assert all(draw_noise(RandomErasing(), 40, 60, rng) is None for _ in range(50))

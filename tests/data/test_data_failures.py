@@ -31,7 +31,7 @@ def test_more_than_the_accepted_share_stops_with_the_first_reason(tmp_path):
   failures = Failures(manifest(10), 0.2, tmp_path)
   failures.add([('/v/1.mp4', 'broken'), ('/v/2.mp4', 'gone')])
   with pytest.raises(
-    DataError, match=r'3 of the 10 .*max_bad_share=0.2; the first is /v/1.mp4: bro'
+    DataError, match=r'3 of the 10 .*max_bad_fraction=0.2; the first is /v/1.mp4: bro'
   ):
     failures.add([('/v/3.mp4', 'gone')])
   assert (tmp_path / 'skipped.csv').read_text().endswith('/v/3.mp4,gone\n')

@@ -39,7 +39,7 @@ def manifest_of(root, settings, split='train', **bad):
 
 
 def batches(root, workers, start=0, stop=3, rows=range(4), timeout=30.0, **bad):
-  settings = config(batch_size=4, workers=workers, timeout=timeout)
+  settings = config(batch_size=4, workers=workers, decode_timeout_seconds=timeout)
   manifest = manifest_of(root, settings, **bad)
   return list(train_batches(manifest, settings, start_step=start, stop_step=stop, rows=rows))
 
@@ -85,7 +85,7 @@ def test_a_video_at_which_the_decoder_hangs_is_given_up(root, tmp_path):
   stream = batches(root, 2, stop=2, timeout=1.0, hang=(2,))
   reference = as_if_unreadable(root, tmp_path, 2)[:2]
   assert_same_examples(stream, reference)
-  assert reasons(stream) == {('2.mp4', 'took longer than config.data.timeout=1 s')}
+  assert reasons(stream) == {('2.mp4', 'took longer than config.data.decode_timeout_seconds=1 s')}
 
 
 def test_evaluation_leaves_out_what_crashes_a_decoder(root):

@@ -14,7 +14,7 @@ from support.videos import config, write_dataset, write_images
 from vivit_jax.config.augment import Augment, TrainingCrop
 from vivit_jax.config.file import load
 from vivit_jax.config.parse import parse, to_dict
-from vivit_jax.config.schema import Clip, Config, Evaluate, Hints, Model, Task
+from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.examples import EvaluationVideos, read_view
 from vivit_jax.data.manifest import read_manifest
@@ -150,7 +150,7 @@ def _release(folder, settings):
 def test_a_scenic_checkpoint_without_side_car_is_resized_as_scenic_does(tmp_path):
   file = tmp_path / 'alone.msgpack'
   file.write_bytes((REFERENCE / 'scenic/factorised_encoder_cls.msgpack').read_bytes())
-  source = load_source(file, Hints(frames=8, height=32, width=32))
+  source = load_source(file, CheckpointFacts(frames=8, height=32, width=32))
   assert source.preprocessing.short_side is None
   assert make_protocol(source).short_side == 37
   assert dataclasses.replace(source, height=224, width=224).short_side == 256

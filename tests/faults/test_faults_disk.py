@@ -105,7 +105,7 @@ def fill():
   while not list((disk / 'checkpoints').glob('8.*')):
     pass
   leave(16 * MB)
-with Checkpoints(disk, keep=2, disk_full='go_on') as checkpoints:
+with Checkpoints(disk, keep=2, on_disk_full='continue') as checkpoints:
   checkpoints.save(4, state(4, size), {})
   checkpoints.wait_for(4)
   big = state(8, size)
@@ -237,7 +237,7 @@ def test_a_run_may_go_on_without_the_save_that_found_no_space(tmp_path):
     {LARGER}; wait $!
     code=$?; cat "$0.log"; echo "exit $code" $(ls "$0/run/checkpoints")"""
   lines = on_small_disk(
-    tmp_path / 'disk', '1100k', freed, *vivit, '--config.faults.disk_full=go_on'
+    tmp_path / 'disk', '1100k', freed, *vivit, '--config.faults.on_disk_full=continue'
   )
   warnings = [line for line in lines if line.startswith('vivit: warning: ')]
   assert '/checkpoints/8 was not saved (No space left on device): it needs ' in warnings[0]

@@ -154,7 +154,7 @@ def assert_hung(process, seconds: float, what: str) -> float:
   assert process.returncode == 1, (out, err)
   lines = err.splitlines()
   assert lines[-1].startswith(f'vivit: error: {what} did not come within {seconds:g} s: the stacks')
-  assert '--config.faults.hang_seconds=' in lines[-1]
+  assert '--config.faults.hang_timeout_seconds=' in lines[-1]
   assert sum('(most recent call first)' in line for line in lines) >= 3  # of several threads
   return took
 

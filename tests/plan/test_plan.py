@@ -73,7 +73,7 @@ def test_what_is_saved_is_that_of_the_layers_and_clips():
   [
     ('model', {'dtype': 'bfloat16'}),
     ('mesh', {'fsdp': 8}),
-    ('train', {'accumulate': 4}),
+    ('train', {'grad_accum_steps': 4}),
     ('model', {'scan': True, 'remat': 'block'}),
   ],
 )
@@ -103,7 +103,7 @@ def test_sets_of_changes_come_from_cheap_to_dear_and_are_settings():
   assert ('accumulate', 'context') not in sets, 'both set how many clips are summed over'
   config = with_changes(TINY, tuple(found[:3]))
   assert config.model.dtype == 'bfloat16'
-  assert (config.mesh, config.train.accumulate) == (Mesh(fsdp=8), 4)
+  assert (config.mesh, config.train.grad_accum_steps) == (Mesh(fsdp=8), 4)
   assert changes(config, 8)[0].name == 'remat'
 
 

@@ -36,7 +36,7 @@ def run(name, case):
   weights = load_pretrained(REFERENCE / 'scenic' / f'{start}.msgpack', frames=8)
   heads = Task(heads=('noun', 'verb'), classes=(4, 3))
   task = heads if two_heads else Task(classes=(weights.model.classes,))
-  config = Config(task=task, train=TRAIN, mix=Mix(mixup=0.3, group=6))
+  config = Config(task=task, train=TRAIN, mix=Mix(mixup=0.3, group_size=6))
   optimizer = make_optimizer(TRAIN, STEPS)
   state = TrainState(jnp.int32(0), weights.params, optimizer.init(weights.params), None)
 
@@ -72,7 +72,7 @@ def test_twenty_steps_equal_scenics(name):
   norm = largest([metrics['gradient_norm'] for metrics in history], case['gradient_norm'])
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
   leaf = max(jax.tree.leaves(jax.tree.map(largest, params, expected)))
-  clipped = sum(case['gradient_norm'] > TRAIN.clip_norm)
+  clipped = sum(case['gradient_norm'] > TRAIN.grad_clip_norm)
   print(f'{name}: loss {loss:.1e}, norm {norm:.1e}, parameters {leaf:.1e}, {clipped} clipped')
   assert loss <= LOSS
   assert norm <= NORM

@@ -22,8 +22,8 @@ from vivit_jax.train.state import init_state
   'how',
   [
     {'optimizer': 'adamw', 'ema_decay': 0.9},
-    pytest.param({'clip_groups': 4}, marks=pytest.mark.faults),
-    pytest.param({'accumulate': 2}, marks=pytest.mark.faults),
+    pytest.param({'grad_clip_groups': 4}, marks=pytest.mark.faults),
+    pytest.param({'grad_accum_steps': 2}, marks=pytest.mark.faults),
   ],
   ids=['whole', 'groups', 'parts'],
 )

@@ -59,14 +59,14 @@ TURNS = ('spin clockwise', 'spin anti-clockwise', 'wind clockwise', 'stop_counte
 @pytest.mark.parametrize(
   'names, flip, classes, remedy',
   [
-    (LEFT_RIGHT, 'paper', '2 classes', 'swap_labels or off'),
+    (LEFT_RIGHT, 'horizontal', '2 classes', 'swap_labels or off'),
     (LEFT_RIGHT, 'swap_labels', None, None),
     (LEFT_RIGHT, 'off', None, None),
-    (TURNS, 'paper', '2 classes', 'off'),
+    (TURNS, 'horizontal', '2 classes', 'off'),
     (TURNS, 'swap_labels', '2 classes', 'off'),
     (TURNS, 'off', None, None),
-    (('left behind', 'right there'), 'paper', None, None),
-    ((*LEFT_RIGHT, *TURNS), 'paper', '4 classes', 'off'),
+    (('left behind', 'right there'), 'horizontal', None, None),
+    ((*LEFT_RIGHT, *TURNS), 'horizontal', '4 classes', 'off'),
   ],
 )
 def test_flips_of_classes_that_differ_in_direction(names, flip, classes, remedy):

@@ -58,7 +58,7 @@ def test_too_many_unreadable_videos_are_an_error_that_names_one(corrupt, tmp_pat
   message = str(error.value)
   assert message.startswith('2 of the 64 videos in train.csv cannot be read')
   assert '\n' not in message
-  assert 'config.data.max_bad_share=0.02' in message
+  assert 'config.data.max_bad_fraction=0.02' in message
   assert any(str(path) in message for path in bad)
 
 

@@ -107,7 +107,7 @@ def test_each_device_holds_its_part_of_what_the_table_splits():
     (4, Mesh(), 1, {}, Mix()),
     pytest.param(2, MESHES['all'], 8, {}, Mix(mixup=0.3), marks=pytest.mark.faults),
     pytest.param(
-      4, Mesh(), 1, {'label_smoothing': 0.1, 'ema_decay': 0.5, 'frozen': ('tokenizer',)}, Mix(),
+      4, Mesh(), 1, {'label_smoothing': 0.1, 'ema_decay': 0.5, 'freeze': ('tokenizer',)}, Mix(),
       marks=pytest.mark.faults,
     ),
   ],
@@ -116,7 +116,7 @@ def test_gradients_of_parts_sum_to_that_of_the_whole_batch(parts, mesh, devices,
   whole = config_of('spatio_temporal', Mesh(), options, **QUIET)
   whole = dataclasses.replace(whole, mix=mix)
   in_parts = dataclasses.replace(
-    whole, train=dataclasses.replace(whole.train, accumulate=parts), mesh=mesh
+    whole, train=dataclasses.replace(whole.train, grad_accum_steps=parts), mesh=mesh
   )
   expected, expected_history = five_steps(whole, 1)
   found, history = five_steps(in_parts, devices)
@@ -130,13 +130,13 @@ def test_gradients_of_parts_sum_to_that_of_the_whole_batch(parts, mesh, devices,
 
 
 def test_parts_that_would_cross_devices_are_refused():
-  config = config_of('spatio_temporal', MESHES['both'], {'accumulate': 2})
-  with pytest.raises(ConfigError, match=r'accumulate=2 does not divide the 1 clips of a device'):
+  config = config_of('spatio_temporal', MESHES['both'], {'grad_accum_steps': 2})
+  with pytest.raises(ConfigError, match=r'grad_accum_steps=2 does not divide the 1 clips of'):
     make_mesh(config)
   with pytest.raises(
-    ConfigError, match=r'accumulate=2 and config\.train\.clip_groups=2 both split'
+    ConfigError, match=r'grad_accum_steps=2 and config\.train\.grad_clip_groups=2 both split'
   ):
-    config_of('spatio_temporal', Mesh(), {'accumulate': 2, 'clip_groups': 2})
+    config_of('spatio_temporal', Mesh(), {'grad_accum_steps': 2, 'grad_clip_groups': 2})
 
 
 @pytest.fixture(scope='module')

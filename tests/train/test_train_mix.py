@@ -19,7 +19,7 @@ from vivit_jax.train.mix import mix
 
 KINDS = {
   'mixup': Mix(mixup=0.3),
-  'mixup of Scenic': Mix(mixup=0.3, group=8),
+  'mixup of Scenic': Mix(mixup=0.3, group_size=8),
   'cutmix': Mix(cutmix=1.0),
   'both': Mix(mixup=0.8, cutmix=1.0),
 }
@@ -43,7 +43,7 @@ def test_every_pixel_and_label_is_the_blend_that_one_draw_per_group_says(name, s
   settings, (video, targets) = KINDS[name], clips
   new_video, new_targets = map(np.asarray, mixed(settings, seed, video, targets))
   video, targets = np.asarray(video), np.asarray(targets)
-  n = settings.group
+  n = settings.group_size
   for start in range(0, 8, n):
     shares = set()
     for i in range(n):
@@ -98,7 +98,7 @@ def test_off_changes_nothing(clips):
 def test_both_cuts_the_given_share_of_the_groups():
   video = jnp.stack([jnp.zeros((1, 8, 8, 1)), jnp.ones((1, 8, 8, 1))] * 500)
   targets = jnp.asarray([[1.0, 0.0], [0.0, 1.0]] * 500)
-  new, _ = mixed(Mix(mixup=1.0, cutmix=1.0, cutmix_share=0.25), 0, video, targets)
+  new, _ = mixed(Mix(mixup=1.0, cutmix=1.0, cutmix_fraction=0.25), 0, video, targets)
   pairs = np.asarray(new)[::2].reshape(500, -1)
   blended = ((pairs > 1e-6) & (pairs < 1 - 1e-6)).any(axis=1)
   assert blended.mean() == pytest.approx(0.75, abs=0.05)
@@ -146,9 +146,9 @@ def test_every_step_draws_anew_and_repeats(rng):
 
 
 def test_groups_that_would_cross_devices_are_refused():
-  config = changed(mix=Mix(mixup=0.3, group=4))
+  config = changed(mix=Mix(mixup=0.3, group_size=4))
   check_devices(config, 2)
-  with pytest.raises(ConfigError, match=r'config\.mix\.group=4 does not divide the 1 clips'):
+  with pytest.raises(ConfigError, match=r'config\.mix\.group_size=4 does not divide the 1 clips'):
     check_devices(config, 8)
-  with pytest.raises(ConfigError, match=r'batch_size=8 is not divisible by config\.mix\.group=3'):
-    check(changed(mix=Mix(mixup=0.3, group=3)))
+  with pytest.raises(ConfigError, match=r'batch_size=8 is not .* by config\.mix\.group_size=3'):
+    check(changed(mix=Mix(mixup=0.3, group_size=3)))

@@ -42,7 +42,7 @@ def run(train, gradients, steps=100):
 
 def constant(**changes):
   """Returns settings without warm-up, clipping or momentum; near step 0 the rate is its peak."""
-  plain = {'warmup_epochs': 0.0, 'clip_norm': 0.0, 'momentum': 0.0, 'learning_rate': 0.1}
+  plain = {'warmup_epochs': 0.0, 'grad_clip_norm': 0.0, 'momentum': 0.0, 'learning_rate': 0.1}
   return Train(**{**plain, **changes})
 
 
@@ -112,14 +112,14 @@ def test_sgd_with_momentum():
   [(tree([3.0, 0.0], 4.0), 0.2), (tree([0.3, 0.0], 0.4), 1.0), (tree([0.0, 0.0], 0.0), 1.0)],
 )
 def test_clipping_scales_the_whole_gradient_to_its_norm(gradient, share):
-  (found,) = run(constant(clip_norm=1.0), [gradient])
+  (found,) = run(constant(grad_clip_norm=1.0), [gradient])
   for name in ('kernel', 'bias'):
     expected = PARAMS['dense'][name] - 0.1 * share * gradient['dense'][name]
     np.testing.assert_allclose(found['dense'][name], expected, rtol=1e-6)
 
 
 def test_clip_norm_zero_is_off():
-  (found,) = run(constant(clip_norm=0.0), [tree([300.0, 0.0], 0.0)])
+  (found,) = run(constant(grad_clip_norm=0.0), [tree([300.0, 0.0], 0.0)])
   np.testing.assert_allclose(found['dense']['kernel'], [[3.0 - 30.0, -2.0]], rtol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_adamw_follows_the_equations():
 
 
 def test_sgd_with_weight_decay_adds_it_to_the_gradient_after_clipping():
-  (found,) = run(constant(weight_decay=0.5, clip_norm=1.0), [tree([3.0, 0.0], 4.0)])
+  (found,) = run(constant(weight_decay=0.5, grad_clip_norm=1.0), [tree([3.0, 0.0], 4.0)])
   gradient = np.array([[0.6, 0.0]]) + 0.5 * np.array([[3.0, -2.0]])
   np.testing.assert_allclose(
     found['dense']['kernel'], np.array([[3.0, -2.0]]) - 0.1 * gradient, rtol=1e-6
@@ -222,7 +222,7 @@ def test_layer_decay_scales_what_the_optimiser_gives(optimizer):
 def test_frozen_parts_have_neither_updates_nor_optimiser_state():
   params = jax.tree.map(lambda x: jnp.ones(x.shape), model_params())
   gradient = jax.tree.map(jnp.zeros_like, params)
-  train = constant(optimizer='adamw', weight_decay=0.5, frozen=('tokenizer', 'spatial/block_0'))
+  train = constant(optimizer='adamw', weight_decay=0.5, freeze=('tokenizer', 'spatial/block_0'))
   transformation = make_optimizer(train, 100)
   state = transformation.init(params)
   updates, _ = transformation.update(gradient, state, params)
@@ -230,7 +230,7 @@ def test_frozen_parts_have_neither_updates_nor_optimiser_state():
     moves = name.endswith('kernel') and not name.startswith(('tokenizer/', 'spatial/block_0/'))
     assert bool(np.any(leaf)) == moves, name
   whole = make_optimizer(constant(optimizer='adamw'), 100).init(params)
-  frozen = sum(not t for t in jax.tree.leaves(is_trained(params, train.frozen)))
+  frozen = sum(not t for t in jax.tree.leaves(is_trained(params, train.freeze)))
   assert frozen > 10
   assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(whole)) - 2 * frozen
 

@@ -174,7 +174,7 @@ def test_averaged_weights_follow_the_equation_and_are_the_ones_to_evaluate(rng):
 
 
 def test_frozen_parts_keep_their_values_bit_for_bit(rng):
-  config = changed(train={'frozen': ('tokenizer', 'spacetime'), 'weight_decay': 0.1})
+  config = changed(train={'freeze': ('tokenizer', 'spacetime'), 'weight_decay': 0.1})
   before = init_state(config, build(config), make_optimizer(config.train, 20)).params
   after, _ = train(config, [make_batch(config, rng) for _ in range(2)])
   for part in ('tokenizer', 'spacetime'):
@@ -186,7 +186,7 @@ def test_frozen_parts_keep_their_values_bit_for_bit(rng):
 def test_groups_are_clipped_before_their_mean(devices, rng):
   """One group after the other by hand, against all of them in the step."""
   quiet = {'dropout': 0.0, 'drop_path': 0.0}
-  options = {'learning_rate': 1.0, 'momentum': 0.0, 'clip_norm': 0.3}
+  options = {'learning_rate': 1.0, 'momentum': 0.0, 'grad_clip_norm': 0.3}
   batch = make_batch(CONFIG, rng)
   mean = None
   for part in range(4):
@@ -197,6 +197,6 @@ def test_groups_are_clipped_before_their_mean(devices, rng):
     assert metrics[0]['gradient_norm'] > 0.3  # so that clipping matters
     step = {name: leaf - start[name] for name, leaf in leaves(state.params).items()}
     mean = {name: x / 4 + (mean[name] if mean else 0) for name, x in step.items()}
-  state, _ = train(changed(model=quiet, train={**options, 'clip_groups': 4}), [batch], devices)
+  state, _ = train(changed(model=quiet, train={**options, 'grad_clip_groups': 4}), [batch], devices)
   for name, leaf in leaves(state.params).items():
     np.testing.assert_allclose(leaf - start[name], mean[name], atol=1e-6)

@@ -46,7 +46,7 @@ def test_a_thread_that_waits_for_ever():
   assert any('a_thread_that_waits' in line for line in lines)
   assert any('<module>' in line for line in lines)
   assert lines[-1].startswith('vivit: error: thing 4 did not come within 0.4 s: the stacks above ')
-  assert '--config.faults.hang_seconds=0.4' in lines[-1]
+  assert '--config.faults.hang_timeout_seconds=0.4' in lines[-1]
 
 
 def test_a_call_that_never_gives_the_interpreter_back():

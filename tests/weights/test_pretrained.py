@@ -90,7 +90,7 @@ def test_scenic_options_copy_the_spatial_attention():
   config = Config(task=Task(classes=(3,)), model=model, clip=Clip(4, height=32, width=32))
   fresh = init_params(build(config), config.clip, jax.random.key(0))
   kernels = []
-  for temporal in ('zero_projection', 'copied'):
+  for temporal in ('zero_projection', 'copy'):
     init = Init(str(REFERENCE / 'augreg/vit.npz'), temporal_attention=temporal)
     params, _ = initialise_params(dataclasses.replace(config, init=init), fresh)
     kernels.append(params['spacetime']['block_0']['attention_time']['out']['kernel'])

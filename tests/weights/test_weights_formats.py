@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.weights import export
 from vivit_jax.weights.entries import CheckpointFileError
@@ -25,7 +25,7 @@ from vivit_jax.weights.value_range import to_unit_range
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 SCENIC = sorted(path.stem for path in (REFERENCE / 'scenic').glob('*.msgpack'))
-CLIP = Hints(frames=8, height=32, width=32)
+CLIP = CheckpointFacts(frames=8, height=32, width=32)
 
 
 def logits(source, video):
@@ -165,7 +165,7 @@ def timm():
   return as_timm(safetensors.numpy.load_file(REFERENCE / 'huggingface/vit/model.safetensors'))
 
 
-TIMM_HINTS = Hints(heads=4, gelu='exact', norm_epsilon=1e-12)
+TIMM_HINTS = CheckpointFacts(heads=4, gelu='exact', norm_epsilon=1e-12)
 
 
 def save(path, tensors):
@@ -234,7 +234,7 @@ def test_what_tensors_cannot_tell_must_be_said(tmp_path, timm):
   assert message(alone('spatio_temporal_uniform'), CLIP) == (
     start + "tokenizer: 'image' or 'uniform_frame_sampling' (their tensors are alike)"
   )
-  assert message(save(tmp_path / 'timm.safetensors', timm), Hints(heads=4)) == (
+  assert message(save(tmp_path / 'timm.safetensors', timm), CheckpointFacts(heads=4)) == (
     start + "gelu: 'exact' (timm, DeiT, Hugging Face ViT) or 'tanh' (JAX programs); "
     'norm_epsilon: 1e-6 (timm, DeiT, JAX programs) or 1e-12 (Hugging Face ViT)'
   )
@@ -243,10 +243,13 @@ def test_what_tensors_cannot_tell_must_be_said(tmp_path, timm):
 @pytest.mark.parametrize(
   'name, hints',
   [
-    ('factorised_dot_product', Hints(attention='factorised_dot_product', frames=8)),
-    ('factorised_self_attention_time_space', Hints(order='time_space', height=32, width=32)),
+    ('factorised_dot_product', CheckpointFacts(attention='factorised_dot_product', frames=8)),
+    (
+      'factorised_self_attention_time_space',
+      CheckpointFacts(order='time_space', height=32, width=32),
+    ),
     ('spatio_temporal_uniform', dataclasses.replace(CLIP, tokenizer='uniform_frame_sampling')),
-    ('factorised_encoder_cls', Hints()),
+    ('factorised_encoder_cls', CheckpointFacts()),
   ],
 )
 def test_arguments_do_what_a_side_car_does(tmp_path, name, hints):
@@ -275,7 +278,7 @@ def test_contradictions_name_both_sides(tmp_path):
   config['model']['num_heads'] = 8
   (tmp_path / 'x.json').write_text(json.dumps(config))
   assert message(path, CLIP) == 'heads is 4 by the tensors, but 8 by the side-car'
-  assert message(REFERENCE / 'scenic/spatio_temporal_cls.msgpack', Hints(frames=6)) == (
+  assert message(REFERENCE / 'scenic/spatio_temporal_cls.msgpack', CheckpointFacts(frames=6)) == (
     'positions hold 64 tokens, which 3 does not divide'
   )
 
@@ -347,7 +350,7 @@ def test_image_model_of_scenic(tmp_path):
     tree[name] = array
   path = tmp_path / 'vit'
   path.write_bytes(serialization.msgpack_serialize({'params': unflatten_dict(tree, sep='/')}))
-  source = load_source(path, Hints(tokenizer='image'))
+  source = load_source(path, CheckpointFacts(tokenizer='image'))
   expected = load_source(REFERENCE / 'augreg/vit.npz')
   assert source.format == 'Scenic image ViT'
   assert source.model == expected.model
@@ -360,7 +363,7 @@ def test_pre_logits_are_refused_unless_the_head_is_not_wanted(tmp_path):
   assert message(tmp_path / 'x.npz').startswith(
     "AugReg image ViT: 'pre_logits/kernel' shows a tanh"
   )
-  source = load_source(tmp_path / 'x.npz', Hints(head=False))
+  source = load_source(tmp_path / 'x.npz', CheckpointFacts(head=False))
   assert source.task is None
   assert set(source.unused) == {'pre_logits/kernel', 'head/kernel', 'head/bias'}
 

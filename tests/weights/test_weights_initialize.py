@@ -201,7 +201,7 @@ def test_refusals_name_both_sides(image):
     'tokenizer/kernel has shape (2, 8, 8, 3, 48), the model to initialise (4, 8, 8, 3, 48): only '
     '2D patches can be made longer'
   )
-  assert reason(of(), video, options=Init(head='taken')) == (
+  assert reason(of(), video, options=Init(head='load')) == (
     'head/kernel has shape (48, 7), the model to initialise (48, 5)'
   )
   assert reason(of(attention='factorised_encoder'), video) == (

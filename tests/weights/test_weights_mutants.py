@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.weights import export, huggingface
 from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.load import load_source
@@ -31,15 +31,15 @@ def original(kind, folder):
   """Copies an intact checkpoint and what must lie beside it; returns the file and its hints."""
   if kind == 'msgpack':
     shutil.copy(REFERENCE / 'scenic/factorised_encoder_cls.json', folder / 'x.json')
-    return REFERENCE / 'scenic/factorised_encoder_cls.msgpack', Hints()
+    return REFERENCE / 'scenic/factorised_encoder_cls.msgpack', CheckpointFacts()
   if kind == 'npz':
-    return REFERENCE / 'augreg/vit.npz', Hints()
+    return REFERENCE / 'augreg/vit.npz', CheckpointFacts()
   shutil.copy(REFERENCE / 'huggingface/vivit/config.json', folder)
   path = REFERENCE / 'huggingface/vivit/model.safetensors'
   if kind == 'safetensors':
-    return path, Hints()
+    return path, CheckpointFacts()
   export.write(load_source(path), folder / 'intact')
-  return folder / 'intact', Hints()
+  return folder / 'intact', CheckpointFacts()
 
 
 def mutate(data, rng):
@@ -161,7 +161,7 @@ def test_damaged_huggingface_config(tmp_path):
     intact = (tmp_path / name).read_text()
     for tree in some(damaged(json.loads(intact))):
       (tmp_path / name).write_text(json.dumps(tree))
-      outcomes.append(loads(tmp_path, Hints(value_range='processor')))
+      outcomes.append(loads(tmp_path, CheckpointFacts(value_range='processor')))
     (tmp_path / name).write_text(intact)
   assert 0 < sum(outcomes) < len(outcomes)
 

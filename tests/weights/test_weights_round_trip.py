@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from vivit_jax.config.schema import Attention, Clip, Hints, Model, Task
+from vivit_jax.config.schema import Attention, CheckpointFacts, Clip, Model, Task
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights import export, huggingface
 from vivit_jax.weights.entries import CheckpointFileError
@@ -21,7 +21,7 @@ from vivit_jax.weights.source import Preprocessing, grid, shapes
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 SCENIC = sorted(path.stem for path in (REFERENCE / 'scenic').glob('*.msgpack'))
-CLIP = Hints(frames=8, height=32, width=32)
+CLIP = CheckpointFacts(frames=8, height=32, width=32)
 
 
 def same(first, second):
@@ -50,7 +50,7 @@ def test_own_export_keeps_several_heads_and_loads_without(tmp_path):
   source = dataclasses.replace(source, task=Task(heads=('noun', 'verb'), classes=(5, 2)))
   export.write(source, tmp_path / 'x.safetensors')
   same(source, load_source(tmp_path / 'x.safetensors'))
-  headless = load_source(tmp_path / 'x.safetensors', Hints(head=False))
+  headless = load_source(tmp_path / 'x.safetensors', CheckpointFacts(head=False))
   assert (headless.task, headless.classes) == (None, 0)
   export.write(headless, tmp_path / 'y.safetensors')
   with pytest.raises(CheckpointFileError, match='has no classifier'):
@@ -63,9 +63,9 @@ def test_own_export_refuses_other_settings(tmp_path):
   with pytest.raises(
     CheckpointFileError, match="attention is 'factorised_encoder' by the file, but"
   ):
-    load_source(tmp_path / 'x', Hints(attention='spatio_temporal'))
+    load_source(tmp_path / 'x', CheckpointFacts(attention='spatio_temporal'))
   with pytest.raises(CheckpointFileError, match='frames is 8 by the file, but 16 by you'):
-    load_source(tmp_path / 'x', Hints(frames=16))
+    load_source(tmp_path / 'x', CheckpointFacts(frames=16))
 
 
 @pytest.mark.parametrize('name', ['huggingface/vivit', 'scenic/spatio_temporal_cls.msgpack'])
@@ -73,7 +73,7 @@ def test_huggingface_folder_is_the_identity(name, tmp_path):
   source = load_source(REFERENCE / name, None if 'hugging' in name else CLIP)
   source = dataclasses.replace(source, labels=tuple('abcdefg'), format='Hugging Face ViViT')
   huggingface.write(source, tmp_path / 'folder')
-  again = load_source(tmp_path / 'folder', Hints(value_range='processor'))
+  again = load_source(tmp_path / 'folder', CheckpointFacts(value_range='processor'))
   preprocessing = dataclasses.replace(source.preprocessing, short_side=37)  # 8/7 of 32
   same(dataclasses.replace(source, preprocessing=preprocessing), again)
 
@@ -104,7 +104,7 @@ def test_the_processor_of_google_feeds_another_range(tmp_path):
   source = load_source(REFERENCE / 'huggingface/vivit')
   huggingface.write(source, tmp_path)
   with pytest.raises(CheckpointFileError, match="so value_range='processor' is not known"):
-    load_source(REFERENCE / 'huggingface/vivit', Hints(value_range='processor'))
+    load_source(REFERENCE / 'huggingface/vivit', CheckpointFacts(value_range='processor'))
   config = {
     'do_normalize': True,
     'do_rescale': True,
@@ -117,7 +117,7 @@ def test_the_processor_of_google_feeds_another_range(tmp_path):
   (tmp_path / 'preprocessor_config.json').write_text(json.dumps(config))
   trained = load_source(tmp_path).preprocessing
   assert (trained.low, trained.high, trained.short_side) == ((-1.0,) * 3, (1.0,) * 3, 256)
-  fed = load_source(tmp_path, Hints(value_range='processor')).preprocessing
+  fed = load_source(tmp_path, CheckpointFacts(value_range='processor')).preprocessing
   assert (fed.low, fed.high) == ((-3.0,) * 3, (1.0,) * 3)
 
 

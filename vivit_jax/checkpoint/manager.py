@@ -32,7 +32,7 @@ class Checkpoints:
     keep: int = 1,
     *,
     read_only: bool = False,
-    disk_full: Literal['end', 'go_on'] = 'end',
+    on_disk_full: Literal['stop', 'continue'] = 'stop',
   ):
     """Opens the checkpoints.
 
@@ -40,12 +40,12 @@ class Checkpoints:
       workdir: of the run.
       keep: how many whole states.
       read_only: where another process may be writing them.
-      disk_full: whether a save that finds no space is an error, or a warning.
+      on_disk_full: whether a save that finds no space is an error, or a warning.
     """
     self._workdir = workdir
     self._states = Store(workdir / CHECKPOINTS, 'state', keep, read_only)
     self._best = Store(workdir / BEST, 'params', 1, read_only)
-    self._disk_full = disk_full
+    self._on_disk_full = on_disk_full
     self._entered = False
 
   def __enter__(self) -> 'Checkpoints':
@@ -89,7 +89,7 @@ class Checkpoints:
       about: what the state needs to be understood: configuration and what identifies the data.
 
     Raises:
-      SaveError: where the state does not fit on the disk (unless `disk_full` is go_on).
+      SaveError: where the state does not fit on the disk (unless `on_disk_full` is continue).
     """
     assert self._entered, 'a save outside of `with` would be lost on leaving'
     if step not in self.steps:
@@ -171,7 +171,7 @@ class Checkpoints:
     """Returns once this state is on disk.
 
     Raises:
-      SaveError: where it could not be written, whatever `disk_full` says.
+      SaveError: where it could not be written, whatever `on_disk_full` says.
     """
     self._states.wait()
     if step not in self.steps:
@@ -182,7 +182,7 @@ class Checkpoints:
     try:
       yield
     except SaveError as error:
-      if self._disk_full == 'end' or not error.disk_full:
+      if self._on_disk_full == 'stop' or not error.disk_full:
         raise
       _say(f'warning: {error}; training goes on without it')
 

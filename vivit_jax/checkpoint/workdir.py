@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vivit_jax import __version__
 from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS
 from vivit_jax.config.parse import parse, to_dict
+from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import Config
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import naming, write_json
@@ -31,9 +32,10 @@ MEANING = ('task', 'model', 'clip')
 
 # Settings that change neither the numbers of a run nor what its checkpoints mean.
 FREE = (
-  'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.timeout', 'data.root',
-  'data.max_bad_share', 'train.accumulate', 'train.log_every', 'train.evaluate_every',
-  'train.checkpoint_every', 'model.scan', 'model.remat', 'model.attention_kernel',
+  'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.decode_timeout_seconds',
+  'data.root', 'data.max_bad_fraction', 'train.grad_accum_steps', 'train.log_every',
+  'train.evaluate_every', 'train.checkpoint_every', 'model.scan', 'model.remat',
+  'model.attention_kernel',
 )  # fmt: skip
 
 
@@ -228,7 +230,7 @@ def read_config(workdir: Path) -> Config:
     CheckpointError: where the folder holds no run, or one of settings that this version lacks.
   """
   try:
-    return parse(_read(workdir)['config'])
+    return parse(modernize(_read(workdir)['config']))
   except ConfigError as error:
     raise CheckpointError(f'{workdir / SNAPSHOT}: {error}') from None
 

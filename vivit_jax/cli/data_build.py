@@ -26,7 +26,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     'prepare videos for training: checked, encoded, in shards',
     'Prepares the videos of a folder of manifests as one data set for --config.data.root.',
     HELP,
-    'SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-share=SHARE]',
+    'SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-fraction=FRACTION]',
   )
   command.add_argument('source', metavar='SOURCE_ROOT', help='folder of train.csv and classes/')
   command.add_argument('target', metavar='TARGET', help='folder to write')
@@ -40,7 +40,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     help='encode with a key frame every N frames (12 where encoding has another reason)',
   )
   command.add_argument(
-    '--max-bad-share',
+    '--max-bad-fraction',
     type=float,
     default=0.1,
     metavar='SHARE',
@@ -58,5 +58,5 @@ def run(options: argparse.Namespace) -> int:
     if value is not None and value < least:
       raise ConfigError(f'--{name.replace("_", "-")}={value} is less than {least}')
   encoding = Encoding(options.short_side, options.key_frames)
-  print(build(Path(options.source), Path(options.target), encoding, options.max_bad_share))
+  print(build(Path(options.source), Path(options.target), encoding, options.max_bad_fraction))
   return 0

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.train.evaluation import evaluate_run
 
   views = parse_views(options.views) if options.views else None
-  start(options, Faults().heartbeat_seconds)  # before the run's own can be read
+  start(options, Faults().heartbeat_timeout_seconds)  # before the run's own can be read
   keep_compiled_programs()
   names = ('step', 'views', 'split', 'output')
   agree(versions() | {f'--{name}': getattr(options, name) for name in names})

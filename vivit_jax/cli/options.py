@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from vivit_jax.config.parse import required
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
 
 
@@ -94,11 +94,11 @@ CHECKPOINT = (
 
 
 def add_hints(command: Parser) -> None:
-  """Adds what a checkpoint's tensors cannot tell, one option per field of `Hints`."""
+  """Adds what a checkpoint's tensors cannot tell, one option per field of `CheckpointFacts`."""
   group = command.add_argument_group(
     'what the checkpoint does not tell (errors list what is missing)'
   )
-  for name, hint in typing.get_type_hints(Hints).items():
+  for name, hint in typing.get_type_hints(CheckpointFacts).items():
     kind = required(hint)
     if kind is bool:
       continue

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
   config = load(options.settings)
   profile = parse_steps(options.profile) if options.profile is not None else None
-  start(options, config.faults.heartbeat_seconds)
+  start(options, config.faults.heartbeat_timeout_seconds)
   keep_compiled_programs()
   agree({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
   if options.overfit_one_batch:

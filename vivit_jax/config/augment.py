@@ -64,15 +64,15 @@ class TrainingCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Colour:
-  """Colour jitter and colour drop; strengths of DMVR, which the paper's recipes use."""
+class ColorJitter:
+  """Color jitter and color drop; strengths of DMVR, which the paper's recipes use."""
 
   probability: Fraction = 0.0  # of the jitter; the paper's 0.8 on Kinetics and Moments in Time
   brightness: Fraction = 32 / 255  # added or subtracted at most; 1 = from black to white
   saturation: tuple[NonNegative, NonNegative] = (0.6, 1.4)  # factors
   contrast: tuple[NonNegative, NonNegative] = (0.6, 1.4)  # factors
-  hue: Fraction = 0.2  # at most, of the colour circle in either direction
-  drop: Fraction = 0.0  # share of gray clips; the paper's 0.1 on Kinetics and Moments in Time
+  hue: Fraction = 0.2  # at most, of the color circle in either direction
+  drop: Fraction = 0.0  # fraction of gray clips; the paper's 0.1 on Kinetics and Moments in Time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class RandAugment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Erase:
+class RandomErasing:
   """Random erasing (arXiv 1708.04896) in VideoMAE's way; its sizes are those of timm."""
 
   probability: Fraction = 0.0  # VideoMAE fine-tunes with 0.25
@@ -109,13 +109,13 @@ class Augment:
   """
 
   crop: TrainingCrop = TrainingCrop()
-  # paper: half of all clips, whatever they show. swap_labels: they then take the label of the class
-  # whose name has left and right exchanged, for Something-Something.
-  flip: Literal['paper', 'off', 'swap_labels'] = 'paper'
+  # horizontal: mirrors half of all clips, as in the paper. swap_labels: a mirrored clip also takes
+  # the label of the class whose name has left and right exchanged, for Something-Something.
+  flip: Literal['horizontal', 'off', 'swap_labels'] = 'horizontal'
   rand_augment: RandAugment = RandAugment()
-  colour: Colour = Colour()
-  erase: Erase = Erase()
+  color_jitter: ColorJitter = ColorJitter()
+  random_erasing: RandomErasing = RandomErasing()
   # Clips of a video next to each other in a batch (repeated augmentation, arXiv 1901.09335;
   # VideoMAE fine-tunes with 2). Epochs count clips: with k, an epoch has as many steps as with 1
   # and shows one video in k, so that VideoMAE's n epochs are k * n of these.
-  repeats: Count = 1
+  repeated_augmentation: Count = 1

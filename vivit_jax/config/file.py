@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ml_collections files and command-line overrides in, a checked `Config` out."""
 
+import ast
 import dataclasses
 import re
 import runpy
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
-from vivit_jax.config.parse import check_views, parse, required
+from vivit_jax.config.parse import check_views, parse, required, setting_type
+from vivit_jax.config.renamed import NAMES, unknown
 from vivit_jax.config.schema import SIZES, Attention, Config
 from vivit_jax.errors import ConfigError, nearest
 
@@ -93,18 +94,8 @@ def load(arguments: Sequence[str]) -> Config:
     )
     raise ConfigError(f'--config={path} is not a file{near}')
   tree = _run_file(path, variant)
-  kinds = dict(_check_override(override) for override in overrides)
-  values = flags.FlagValues()
-  argv = ['vivit', *overrides]
-  try:
-    config_flags.DEFINE_config_dict('config', tree, flag_values=values, sys_argv=argv)
-    values(argv)
-  except flags.IllegalFlagValueError as error:
-    override = max((o for o in overrides if o in str(error)), key=len)
-    name, _, text = override.removeprefix('--').partition('=')
-    raise ConfigError(f'{name}={text!r} has the wrong type, need {kinds[name]}') from None
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-    raise ConfigError(_one_line(error)) from None
+  for override in overrides:
+    _set(tree, override)
   config = parse(tree.to_dict())
   check_views(config.evaluate.temporal_views, config.evaluate.spatial_views, config.clip)
   root = config.data.root
@@ -147,25 +138,52 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
   return tree
 
 
-def _check_override(override: str) -> tuple[str, str]:
-  """Returns name and type; refuses a misspelt setting, for which ml_collections has a traceback."""
-  name, equals, _ = override.removeprefix('--').partition('=')
+def _set(tree: config_dict.ConfigDict, override: str) -> None:
+  """Puts the value of `--config.section.name=value` into the tree; parsing checks it.
+
+  Raises:
+    ConfigError: there is no such setting, or no value.
+  """
+  name, equals, text = override.removeprefix('--config.').partition('=')
   if not equals:
-    raise ConfigError(f'{override} has no value: write --{name}=VALUE')
-  kind: Any = Config
-  path = 'config'
-  for part in name.split('.')[1:]:
-    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-    if part not in hints:
-      raise ConfigError(f'{path}.{part} does not exist{nearest(part, hints) if hints else ""}')
-    kind, path = hints[part], f'{path}.{part}'
-  if dataclasses.is_dataclass(kind):
-    raise ConfigError(f'{path} is a section; set one of {", ".join(typing.get_type_hints(kind))}')
-  kind = required(kind)
-  return name, (typing.get_origin(kind) or kind).__name__
+    raise ConfigError(f'{override} has no value: write {override}=VALUE')
+  value = _literal(text, setting_type(name))
+  *sections, last = name.split('.')
+  try:
+    for section in sections:
+      tree = tree[section]
+    with tree.ignore_type():
+      tree[last] = value
+  except (KeyError, TypeError, AttributeError):
+    raise ConfigError(
+      f'{override}: the config file has no config.{name}: let its get_config() return defaults()'
+    ) from None
+
+
+BOOLEANS = {'true': True, 'false': False, '1': True, '0': False}
+
+
+def _literal(text: str, hint: Any) -> Any:
+  """Returns a value as it is meant by `hint`, the type of its setting; a string if it is not."""
+  kind = required(hint)
+  if text == 'None' and kind is not hint:
+    return None
+  kind = kind.__origin__ if typing.get_origin(kind) is typing.Annotated else kind
+  if kind is str or typing.get_origin(kind) is typing.Literal:
+    return text
+  if kind is bool:
+    return BOOLEANS.get(text.lower(), text)
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
 
 
 def _one_line(error: BaseException) -> str:
   # ml_collections lists all fields of a section with their values; its suggestion comes after.
   text = re.sub(r"^'(.*) Other fields present: .*\}\"(?:\\n)?(.*)'$", r'\1 \2', str(error))
+  if isinstance(error, AttributeError | KeyError):  # of a locked section, which it does not name
+    for old in NAMES:
+      if re.search(rf'^\W*(Key ")?{old.rpartition(".")[2]}\b', text):
+        return unknown(f'config.{old}', ())
   return ' '.join(text.split()) or type(error).__name__

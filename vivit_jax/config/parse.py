@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
-from vivit_jax.errors import ConfigError, nearest
+from vivit_jax.errors import ConfigError
 
 # Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
 # of 224 x 224.
@@ -45,6 +46,29 @@ def required(kind: Any) -> Any:
   return next(part for part in typing.get_args(kind) if part is not type(None))
 
 
+def setting_type(path: str) -> Any:
+  """Returns the annotated type of the setting `path`, e.g. of `train.steps`.
+
+  Raises:
+    ConfigError: there is no such setting, or it is a section.
+  """
+  kind: Any = Config
+  done = 'config'
+  for name in path.split('.'):
+    hints = typing.get_type_hints(kind, include_extras=True) if _is_section(kind) else {}
+    done = f'{done}.{name}'
+    if name not in hints:
+      raise ConfigError(unknown(done, hints) if hints else f'{done} does not exist')
+    kind = hints[name]
+  if _is_section(kind):
+    raise ConfigError(f'{done} is a section; set one of {", ".join(typing.get_type_hints(kind))}')
+  return kind
+
+
+def _is_section(kind: Any) -> bool:
+  return dataclasses.is_dataclass(kind)
+
+
 def _convert(kind: Any, value: Any, path: str) -> Any:
   """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
   origin = typing.get_origin(kind)
@@ -61,7 +85,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
   if origin is typing.Literal:
     choices = typing.get_args(kind)
     if value not in choices:
-      raise ConfigError(f'{path}={value!r} is not a choice{nearest(str(value), choices)}')
+      raise ConfigError(not_a_choice(path, value, choices))
     return value
   if origin is tuple:
     return _convert_tuple(typing.get_args(kind), value, path)
@@ -80,7 +104,7 @@ def _convert_section(kind: type, value: Any, path: str) -> Any:
     raise ConfigError(f'{path}={value!r} is not a section; set one of {", ".join(hints)} in it')
   for name in value:
     if name not in hints:
-      raise ConfigError(f'{path}.{name} does not exist{nearest(str(name), hints)}')
+      raise ConfigError(unknown(f'{path}.{name}', hints))
   return kind(**{name: _convert(hints[name], v, f'{path}.{name}') for name, v in value.items()})
 
 
@@ -125,7 +149,7 @@ def check(config: Config) -> None:
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
   _check_augment(config.augment)
-  _check_mix(config.mix, config.augment.repeats)
+  _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:
     raise ConfigError(
       f'config.train.epochs={train.epochs} trains nothing: give epochs > 0 or config.train.steps'
@@ -136,23 +160,24 @@ def check(config: Config) -> None:
       f'config.train.epochs={train.epochs}'
     )
   groups = (
-    ('mix.group', config.mix.group),
-    ('train.clip_groups', train.clip_groups),
-    ('augment.repeats', config.augment.repeats),
+    ('mix.group_size', config.mix.group_size),
+    ('train.grad_clip_groups', train.grad_clip_groups),
+    ('augment.repeated_augmentation', config.augment.repeated_augmentation),
   )
   for name, size in groups[0 if config.mix.mixup or config.mix.cutmix else 1 :]:
     if size and train.batch_size % size:
       raise ConfigError(
         f'config.train.batch_size={train.batch_size} is not divisible by config.{name}={size}'
       )
-  if train.clip_groups and not train.clip_norm:
+  if train.grad_clip_groups and not train.grad_clip_norm:
     raise ConfigError(
-      f'config.train.clip_groups={train.clip_groups} needs a config.train.clip_norm above 0'
+      f'config.train.grad_clip_groups={train.grad_clip_groups} needs a '
+      'config.train.grad_clip_norm above 0'
     )
-  if train.clip_groups and train.accumulate > 1:
+  if train.grad_clip_groups and train.grad_accum_steps > 1:
     raise ConfigError(
-      f'config.train.accumulate={train.accumulate} and config.train.clip_groups='
-      f'{train.clip_groups} both split the batch, each in its own way: use one of them'
+      f'config.train.grad_accum_steps={train.grad_accum_steps} and config.train.grad_clip_groups='
+      f'{train.grad_clip_groups} both split the batch, each in its own way: use one of them'
     )
   check_mesh(config.mesh)
 
@@ -160,21 +185,22 @@ def check(config: Config) -> None:
 def _check_augment(augment: Augment) -> None:
   ranges = (
     *(('crop', name) for name in ('scale', 'area', 'ratio')),
-    *(('colour', name) for name in ('saturation', 'contrast')),
-    *(('erase', name) for name in ('area', 'ratio')),
+    *(('color_jitter', name) for name in ('saturation', 'contrast')),
+    *(('random_erasing', name) for name in ('area', 'ratio')),
   )
   for section, name in ranges:
     low, high = value = getattr(getattr(augment, section), name)
-    if not (low <= high and (low > 0 or section == 'colour')):
-      least = '' if section == 'colour' else ', 0 < low'
+    if not (low <= high and (low > 0 or section == 'color_jitter')):
+      least = '' if section == 'color_jitter' else ', 0 < low'
       raise ConfigError(f'config.augment.{section}.{name}={value} must be (low, high){least}')
 
 
 def _check_mix(mix: Mix, repeats: int) -> None:
-  if (mix.mixup or mix.cutmix) and repeats > 1 and mix.group % (2 * repeats):
+  if (mix.mixup or mix.cutmix) and repeats > 1 and mix.group_size % (2 * repeats):
     raise ConfigError(
-      f'config.mix.group={mix.group} would blend clips of one video with each other, of which '
-      f'config.augment.repeats={repeats} stand together: give a multiple of {2 * repeats}'
+      f'config.mix.group_size={mix.group_size} would blend clips of one video with each other, of '
+      f'which config.augment.repeated_augmentation={repeats} stand together: give a multiple of '
+      f'{2 * repeats}'
     )
 
 

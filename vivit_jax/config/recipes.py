@@ -89,7 +89,7 @@ def finetune_as_videomae(
     head_dropout: see config.Model.
     videos: of a batch; None keeps the recipe's number of clips.
   """
-  repeats = config.augment.repeats = 2
+  repeats = config.augment.repeated_augmentation = 2
   if videos is not None:
     config.train.batch_size = videos * repeats
   config.train.update(
@@ -101,20 +101,20 @@ def finetune_as_videomae(
       'epochs': epochs * repeats,
       'warmup_epochs': 5.0 * repeats,
       'weight_decay': 0.05,
-      'clip_norm': 0.0,
+      'grad_clip_norm': 0.0,
       'label_smoothing': 0.1,
       'layer_decay': layer_decay,
       'ema_decay': 0.9999,
     }
   )
-  config.mix.update({'mixup': 0.8, 'cutmix': 1.0, 'group': 2 * repeats})  # of different videos
+  config.mix.update({'mixup': 0.8, 'cutmix': 1.0, 'group_size': 2 * repeats})  # of different videos
   config.augment.crop.kind = 'inception'
   config.evaluate.short_side = min(config.clip.height, config.clip.width)
-  config.augment.colour.update({'probability': 0.0, 'drop': 0.0})
+  config.augment.color_jitter.update({'probability': 0.0, 'drop': 0.0})
   config.augment.rand_augment.update(
     {'layers': 4, 'magnitude': 7.0, 'probability': 0.5, 'fill': 'gray'}
   )
-  config.augment.erase.probability = 0.25
+  config.augment.random_erasing.probability = 0.25
   config.model.update(
     {'drop_path': drop_path, 'drop_path_rescale': True, 'head_dropout': head_dropout}
   )

@@ -109,8 +109,8 @@ class Data:
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
-  timeout: Annotated[float, Range(0.1, 1e6)] = 60.0  # seconds for one video (workers > 0)
-  max_bad_share: Fraction = 0.1  # stop when more than this share of the videos cannot be read
+  decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
+  max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Train:
 
   batch_size: Count = 64  # clips over all devices and hosts
   # Parts of the batch whose gradients are summed one after the other: less memory, same update.
-  accumulate: Count = 1
+  grad_accum_steps: Count = 1
   epochs: NonNegative = 30.0
   warmup_epochs: NonNegative = 2.5  # linear
   steps: Count | None = None  # instead of epochs; the warm-up keeps its share
@@ -129,17 +129,17 @@ class Train:
   final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
   momentum: Rate = 0.9  # sgd
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
-  clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
+  grad_clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
   # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
   # their mean, as Scenic does with n = devices.
-  clip_groups: CountOrZero = 0
+  grad_clip_groups: CountOrZero = 0
   label_smoothing: Rate = 0.0
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
   ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
   # Parameters that keep their values, by the start of their path: ('tokenizer', 'spatial') as in
   # arXiv 2306.04822; all but 'head' is a linear probe.
-  frozen: tuple[str, ...] = ()
+  freeze: tuple[str, ...] = ()
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
@@ -151,10 +151,10 @@ class Mix:
 
   mixup: NonNegative = 0.0  # alpha of Beta(alpha, alpha), arXiv 1710.09412; 0 = off
   cutmix: NonNegative = 0.0  # the same of arXiv 1905.04899; one box in all frames of a clip
-  cutmix_share: Fraction = 0.5  # of the groups, where both are on
+  cutmix_fraction: Fraction = 0.5  # of the groups, where both are on
   # Neighbours in the batch that share one draw, each blended with its mirror image in the group:
   # 2 = pairs; Scenic has the clips of one device.
-  group: Annotated[int, Range(2)] = 2
+  group_size: Annotated[int, Range(2)] = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,14 +191,14 @@ class Mesh:
 class Faults:
   """What a run does when something outside of it goes wrong."""
 
-  hang_seconds: Seconds = 1800.0  # a step or an evaluation batch that takes longer ends the run
-  heartbeat_seconds: Count = 60  # a host that is silent for longer is lost, and the others end
-  nonfinite_in_row: Count = 10  # steps whose loss or gradient is no number, before the run ends
-  disk_full: Literal['end', 'go_on'] = 'end'  # go_on trains without the save that failed
+  hang_timeout_seconds: Seconds = 1800.0  # a step or evaluation batch that takes longer ends it
+  heartbeat_timeout_seconds: Count = 60  # a host silent for longer is lost, and the others end
+  max_consecutive_nonfinite: Count = 10  # steps with a non-finite loss or gradient that end the run
+  on_disk_full: Literal['stop', 'continue'] = 'stop'  # continue: train without the failed save
 
 
 @dataclasses.dataclass(frozen=True)
-class Hints:
+class CheckpointFacts:
   """What the caller says of a checkpoint; None = the file or its side-car must tell.
 
   Where tensors, side-car and caller contradict each other, the checkpoint is refused.
@@ -229,15 +229,15 @@ class Init:
     'linear'  # how they are resized, see weights/positions.py
   )
   # Of factorised_self_attention from a model without it: the paper's adds nothing at first;
-  # `copied` repeats the spatial attention, as Scenic does.
-  temporal_attention: Literal['zero_projection', 'copied'] = 'zero_projection'
+  # `copy` repeats the spatial attention, as Scenic does.
+  temporal_attention: Literal['zero_projection', 'copy'] = 'zero_projection'
   # Of factorised_encoder from an image model; Scenic keeps it under another name and so never
   # finds it.
-  spatial_cls: Literal['taken', 'fresh'] = 'taken'
-  # auto: that of a video model with as many classes; never that of an image model, whose classes
-  # are others even where their number is the same.
-  head: Literal['auto', 'taken', 'fresh'] = 'auto'
-  hints: Hints = Hints()
+  spatial_cls: Literal['load', 'init'] = 'load'
+  # auto: loaded from a video model with the same number of classes; never from an image model,
+  # whose classes are others even if their number is the same.
+  head: Literal['auto', 'load', 'init'] = 'auto'
+  facts: CheckpointFacts = CheckpointFacts()
 
 
 @dataclasses.dataclass(frozen=True)

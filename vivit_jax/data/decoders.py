@@ -208,7 +208,11 @@ class Processes:
     first, *others = process.jobs
     for job in others:
       self.submit(job)
-    return [self._failed(first, f'took longer than config.data.timeout={self._timeout:g} s')]
+    return [
+      self._failed(
+        first, f'took longer than config.data.decode_timeout_seconds={self._timeout:g} s'
+      )
+    ]
 
   def _failed(self, job: Job, reason: str) -> Answer:
     self._alone.discard(job.ticket)

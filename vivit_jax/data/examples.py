@@ -116,7 +116,7 @@ class TrainingExamples:
     if config.augment.flip == 'swap_labels':
       mirrored = tuple(mirrored_classes(names) for names in manifest.class_names.values())
     self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos), mirrored)
-    self._repeats = config.augment.repeats
+    self._repeats = config.augment.repeated_augmentation
     # Neighbouring seeds must not give shifted copies of the same epochs.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
@@ -126,7 +126,8 @@ class TrainingExamples:
 
     Args:
       number: of the example; every len(videos) of them make an epoch that shows each video once,
-        or with `augment.repeats` = k every k-th video k times, in clips of consecutive numbers.
+        or with `augment.repeated_augmentation` = k every k-th video k times, in clips of
+        consecutive numbers.
       failures: of the attempts before.
 
     Raises:

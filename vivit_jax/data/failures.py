@@ -24,11 +24,11 @@ class Failures:
     reasons: by path, what was wrong with it first; in the order seen.
   """
 
-  def __init__(self, manifest: Manifest, max_bad_share: float, folder: Path):
+  def __init__(self, manifest: Manifest, max_bad_fraction: float, folder: Path):
     """Takes the videos that the failures are a share of, and the largest share to accept."""
     self._split = manifest.split
     self._videos = len(manifest.videos)
-    self._max_bad_share = max_bad_share
+    self._max_bad_share = max_bad_fraction
     self._file = folder / FILE
     self._topic = f'{FILE}/{manifest.split}'
     self._listed = self._read()
@@ -54,7 +54,7 @@ class Failures:
       path, reason = next(iter(self.reasons.items()))
       raise DataError(
         f'{bad} of the {self._videos} videos in {self._split}.csv cannot be read, more than '
-        f'config.data.max_bad_share={self._max_bad_share}; the first is {path}: {reason}; '
+        f'config.data.max_bad_fraction={self._max_bad_share}; the first is {path}: {reason}; '
         f'all are in {self._file}'
       )
 

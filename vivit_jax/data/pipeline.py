@@ -91,7 +91,7 @@ def _batches(
   buffers = Buffers((size, *row))
   decoders: Decoders
   if data.workers:
-    decoders = Processes(examples.reader, buffers, row, data.workers, data.timeout)
+    decoders = Processes(examples.reader, buffers, row, data.workers, data.decode_timeout_seconds)
   else:
     decoders = Threads(examples.reader, buffers)
   padding = np.zeros_like(label(manifest.videos[0], manifest))

@@ -38,14 +38,14 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
   group.add_argument('--process', type=int, metavar='I', help="this one's number, 0 to N - 1")
 
 
-def start(options: argparse.Namespace, heartbeat_seconds: int) -> None:
+def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   """Joins the other processes, if there are any, before JAX is asked for devices.
 
   From then on all but the first print nothing but errors, their number before each line.
 
   Args:
     options: of `add_launch`.
-    heartbeat_seconds: a process that was silent for longer is lost, and the others end.
+    heartbeat_timeout_seconds: a process that was silent for longer is lost, and the others end.
 
   Raises:
     ConfigError: options that cannot be used, or nobody answers.
@@ -73,7 +73,7 @@ def start(options: argparse.Namespace, heartbeat_seconds: int) -> None:
       **arguments,
       cluster_detection_method='deactivate',
       initialization_timeout=int(CONNECTING),
-      heartbeat_timeout_seconds=heartbeat_seconds,
+      heartbeat_timeout_seconds=heartbeat_timeout_seconds,
     )
   except jax.errors.JaxRuntimeError as error:
     reason = str(error).splitlines()[0]

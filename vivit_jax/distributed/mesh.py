@@ -42,20 +42,21 @@ def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
       f'of config.clip.frames={config.clip.frames}: give a divisor'
     )
   mix, train, own = config.mix, config.train, config.train.batch_size // rows
-  if own % train.accumulate:
+  if own % train.grad_accum_steps:
     raise ConfigError(
-      f'config.train.accumulate={train.accumulate} does not divide the {own} clips of a device, so '
+      f'config.train.grad_accum_steps={train.grad_accum_steps} does not divide the {own} clips of '
+      'a device, so that clips would have to cross devices'
+    )
+  if train.grad_clip_groups and (fsdp > 1 or context > 1):
+    raise ConfigError(
+      f'config.train.grad_clip_groups={train.grad_clip_groups} needs the whole gradient of each '
+      f'group on a device, which config.mesh.fsdp={fsdp} x context={context} splits: use '
+      'grad_clip_groups=0'
+    )
+  if (mix.mixup or mix.cutmix) and own % mix.group_size:
+    raise ConfigError(
+      f'config.mix.group_size={mix.group_size} does not divide the {own} clips of a device, so '
       'that clips would have to cross devices'
-    )
-  if train.clip_groups and (fsdp > 1 or context > 1):
-    raise ConfigError(
-      f'config.train.clip_groups={train.clip_groups} needs the whole gradient of each group on a '
-      f'device, which config.mesh.fsdp={fsdp} x context={context} splits: use clip_groups=0'
-    )
-  if (mix.mixup or mix.cutmix) and own % mix.group:
-    raise ConfigError(
-      f'config.mix.group={mix.group} does not divide the {own} clips of a device, so that clips '
-      'would have to cross devices'
     )
   return shape
 

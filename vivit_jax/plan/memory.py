@@ -125,13 +125,13 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   params = bytes_per_device(mesh, state.params)
   batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_batch(config)))
   share = 1 / (data * fsdp * context)  # of a global batch
-  clips = config.train.batch_size * share / config.train.accumulate
+  clips = config.train.batch_size * share / config.train.grad_accum_steps
   per_clip, copies = saved(model, config.clip)
   unrolled = not config.model.scan and config.model.remat == 'none'
   sizes = {
     'parameters': params,
     'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.average)),
-    'gradients': params * (1 if config.train.accumulate == 1 else 2),
+    'gradients': params * (1 if config.train.grad_accum_steps == 1 else 2),
     'copies of the parameters': copies / fsdp,
     'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),
     'one block at work': clips * _one_block(model, config.clip),
@@ -143,7 +143,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
 def _as_stored(config: Config) -> Config:
   """Returns the experiment without what does not change its state."""
   model = dataclasses.replace(config.model, dtype='float32', scan=False, remat='none')
-  train = dataclasses.replace(config.train, accumulate=1)
+  train = dataclasses.replace(config.train, grad_accum_steps=1)
   return Config(task=config.task, model=model, clip=config.clip, train=train)
 
 

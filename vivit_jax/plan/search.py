@@ -48,15 +48,15 @@ def changes(config: Config, devices: int) -> list[Change]:
   if fsdp == 1 and data > 1:
     split = {'mesh.data': -1, 'mesh.fsdp': math.gcd(data, HOST)}
     found.append(Change('fsdp', split, 'parameters travel twice more'))
-  if clips > config.train.accumulate:
-    found.append(Change('accumulate', {'train.accumulate': clips}, 'one clip at a time'))
+  if clips > config.train.grad_accum_steps:
+    found.append(Change('accumulate', {'train.grad_accum_steps': clips}, 'one clip at a time'))
   if config.model.remat == 'none':
     again = {'model.scan': True, 'model.remat': 'block'}
     found.append(Change('remat', again, 'forward pass twice: up to 4/3'))
   share = next((n for n in (4, 2) if context == 1 and _divides(config, devices, n)), None)
   if share:
     # The same number of clips on fewer groups of devices: less memory only one by one.
-    split = {'mesh.data': -1, 'mesh.context': share, 'train.accumulate': clips * share}
+    split = {'mesh.data': -1, 'mesh.context': share, 'train.grad_accum_steps': clips * share}
     found.append(Change('context', split, 'devices share a clip, one at a time'))
   return found
 

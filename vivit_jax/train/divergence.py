@@ -55,7 +55,8 @@ def diverged(
   shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
-    f'(config.faults.nonfinite_in_row={config.faults.nonfinite_in_row}) and changed nothing; '
+    f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and '
+    'changed nothing; '
     f'{_left(saved)}; the videos of step {steps[-1]} are {shown}, all are in {workdir / FILE}: '
     f'{REMEDY}, or leave them out'
   )

@@ -174,7 +174,7 @@ def evaluate_run(
   mesh = make_mesh(None)
   hosts.check_shared(workdir)
   config = read_config(workdir)
-  with Watchdog(config.faults.hang_seconds) as watchdog:
+  with Watchdog(config.faults.hang_timeout_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
     curves = read_metrics(workdir)
     pretrained = load_run(workdir, parse_step(step))
@@ -196,7 +196,7 @@ def evaluate_run(
           flush=True,
         )
     data = open_common_split(config, split)
-    failures = Failures(data, config.data.max_bad_share, workdir)
+    failures = Failures(data, config.data.max_bad_fraction, workdir)
     forward = compile_forward(build(config), mesh)
     between = watchdog.series('the next batch of the evaluation', heed)
     shown = sys.stderr.isatty()

@@ -114,10 +114,10 @@ def _train(
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
-  keep, disk_full = config.checkpoint.keep, config.faults.disk_full
+  keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
-    Watchdog(config.faults.hang_seconds) as watchdog,
-    Checkpoints(workdir, keep, disk_full=disk_full) as checkpoints,
+    Watchdog(config.faults.hang_timeout_seconds) as watchdog,
+    Checkpoints(workdir, keep, on_disk_full=on_disk_full) as checkpoints,
     bounded_unwinding(unless=Stopped),
   ):
     watchdog.expect('the first step', COMPILING)
@@ -216,7 +216,7 @@ class _Run:
         if done % train.log_every == 0 or last:
           log.train(done, {**window.mean(), 'learning_rate': float(rate(done - 1))})
           unreadable.collect()
-        if len(window.in_row) >= self.config.faults.nonfinite_in_row:
+        if len(window.in_row) >= self.config.faults.max_consecutive_nonfinite:
           raise diverged(
             self.config, self.data, self.workdir, window.in_row, unreadable.reasons,
             self.checkpoints.steps,
@@ -280,7 +280,7 @@ class _Run:
         self.checkpoints.wait_for(done)
 
   def _failures(self, data: Manifest) -> Failures:
-    return Failures(data, self.config.data.max_bad_share, self.workdir)
+    return Failures(data, self.config.data.max_bad_fraction, self.workdir)
 
   def _batches(
     self, start: int, unreadable: Failures

@@ -23,14 +23,14 @@ def mix(
   by the pixels that it really covers.
 
   Args:
-    settings: which of them, how strongly; B must be a multiple of `settings.group`.
+    settings: which of them, how strongly; B must be a multiple of `settings.group_size`.
     key: of the step.
     video: any value range; blended as float32, or returned as it is where nothing is on.
     targets: probabilities.
   """
   if not (settings.mixup or settings.cutmix):
     return video, targets
-  groups, (height, width) = video.shape[0] // settings.group, video.shape[2:4]
+  groups, (height, width) = video.shape[0] // settings.group_size, video.shape[2:4]
   keys = jax.random.split(key, 4)
   own = jnp.ones((groups, height, width))  # how much of each pixel stays
   if settings.mixup:
@@ -38,7 +38,7 @@ def mix(
   if settings.cutmix:
     kept = jax.random.beta(keys[1], settings.cutmix, settings.cutmix, (groups,))
     box = _boxes(keys[2], kept, height, width)
-    share = settings.cutmix_share if settings.mixup else 1.0
+    share = settings.cutmix_fraction if settings.mixup else 1.0
     cut = jax.random.bernoulli(keys[3], share, (groups, 1, 1))
     own = jnp.where(cut, 1.0 - box, own)
   return (

@@ -45,8 +45,8 @@ def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
   """
   schedule = learning_rate(train, steps)
   # With groups the step has clipped already.
-  clips = train.clip_norm and not train.clip_groups
-  clip = optax.clip_by_global_norm(train.clip_norm) if clips else optax.identity()
+  clips = train.grad_clip_norm and not train.grad_clip_groups
+  clip = optax.clip_by_global_norm(train.grad_clip_norm) if clips else optax.identity()
   if train.optimizer == 'adamw':
     update = optax.adamw(schedule, weight_decay=train.weight_decay, mask=is_matrix)
   else:
@@ -54,8 +54,8 @@ def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
     if train.weight_decay:
       update = optax.chain(optax.add_decayed_weights(train.weight_decay, is_matrix), update)
   update = optax.chain(clip, update)
-  if train.frozen:
-    update = optax.masked(update, lambda params: is_trained(params, train.frozen))
+  if train.freeze:
+    update = optax.masked(update, lambda params: is_trained(params, train.freeze))
   return update if train.layer_decay == 1.0 else optax.chain(update, scale_by_depth(train))
 
 
@@ -89,10 +89,10 @@ def is_trained(params: Any, frozen: tuple[str, ...]) -> Any:
       parts = [path.split('/') for path in paths]
       choices = sorted({'/'.join(p[:k]) for p in parts for k in (1, 2) if k < len(p)})
       raise ConfigError(
-        f'config.train.frozen: no parameter lies below {start!r}{nearest(start, choices)}'
+        f'config.train.freeze: no parameter lies below {start!r}{nearest(start, choices)}'
       )
   if all(any(_below(path, start) for start in frozen) for path in paths):
-    raise ConfigError(f'config.train.frozen={frozen} leaves nothing to train')
+    raise ConfigError(f'config.train.freeze={frozen} leaves nothing to train')
   return jax.tree_util.tree_map_with_path(
     lambda path, _: not any(_below(_name(path), start) for start in frozen), params
   )

@@ -57,17 +57,17 @@ def train_step(
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
 
   def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-    if train.frozen:  # spares the backward pass below them
-      trained = is_trained(params, train.frozen)
+    if train.freeze:  # spares the backward pass below them
+      trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     logits = apply(model, params, losses.as_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = jax.value_and_grad(objective, has_aux=True)
-  if train.clip_groups:
-    gradient = clipped_by_group(objective, train.clip_groups, train.clip_norm)
-  elif train.accumulate > 1:
-    gradient = accumulated(gradient, train.accumulate)
+  if train.grad_clip_groups:
+    gradient = clipped_by_group(objective, train.grad_clip_groups, train.grad_clip_norm)
+  elif train.grad_accum_steps > 1:
+    gradient = accumulated(gradient, train.grad_accum_steps)
   (loss, logits), gradients = gradient(state.params, video, targets, key)
   norm = optax.tree.norm(gradients)
 

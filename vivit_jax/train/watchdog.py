@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from vivit_jax.data.timing import LOOK, AwakeClock
 from vivit_jax.train import guard
 
-# What compiles may take so many times as long as `config.faults.hang_seconds`.
+# What compiles may take so many times as long as `config.faults.hang_timeout_seconds`.
 COMPILING = 10.0
 
 
@@ -115,7 +115,7 @@ class Watchdog:
     print(
       f'vivit: error: {what} did not come within {seconds:g} s: the stacks above show where each '
       'thread hangs; the same command continues from the last checkpoint; was it only slow, give '
-      f'more than --config.faults.hang_seconds={self._seconds:g}, or 0 for no limit',
+      f'more than --config.faults.hang_timeout_seconds={self._seconds:g}, or 0 for no limit',
       file=_stderr(),
       flush=True,
     )

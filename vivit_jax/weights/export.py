@@ -15,7 +15,8 @@ import numpy as np
 import safetensors.numpy
 
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.renamed import modernize
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
 from vivit_jax.weights.read_safetensors import parse_json
@@ -57,7 +58,7 @@ def write(source: Source, path: str | Path) -> None:
   write_tensors(path, tensors, {KEY: json.dumps(about)})
 
 
-def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns an export of ours; the file tells everything, so hints may only agree.
 
   Raises:
@@ -71,7 +72,8 @@ def load(checkpoint: Checkpoint, hints: Hints) -> Source:
     )
   task = about.get('task')
   try:
-    config = parse({'model': about['model'], 'clip': about['clip'], 'task': task or {}})
+    saved = {'model': about['model'], 'clip': about['clip'], 'task': task or {}}
+    config = parse(modernize(saved))
     labels = _labels(about['labels'])
     preprocessing = _preprocessing(about['preprocessing'])
     kind, name = about['kind'], about['format']

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.weights import rename
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, shown
 from vivit_jax.weights.export import write_tensors
@@ -43,7 +43,7 @@ def kind(checkpoint: Checkpoint) -> Literal['vivit', 'vit'] | None:
   return None
 
 
-def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns a Hugging Face ViViT or image ViT, with config.json from its folder.
 
   Raises:
@@ -200,7 +200,7 @@ def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
   path.write_text(json.dumps(tree, indent=2) + '\n')
 
 
-def read_processor(folder: Path, which: str, hints: Hints) -> Preprocessing:
+def read_processor(folder: Path, which: str, hints: CheckpointFacts) -> Preprocessing:
   """Returns the values that 0 and 255 become.
 
   For ViViT they are [-1, 1] unless the caller wants what the processor feeds; for the image ViT

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.weights import rename
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, Flat
 from vivit_jax.weights.names import AUGREG, LAYER_SCALE, TIMM
@@ -27,7 +27,7 @@ def is_timm(checkpoint: Checkpoint) -> bool:
   return 'patch_embed.proj.weight' in checkpoint.entries
 
 
-def load_augreg(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load_augreg(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns an image ViT from the original npz; its program knows one GELU, epsilon and range.
 
   Raises:
@@ -40,7 +40,7 @@ def load_augreg(checkpoint: Checkpoint, hints: Hints) -> Source:
   return build(path, AUGREG.name, params, said, hints, image=True, unused=unused)
 
 
-def load_timm(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load_timm(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns an image ViT from timm's names: fused qkv, with layer scale folded in if there is any.
 
   Heads, GELU and epsilon are in no timm file (nor is the value range, but for config.json beside
@@ -112,7 +112,7 @@ def _fold_layer_scale(checkpoint: Checkpoint, params: Flat) -> Flat:
   return params
 
 
-def _with_cls_position(params: Flat, hints: Hints) -> Flat:
+def _with_cls_position(params: Flat, hints: CheckpointFacts) -> Flat:
   """Returns the parameters with a position 0 for a cls token that has none (no_embed_class).
 
   Such a file has as many positions as patches, so a square number (or the caller's size) of them.

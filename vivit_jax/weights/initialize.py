@@ -94,7 +94,7 @@ def _described(names: list[str]) -> str:
   return f'{matches[0][1]}/block_{span}: {", ".join(layers)}'
 
 
-SCENIC = Init(positions='scenic', temporal_attention='copied', spatial_cls='fresh', head='fresh')
+SCENIC = Init(positions='scenic', temporal_attention='copy', spatial_cls='init', head='init')
 
 
 def initialise(
@@ -183,7 +183,7 @@ class _Merge:
 
   def layer(self, name: str, origin: str) -> None:
     """Cls, norms and blocks; an attention along space or time may come from a plain one."""
-    params, copied = self.source.params, self.options.temporal_attention == 'copied'
+    params, copied = self.source.params, self.options.temporal_attention == 'copy'
     if origin in params:
       return self.take(name, origin)
     plain = re.sub('_(space|time)/', '/', origin)
@@ -240,13 +240,13 @@ class _Merge:
   def head(self, name: str) -> None:
     choice, held = self.options.head, self.source.params.get(name)
     same = held is not None and held.shape == self.params[name].shape
-    if choice == 'taken' and not same:
+    if choice == 'load' and not same:
       shape = None if held is None else held.shape
       raise CheckpointFileError(
         self.source.path,
         f'{name} has shape {shape}, the model to initialise {self.params[name].shape}',
       )
-    if choice == 'fresh' or not same or (choice == 'auto' and self.source.kind == 'image'):
+    if choice == 'init' or not same or (choice == 'auto' and self.source.kind == 'image'):
       own = 'of images' if self.source.kind == 'image' else f'for {self.source.classes} classes'
       return self.keep(
         name, f"the source's is {own}" if held is not None else 'the source has none'
@@ -287,4 +287,4 @@ class _Merge:
     ]
 
   def _cls_dropped(self) -> bool:
-    return self.options.spatial_cls == 'fresh' and self.source.kind == 'image'
+    return self.options.spatial_cls == 'init' and self.source.kind == 'image'

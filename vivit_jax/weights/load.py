@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from vivit_jax.config.schema import Hints
+from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.weights import export, huggingface, image_vit, scenic
 from vivit_jax.weights.entries import MAX_BYTES, CheckpointFileError, shown
 from vivit_jax.weights.readers import open_checkpoint
@@ -12,7 +12,7 @@ from vivit_jax.weights.source import Source
 
 def load_source(
   path: str | Path,
-  hints: Hints | None = None,
+  hints: CheckpointFacts | None = None,
   sha256: str | None = None,
   max_bytes: int = MAX_BYTES,
 ) -> Source:
@@ -27,7 +27,7 @@ def load_source(
   Raises:
     CheckpointError: naming the file and what is wrong, or what has to be said.
   """
-  hints = hints or Hints()
+  hints = hints or CheckpointFacts()
   checkpoint = open_checkpoint(path, sha256, max_bytes)
   if export.is_ours(checkpoint):
     return export.load(checkpoint, hints)

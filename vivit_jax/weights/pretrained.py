@@ -23,7 +23,7 @@ from vivit_jax.checkpoint.workdir import (
   read_class_names,
 )
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import Clip, Config, Evaluate, Hints, head_slices
+from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, head_slices
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.errors import CheckpointError, InputError, printable
 from vivit_jax.model.values import as_values
@@ -135,20 +135,20 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
     path: a file or folder, `hf://owner/name`, or `gs://bucket/path`.
     sha256: digest that the file must have.
     **hints: what the tensors cannot tell, e.g. attention='factorised_dot_product'; see
-      config.Hints. An error lists what is missing.
+      config.CheckpointFacts. An error lists what is missing.
 
   Raises:
     CheckpointError: one line naming file, reason and remedy.
     ConfigError: a hint that does not exist or has a wrong value.
   """
-  said = parse({'init': {'hints': hints}}).init.hints
+  said = parse({'init': {'facts': hints}}).init.facts
   pretrained = _load(str(path), said, sha256)
   print(_account(str(path), pretrained), file=sys.stderr)
   return pretrained
 
 
 def load_run(
-  workdir: Path, step: int | Literal['best', 'last'] = 'best', hints: Hints | None = None
+  workdir: Path, step: int | Literal['best', 'last'] = 'best', hints: CheckpointFacts | None = None
 ) -> Pretrained:
   """Loads the parameters of one of our own training runs.
 
@@ -188,7 +188,7 @@ def load_run(
     unused={},
   )
   check_source(source)
-  check_hints(source, hints or Hints())
+  check_hints(source, hints or CheckpointFacts())
   return dataclasses.replace(_as_model(source), step=number, config=config)
 
 
@@ -207,7 +207,7 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
   """
   init, clip = config.init, config.clip
   assert init.checkpoint is not None
-  hints = dataclasses.replace(init.hints, head=init.hints.head and init.head != 'fresh')
+  hints = dataclasses.replace(init.facts, head=init.facts.head and init.head != 'init')
   source = to_unit_range(_load(init.checkpoint, hints).source)
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
@@ -216,7 +216,7 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
   return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
 
 
-def _load(path: str, hints: Hints, sha256: str | None = None) -> Pretrained:
+def _load(path: str, hints: CheckpointFacts, sha256: str | None = None) -> Pretrained:
   place = localise(path, sha256)
   is_step = place.name.isdecimal() and place.parent.name == CHECKPOINTS
   workdir = place.parent.parent if is_step else place.parent if place.name == BEST else place

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import Hints, Model, Task
+from vivit_jax.config.schema import CheckpointFacts, Model, Task
 from vivit_jax.errors import ConfigError
 from vivit_jax.weights.entries import CheckpointFileError, Flat
 from vivit_jax.weights.source import Preprocessing, Source, check_source, facts, positions
@@ -117,7 +117,7 @@ def build(
   format: str,  # noqa: A002 the word of the field
   params: Flat,
   said: Mapping[str, Any],
-  hints: Hints,
+  hints: CheckpointFacts,
   *,
   image: bool = False,
   task: Task | None = None,
@@ -157,7 +157,7 @@ def build(
 
 
 def _model(
-  path: Path, params: Flat, said: Mapping[str, Any], hints: Hints, image: bool
+  path: Path, params: Flat, said: Mapping[str, Any], hints: CheckpointFacts, image: bool
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
   if hints.head and 'head/kernel' not in params:

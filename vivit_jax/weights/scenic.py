@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.config.schema import Hints, Task
+from vivit_jax.config.schema import CheckpointFacts, Task
 from vivit_jax.weights import rename
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, shown
 from vivit_jax.weights.names import SCENIC
@@ -39,7 +39,7 @@ def prefix(checkpoint: Checkpoint) -> str | None:
   return None
 
 
-def load(checkpoint: Checkpoint, hints: Hints) -> Source:
+def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """Returns a Scenic ViViT or image ViT.
 
   Beside NAME.msgpack, NAME.json may hold the experiment's config in Scenic's form: `model`, and

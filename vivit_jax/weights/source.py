@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vivit_jax.config.augment import LARGEST, Triple
-from vivit_jax.config.schema import Clip, Hints, Model, Task
+from vivit_jax.config.schema import CheckpointFacts, Clip, Model, Task
 from vivit_jax.weights.entries import CheckpointFileError, Flat, shown
 
 Shapes = dict[str, tuple[int, ...]]
@@ -273,7 +273,7 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
       raise CheckpointFileError(path, f'{name} is {values}, need finite numbers')
 
 
-def check_hints(source: Source, hints: Hints) -> None:
+def check_hints(source: Source, hints: CheckpointFacts) -> None:
   """Refuses hints that contradict a source that tells everything itself.
 
   Raises:

@@ -53,6 +53,6 @@ def draw(
   """
   crop = draw_crop(clip, settings.crop, mirrors and settings.flip != 'off', rng)
   layers, colours, erasing = rng.spawn(3)
-  colour, gray = draw_colour(settings.colour, colours)
-  noise = draw_noise(settings.erase, clip.height, clip.width, erasing)
+  colour, gray = draw_colour(settings.color_jitter, colours)
+  noise = draw_noise(settings.random_erasing, clip.height, clip.width, erasing)
   return Augmentation(crop, draw_operations(settings.rand_augment, layers), colour, gray, noise)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config.augment import Colour
+from vivit_jax.config.augment import ColorJitter
 
 Clip = UInt8[np.ndarray, 'f h w 3']
 
@@ -59,7 +59,9 @@ class ColourChange:
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
 
 
-def draw_colour(settings: Colour, rng: np.random.Generator) -> tuple[ColourChange | None, bool]:
+def draw_colour(
+  settings: ColorJitter, rng: np.random.Generator
+) -> tuple[ColourChange | None, bool]:
   """Draws how the colours of a clip change, if at all, and whether it loses them."""
   apply, drop = rng.random(2)
   change = ColourChange(

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vivit_jax.config.augment import Erase
+from vivit_jax.config.augment import RandomErasing
 
 TRIES = 100  # boxes drawn until one is smaller than the frame, as in timm
 MEAN = np.array([0.485, 0.456, 0.406]) * 255  # of ImageNet's red, green and blue
@@ -42,7 +42,9 @@ class Noise:
     return result
 
 
-def draw_noise(settings: Erase, height: int, width: int, rng: np.random.Generator) -> Noise | None:
+def draw_noise(
+  settings: RandomErasing, height: int, width: int, rng: np.random.Generator
+) -> Noise | None:
   """Draws what is erased of a clip, if anything.
 
   Args:

@@ -34,14 +34,14 @@ from vivit_jax.files import replace_file, write_json
 FORM = 1  # of what is written; another one is another build
 
 
-def build(source: Path, target: Path, encoding: Encoding, max_bad_share: float) -> str:
+def build(source: Path, target: Path, encoding: Encoding, max_bad_fraction: float) -> str:
   """Prepares the videos of a folder of manifests; again after a kill, it goes on from there.
 
   Args:
     source: folder of train.csv and so on, and classes/.
     target: folder to write; `config.data.root` of experiments.
     encoding: of the videos.
-    max_bad_share: of the videos that may be unreadable; they are left out.
+    max_bad_fraction: of the videos that may be unreadable; they are left out.
 
   Returns:
     One line about what is there.
@@ -62,7 +62,7 @@ def build(source: Path, target: Path, encoding: Encoding, max_bad_share: float) 
         if plan.exists():
           _same(target, json.loads(plan.read_text()), key)
         write_json(plan, key)
-        _run(source, target, wanted, encoding, max_bad_share, key)
+        _run(source, target, wanted, encoding, max_bad_fraction, key)
     except OSError as error:
       raise DataError(
         f'{target} cannot be written: {error.strerror}; mend that and run the same command '
@@ -73,14 +73,14 @@ def build(source: Path, target: Path, encoding: Encoding, max_bad_share: float) 
 
 
 def _run(
-  source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_share: float, key: dict
+  source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_fraction: float, key: dict
 ) -> None:
   # Takes a second, which a target that is complete need not wait for.
   from vivit_jax.data.prepare import write_shards
 
   finished = Finished(target / WORK)
   skip = functools.partial(_write_skipped, target)
-  failures = finish_samples(wanted.samples, encoding, finished, max_bad_share, skip)
+  failures = finish_samples(wanted.samples, encoding, finished, max_bad_fraction, skip)
   skip(failures)
   items: dict[str, list[write_shards.Item]] = {s.split: [] for s in wanted.samples}
   for sample in wanted.samples:

@@ -169,7 +169,7 @@ def finish_samples(
   samples: tuple[Sample, ...],
   encoding: Encoding,
   finished: Finished,
-  max_bad_share: float,
+  max_bad_fraction: float,
   on_failures: Callable[[Failures], None],
 ) -> Failures:
   """Does what is missing; returns which samples cannot be read.
@@ -178,7 +178,7 @@ def finish_samples(
     samples: all of the build.
     encoding: of what is stored.
     finished: of this and earlier runs; added to.
-    max_bad_share: of the samples that may be unreadable.
+    max_bad_fraction: of the samples that may be unreadable.
     on_failures: called with those so far before too many of them end the build.
 
   Raises:
@@ -207,11 +207,11 @@ def finish_samples(
       except ProcessExpired as error:
         failures[sample] = f'reading it ended the process with exit code {error.exitcode}'
       bar.set_postfix_str(f'{len(failures)} unreadable')
-      if len(failures) > max_bad_share * len(samples):
+      if len(failures) > max_bad_fraction * len(samples):
         on_failures(failures)
         raise DataError(
           f'{len(failures)} of {len(samples)} videos cannot be read, more than '
-          f'--max-bad-share={max_bad_share}; the first is {next(iter(failures)).path}: '
+          f'--max-bad-fraction={max_bad_fraction}; the first is {next(iter(failures)).path}: '
           f'{next(iter(failures.values()))}'
         )
   return failures
