@@ -13,7 +13,7 @@ from vivit_jax.distributed.sharding import put_batch, put_state
 from vivit_jax.errors import TrainingError
 from vivit_jax.model.vivit import build
 from vivit_jax.train.divergence import all_finite, check_finite
-from vivit_jax.train.metrics import Window
+from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 
@@ -70,28 +70,28 @@ def metrics(loss, skipped):
 
 
 def test_skipped_steps_are_counted_and_left_out_of_the_mean():
-  window = Window()
+  buffer = MetricsBuffer()
   for step, loss in enumerate((1.0, np.nan, 4.0, np.nan, np.nan), 1):
-    window.add(step, metrics(loss, np.isnan(loss)))
-  assert window.in_row == [4]  # the last one has not been looked at
-  assert window.skipping()
-  assert window.in_row == [4, 5]
-  assert window.mean() == {'loss': 2.5, 'skipped_updates': 3.0}
-  window.add(6, metrics(np.nan, 1))
-  assert window.mean()['skipped_updates'] == 1.0  # and no loss to speak of
-  assert window.in_row == [4, 5, 6]
-  window.add(7, metrics(0.5, 0))
-  assert not window.skipping()
-  assert window.in_row == []
+    buffer.add(step, metrics(loss, np.isnan(loss)))
+  assert buffer.consecutive_skips == [4]  # the last one has not been looked at
+  assert buffer.last_step_skipped()
+  assert buffer.consecutive_skips == [4, 5]
+  assert buffer.take_mean(5) == {'loss': 2.5, 'skipped_updates': 3.0}
+  buffer.add(6, metrics(np.nan, 1))
+  assert buffer.take_mean(6)['skipped_updates'] == 1.0  # and no loss to speak of
+  assert buffer.consecutive_skips == [4, 5, 6]
+  buffer.add(7, metrics(0.5, 0))
+  assert not buffer.last_step_skipped()
+  assert buffer.consecutive_skips == []
 
 
-def test_a_window_goes_on_where_it_was_saved():
+def test_a_buffer_goes_on_where_it_was_saved():
   losses = [np.float32(x) for x in (0.1, 0.7, 1 / 3)]
-  whole, part = Window(), Window()
+  whole, part = MetricsBuffer(), MetricsBuffer()
   for step, loss in enumerate(losses, 1):
     whole.add(step, metrics(loss, 0))
   for step, loss in enumerate(losses[:2], 1):
     part.add(step, metrics(loss, 0))
-  resumed = Window(part.rows())
+  resumed = MetricsBuffer(2, part.rows())
   resumed.add(3, metrics(losses[2], 0))
-  assert resumed.mean() == whole.mean()
+  assert resumed.take_mean(3) == whole.take_mean(3)

@@ -208,12 +208,12 @@ def test_at_random_moments(uninterrupted, tmp_path, how):
 def test_two_hangups_stop_once_and_nohup_ignores_them():
   program = (
     'import os, signal, sys\n'
-    'from vivit_jax.train.stop import StopRequest\n'
+    'from vivit_jax.train.stop import PreemptionHandler\n'
     'if sys.argv[1] == "nohup": signal.signal(signal.SIGHUP, signal.SIG_IGN)\n'
-    'with StopRequest() as stop:\n'
+    'with PreemptionHandler() as stop:\n'
     '  for _ in range(2): os.kill(os.getpid(), signal.SIGHUP)\n'
     'print(stop.received)\n'
-    'with StopRequest(ends_process=True) as stop: pass\n'
+    'with PreemptionHandler(ends_process=True) as stop: pass\n'
     'os.kill(os.getpid(), signal.SIGTERM)\n'
     'print("after the work")\n'
   )

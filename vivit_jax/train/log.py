@@ -72,9 +72,10 @@ def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(finite) + '\n'
 
 
-def is_validation(row: Mapping[str, Any]) -> bool:
-  """Returns whether a row of the metrics file is of a scheduled evaluation."""
-  return any(name.startswith(VALIDATION) for name in row)
+def validated_steps(workdir: Path) -> set[int]:
+  """Returns the steps of a run whose scheduled evaluation is complete."""
+  rows = read_metrics(workdir)
+  return {int(row['step']) for row in rows if any(name.startswith(VALIDATION) for name in row)}
 
 
 class RunLog:

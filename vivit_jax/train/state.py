@@ -10,8 +10,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from vivit_jax.checkpoint.fingerprint import describe
 from vivit_jax.config.schema import Config
+from vivit_jax.distributed import hosts
+from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, abstract_params, init_params
+from vivit_jax.weights.pretrained import initialise_params
 
 
 @struct.dataclass
@@ -31,7 +35,7 @@ class TrainState:
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns the state before the first step, in host memory; the same for the same seed."""
-  with _host():
+  with on_host():
     params = init_params(model, config.clip, jax.random.key(config.seed))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   return start_from(config, state, params)
@@ -40,13 +44,37 @@ def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransforma
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
   """Returns a fresh state with these parameters, which are also the first average."""
   # A copy: the step is given all buffers of the state to reuse, each once.
-  with _host():
+  with on_host():
     average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
   return dataclasses.replace(state, params=params, average=average)
 
 
-def _host() -> contextlib.AbstractContextManager:
-  """Computes on the CPU: a state that is to be split need not fit on one accelerator."""
+def initial_state(
+  config: Config, model: ViViT, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the state before the first step, with the weights of init.checkpoint if one is given.
+
+  Prints which weights were loaded.
+
+  Raises:
+    ConfigError: the weights cannot be used, or are not the same in all processes.
+  """
+  state, source = init_state(config, model, optimizer), config.init.checkpoint
+  if source is None:
+    return state
+  try:
+    params, table = initialise_params(config, state.params)
+  except UserError as error:
+    reason = str(error).removeprefix(f'{source}: ')
+    raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
+  if hosts.processes() > 1:
+    hosts.agree({f'{name} of {source}': bits for name, (_, bits) in describe(params).items()})
+  print(table, flush=True)
+  return start_from(config, state, params)
+
+
+def on_host() -> contextlib.AbstractContextManager:
+  """Runs computations on the CPU: a state that is to be split need not fit on one accelerator."""
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
   except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
