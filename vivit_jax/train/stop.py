@@ -124,7 +124,7 @@ class GuardedStream:
   discarded, and no exception is raised in the middle of a step.
   """
 
-  def __init__(self, stream: TextIO, stop: PreemptionHandler):
+  def __init__(self, stream: Any, stop: PreemptionHandler):
     self._stream, self._stop = stream, stop
 
   def write(self, text: str) -> int:
