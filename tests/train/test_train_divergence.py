@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that are none: a step that meets them changes nothing but its count, however it clips."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,22 @@ def test_a_buffer_goes_on_where_it_was_saved():
   resumed = MetricsBuffer(2, part.rows())
   resumed.add(3, metrics(losses[2], 0))
   assert resumed.take_mean(3) == whole.take_mean(3)
+
+
+def test_the_mean_of_finished_steps_does_not_wait_for_the_one_that_runs():
+  release, buffer = threading.Event(), MetricsBuffer()
+
+  @jax.jit
+  def never():
+    return jax.pure_callback(
+      lambda: np.float32(release.wait(60)), jax.ShapeDtypeStruct((), jnp.float32)
+    )
+
+  buffer.add(1, metrics(3.0, 0))
+  running = never()
+  buffer.add(2, {'loss': running, 'skipped_updates': running})
+  assert buffer.take_mean(1) == {'loss': 3.0, 'skipped_updates': 0.0}
+  assert buffer.at_work()
+  release.set()
+  assert buffer.take_mean(2)['loss'] == 1.0  # what the callback returned, not a timeout's 0
+  assert buffer.take_mean(2) == {}

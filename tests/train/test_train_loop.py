@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score
 from support.runs import CONFIG, assert_same_bits, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
-from vivit_jax.train import evaluation
-from vivit_jax.train.log import read_metrics
+from vivit_jax.train import evaluation, loop
+from vivit_jax.train.log import RunLog, read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.weights.pretrained import load_run
 
@@ -97,6 +97,24 @@ def test_multi_label_precision_is_that_of_scikit_learn(tmp_path, monkeypatch):
   assert results['mAP'] == pytest.approx(wanted, abs=1e-12)
   assert json.loads((tmp_path / 'report.json').read_text())['mAP'] == results['mAP']
   assert 'accuracy' in read_metrics(tmp_path)[0]
+
+
+@pytest.mark.usefixtures('one_device')
+def test_a_row_is_written_once_the_next_step_has_been_started(tmp_path, monkeypatch):
+  events, write, compile_step = [], RunLog.train, loop.compile_step
+
+  def recording(*arguments):
+    step = compile_step(*arguments)
+    return lambda state, batch: events.append('started') or step(state, batch)
+
+  monkeypatch.setattr(loop, 'compile_step', recording)
+  monkeypatch.setattr(RunLog, 'train', lambda log, k, row: events.append(k) or write(log, k, row))
+  train(tiny(train__steps=8, train__log_every=2, train__checkpoint_every=6), tmp_path)
+  # Rows 6 and 8 are those of steps that are waited for anyway: saved and evaluated.
+  expected = ['started', 'started', 'started', 2, 'started', 'started', 4, 'started', 6,
+              'started', 'started', 8]  # fmt: skip
+  assert events == expected
+  assert [row['step'] for row in read_metrics(tmp_path)] == [2, 4, 6, 8, 8]
 
 
 @pytest.fixture(scope='module')

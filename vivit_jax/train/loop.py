@@ -22,18 +22,19 @@ from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, placed, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, put_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.divergence import check_finite, diverged
 from vivit_jax.train.evaluation import evaluate_run, open_common_split, validate
 from vivit_jax.train.goodput import Goodput
+from vivit_jax.train.initialize import restore_or_init
 from vivit_jax.train.log import RunLog, opening_line, validated_steps
 from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.sanity import hints
-from vivit_jax.train.state import TrainState, abstract_state, initial_state, on_host
+from vivit_jax.train.state import TrainState, on_host
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
@@ -118,7 +119,7 @@ def _train(
     bounded_unwinding(unless=Stopped),
   ):
     watchdog.expect('the initial state', COMPILING)
-    state = _restore_or_init(config, model, optimizer, mesh, checkpoints)
+    state = restore_or_init(config, model, optimizer, mesh, checkpoints)
     # Only now: a run that this command cannot continue must stay as it is.
     if first:
       claim(workdir, config, data.fingerprint, data.class_names, changes)
@@ -130,22 +131,6 @@ def _train(
       _loop(config, workdir, mesh, data, model, optimizer, steps, state, services)
     watchdog.expect('the last checkpoint')
   goodput.spent('checkpoint')
-
-
-def _restore_or_init(
-  config: Config,
-  model: ViViT,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-  checkpoints: Checkpoints,
-) -> TrainState:
-  """Returns the newest undamaged state of the workdir, else the one before the first step."""
-  abstract = placed(mesh, abstract_state(config, model, optimizer))
-  checkpoints.check_best(abstract.best_params)
-  restored = checkpoints.restore_newest(abstract)
-  if restored is not None:
-    return restored
-  return put_state(mesh, initial_state(config, model, optimizer))
 
 
 def _loop(

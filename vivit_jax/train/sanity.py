@@ -23,8 +23,8 @@ from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, put_batch, put_state
 from vivit_jax.model.vivit import build
+from vivit_jax.train.initialize import initial_state
 from vivit_jax.train.optimizer import make_optimizer
-from vivit_jax.train.state import initial_state
 from vivit_jax.train.step import compile_step
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from

@@ -10,12 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vivit_jax.checkpoint.fingerprint import describe
 from vivit_jax.config.schema import Config
-from vivit_jax.distributed import hosts
-from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, abstract_params, init_params
-from vivit_jax.weights.pretrained import initialise_params
 
 
 @struct.dataclass
@@ -47,30 +43,6 @@ def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
   with on_host():
     average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
   return dataclasses.replace(state, params=params, average=average)
-
-
-def initial_state(
-  config: Config, model: ViViT, optimizer: optax.GradientTransformation
-) -> TrainState:
-  """Returns the state before the first step, with the weights of init.checkpoint if one is given.
-
-  Prints which weights were loaded.
-
-  Raises:
-    ConfigError: the weights cannot be used, or are not the same in all processes.
-  """
-  state, source = init_state(config, model, optimizer), config.init.checkpoint
-  if source is None:
-    return state
-  try:
-    params, table = initialise_params(config, state.params)
-  except UserError as error:
-    reason = str(error).removeprefix(f'{source}: ')
-    raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
-  if hosts.processes() > 1:
-    hosts.agree({f'{name} of {source}': bits for name, (_, bits) in describe(params).items()})
-  print(table, flush=True)
-  return start_from(config, state, params)
 
 
 def on_host() -> contextlib.AbstractContextManager:
