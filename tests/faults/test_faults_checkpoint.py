@@ -403,7 +403,7 @@ def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tm
     assert remedy in line
   again = command('train', *arguments, f'--workdir={tmp_path}')
   assert again.returncode == 0, again.stderr
-  warnings = [line for line in again.stderr.splitlines() if not line.startswith('vivit: hint: ')]
+  warnings = [line for line in again.stderr.splitlines() if not line.startswith('vivit: warning: ')]
   assert len(warnings) == 2, again.stderr
   assert warnings[0].startswith(f'vivit: warning: {best} is damaged (')
   assert warnings[1].startswith(f'vivit: warning: {tmp_path}/checkpoints/12 is damaged (')

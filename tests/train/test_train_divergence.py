@@ -11,7 +11,7 @@ import pytest
 from support.runs import assert_same_bits
 from support.steps import MULTI, changed, compiled, make_batch
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import put_batch, put_state
+from vivit_jax.distributed.sharding import shard_batch, shard_state
 from vivit_jax.errors import TrainingError
 from vivit_jax.model.vivit import build
 from vivit_jax.train.divergence import all_finite, check_finite
@@ -36,9 +36,9 @@ def test_a_poisoned_batch_changes_nothing_but_the_step(how, rng):
   good, bad = make_batch(config, rng), make_batch(config, rng)
   bad['label'][5, 1] = np.inf
   first = init_state(config, build(config), make_optimizer(config.train, 20))
-  states, skipped = [put_state(mesh, first)], []
+  states, skipped = [shard_state(mesh, first)], []
   for batch in (good, bad, good):
-    state, metrics = step(jax.tree.map(jnp.copy, states[-1]), put_batch(mesh, batch))
+    state, metrics = step(jax.tree.map(jnp.copy, states[-1]), shard_batch(mesh, batch))
     states.append(state)
     skipped.append(float(metrics['skipped_updates']))
   assert skipped == [0, 1, 0]

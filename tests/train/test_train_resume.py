@@ -113,7 +113,7 @@ def test_killed_and_stopped_at_random_moments(uninterrupted, tmp_path):
       step = saved_steps(tmp_path)[-1]
       line = f'vivit: stopped by {how.name} at step {step}; the same command continues from there'
       assert out.splitlines()[-1] == line
-      assert all(line.startswith('vivit: hint: ') for line in err.splitlines())
+      assert all(line.startswith('vivit: warning: ') for line in err.splitlines())
       assert int(saved_state(tiny(**RUN), tmp_path).step) == step < STEPS
   done = command('train', *settings(**RUN, data__workers=2), f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def test_a_hangup_a_warning_and_closed_output_lose_nothing(uninterrupted, tmp_pa
     _, err = process.communicate(timeout=300)
   assert process.returncode == 141, err
   assert before < saved_steps(tmp_path)[-1] < STEPS
-  lines = [line for line in err.splitlines() if not line.startswith('vivit: hint: ')]
+  lines = [line for line in err.splitlines() if not line.startswith('vivit: warning: ')]
   assert lines == [
     'vivit: standard output cannot be written: No space left on device',
     said_of(tmp_path, 'SIGPIPE'),

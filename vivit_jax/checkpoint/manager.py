@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import jax
 
-from vivit_jax.checkpoint.store import DAMAGED, Store, everywhere
+from vivit_jax.checkpoint.store import DAMAGED, Store, all_hosts
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 CHECKPOINTS = 'checkpoints'
@@ -284,7 +284,7 @@ def _newest_whole(
       tree = store.restore(step, abstract)
     except DamagedError as error:
       problem = str(error)
-    if everywhere(tree is not None):
+    if all_hosts(tree is not None):
       return step, tree, damaged
     damaged.append((step, problem))
   return None, None, damaged

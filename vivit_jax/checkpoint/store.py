@@ -87,7 +87,7 @@ class Store:
     """
     self.wait()
     size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
-    if not everywhere(shutil.disk_usage(self.folder).free > size):
+    if not all_hosts(shutil.disk_usage(self.folder).free > size):
       raise self._not_saved(step, size, FULL[0])
     self._writing = step, size
     arguments = {
@@ -248,15 +248,15 @@ class Store:
     number = 1
     while (aside := self.folder / f'{DAMAGED}{step}{f"-{number}" * (number > 1)}').exists():
       number += 1
-    everywhere(True)  # have looked
+    all_hosts(True)  # have looked
     if jax.process_index() == 0:
       (self.folder / str(step)).rename(aside)
-    everywhere(True)  # will find it renamed
+    all_hosts(True)  # will find it renamed
     self._manager.reload()
     return aside.name
 
 
-def everywhere(here: bool) -> bool:
+def all_hosts(here: bool) -> bool:
   """Returns whether it is so on all hosts, which must all ask."""
   return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
 

@@ -8,7 +8,7 @@ from vivit_jax.checkpoint.fingerprint import describe
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.config.schema import Config
 from vivit_jax.distributed import hosts
-from vivit_jax.distributed.sharding import placed, put_state
+from vivit_jax.distributed.sharding import shard_state, with_sharding
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
@@ -23,12 +23,12 @@ def restore_or_init(
   checkpoints: Checkpoints,
 ) -> TrainState:
   """Returns the newest undamaged state of the workdir, else the one before the first step."""
-  abstract = placed(mesh, abstract_state(config, model, optimizer))
-  checkpoints.check_best(abstract.best_params)
+  abstract = with_sharding(mesh, abstract_state(config, model, optimizer))
+  checkpoints.check_best(abstract.eval_params)
   restored = checkpoints.restore_newest(abstract)
   if restored is not None:
     return restored
-  return put_state(mesh, initial_state(config, model, optimizer))
+  return shard_state(mesh, initial_state(config, model, optimizer))
 
 
 def initial_state(
@@ -50,6 +50,8 @@ def initial_state(
     reason = str(error).removeprefix(f'{source}: ')
     raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
   if hosts.processes() > 1:
-    hosts.agree({f'{name} of {source}': bits for name, (_, bits) in describe(params).items()})
+    hosts.assert_equal_on_all_hosts(
+      {f'{name} of {source}': bits for name, (_, bits) in describe(params).items()}
+    )
   print(table, flush=True)
   return start_from(config, state, params)

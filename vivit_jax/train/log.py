@@ -96,7 +96,7 @@ class RunLog:
       self._path = workdir / METRICS
       replace_file(self._path, ''.join(map(_line, rows)).encode())
       self._file = self._path.open('a')
-      self._board = Board(workdir / 'tensorboard', start + 1)
+      self._events = EventWriter(workdir / 'tensorboard', start + 1)
     # On a file or a pipe the lines below say the same without control characters.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
@@ -115,7 +115,7 @@ class RunLog:
   ) -> None:
     self._bar.close()
     if self._file is not None:
-      with contextlib.closing(self._board), naming(self._path):
+      with contextlib.closing(self._events), naming(self._path):
         self._file.close()
 
   def advance(self) -> None:
@@ -167,7 +167,7 @@ class RunLog:
     if wait > MUCH_WAITING and self._windows and not self._hinted and self._file is not None:
       self._hinted = True
       tqdm.write(
-        f'vivit: hint: {wait:.0%} of the time is spent waiting for data: give more processes as '
+        f'vivit: warning: {wait:.0%} of the time is spent waiting for data: give more processes as '
         '--config.data.workers=N, or make the videos cheaper to read with `vivit data build`',
         file=sys.stderr,
       )
@@ -188,7 +188,7 @@ class RunLog:
     with naming(self._path):
       self._file.write(_line({'step': step, **row}))
       self._file.flush()
-    self._board.write(step, {_tag(name): value for name, value in row.items()})
+    self._events.write(step, {_tag(name): value for name, value in row.items()})
 
 
 def _tag(name: str) -> str:
@@ -215,7 +215,7 @@ def opening_line(
   )
 
 
-class Board:
+class EventWriter:
   """One event file; OSError where it cannot be written."""
 
   def __init__(self, folder: Path, first_step: int):

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from vivit_jax.checkpoint.manager import Checkpoints
-from vivit_jax.checkpoint.workdir import check_continues, claim, meaning, occupied
+from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning, write_snapshot
 from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
@@ -22,7 +22,7 @@ from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, put_batch
+from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.divergence import check_finite, diverged
@@ -33,7 +33,7 @@ from vivit_jax.train.log import RunLog, opening_line, validated_steps
 from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
-from vivit_jax.train.sanity import hints
+from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import PreemptionHandler, Stopped
@@ -70,7 +70,7 @@ def train(
   mesh = make_mesh(config)
   config = with_classes(config)
   first = hosts.is_first()
-  lock = occupied(workdir) if first else contextlib.nullcontext()
+  lock = lock_workdir(workdir) if first else contextlib.nullcontext()
   goodput = Goodput()
   with lock:
     hosts.check_shared(workdir)
@@ -79,7 +79,7 @@ def train(
       saved = checkpoints.abouts()
     changes: list[str] = []
     if first:
-      changes = check_continues(workdir, config, data.fingerprint, allow_changes, saved)
+      changes = check_compatible(workdir, config, data.fingerprint, allow_changes, saved)
     with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
       _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
@@ -122,9 +122,9 @@ def _train(
     state = restore_or_init(config, model, optimizer, mesh, checkpoints)
     # Only now: a run that this command cannot continue must stay as it is.
     if first:
-      claim(workdir, config, data.fingerprint, data.class_names, changes)
-      for hint in hints(config, data, state.params):
-        print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
+      write_snapshot(workdir, config, data.fingerprint, data.class_names, changes)
+      for warning in warnings_for(config, data, state.params):
+        print(f'vivit: warning: {warning}', file=sys.stderr, flush=True)
     with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
       services = _Services(checkpoints, watchdog, profiler, goodput, stop)
       goodput.spent('start')
@@ -151,7 +151,7 @@ def _loop(
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
-  validated = hosts.from_first(start in validated_steps(workdir))
+  validated = hosts.broadcast(start in validated_steps(workdir))
   if start == steps and validated:
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
@@ -232,11 +232,11 @@ def _evaluation(
     with goodput.during('evaluation'):
       what = 'the next batch of the validation'
       before_batch = watchdog.series(what, services.stop.raise_if_stopped)
-      results = validate(config, data, forward, failures, state.best_params, before_batch)
+      results = validate(config, data, forward, failures, state.eval_params, before_batch)
     watchdog.expect(f'the best checkpoint at step {step}')
     with goodput.during('checkpoint'):
       about = {'settings': meaning(config)}
-      checkpoints.save_best(step, state.best_params, results.score, results.loss, about)
+      checkpoints.save_best(step, state.eval_params, results.score, results.loss, about)
     return results.metrics
 
   return evaluate
@@ -269,4 +269,4 @@ def _batches(
   rows = host_rows(mesh, config.train.batch_size)
   for batch in train_batches(data, config, start_step=start, stop_step=steps, rows=rows):
     failures.add(batch['failures'])
-    yield put_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+    yield shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})

@@ -52,7 +52,7 @@ class Profiler:
       )
     if wanted is not None and wanted.last <= start:
       print(
-        f'vivit: hint: --profile={wanted} traces nothing: this run goes on after step {start}',
+        f'vivit: warning: --profile={wanted} traces nothing: this run goes on after step {start}',
         file=sys.stderr,
         flush=True,
       )

@@ -21,7 +21,7 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, shard_batch, shard_state
 from vivit_jax.model.vivit import build
 from vivit_jax.train.initialize import initial_state
 from vivit_jax.train.optimizer import make_optimizer
@@ -34,7 +34,7 @@ SHOWN = 5  # names in one line
 ROTATION = re.compile(r'(?<![a-z])(?:anti|counter)[-_ ]?(?=clockwise)', re.IGNORECASE)
 
 
-def hints(config: Config, data: Manifest, params: Any) -> list[str]:
+def warnings_for(config: Config, data: Manifest, params: Any) -> list[str]:
   """Returns one line, with its remedy, for each setting that will probably disappoint.
 
   Args:
@@ -120,9 +120,9 @@ def overfit_one_batch(config: Config) -> bool:
   stream = train_batches(data, config, start_step=0, stop_step=1, rows=rows)
   with contextlib.closing(stream) as batches:
     first = next(batches)
-    batch = put_batch(mesh, {name: first[name] for name in ('video', 'label')})
+    batch = shard_batch(mesh, {name: first[name] for name in ('video', 'label')})
   model, optimizer = build(config), make_optimizer(config.train, STEPS)
-  state = put_state(mesh, initial_state(config, model, optimizer))
+  state = shard_state(mesh, initial_state(config, model, optimizer))
   step = compile_step(config, model, optimizer, mesh)
   history = []
   for _ in tqdm(range(STEPS), 'overfit', unit='step', disable=not sys.stderr.isatty()):

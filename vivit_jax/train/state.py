@@ -24,7 +24,7 @@ class TrainState:
   average: Any = ()  # of the parameters over the last steps, where train.ema_decay asks for it
 
   @property
-  def best_params(self) -> Any:
+  def eval_params(self) -> Any:
     """The parameters to evaluate and to keep: the average where there is one."""
     return self.average or self.params
 
