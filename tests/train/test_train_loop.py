@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import pytest
 from sklearn.metrics import average_precision_score
@@ -13,6 +14,7 @@ from support.runs import CONFIG, assert_same_bits, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.train import evaluation, loop
+from vivit_jax.train import step as step_module
 from vivit_jax.train.log import RunLog, read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.weights.pretrained import load_run
@@ -100,7 +102,7 @@ def test_multi_label_precision_is_that_of_scikit_learn(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures('one_device')
-def test_a_row_is_written_once_the_next_step_has_been_started(tmp_path, monkeypatch):
+def test_the_step_is_traced_once_and_rows_follow_the_next_start(tmp_path, monkeypatch):
   events, write, compile_step = [], RunLog.train, loop.compile_step
 
   def recording(*arguments):
@@ -108,6 +110,9 @@ def test_a_row_is_written_once_the_next_step_has_been_started(tmp_path, monkeypa
     return lambda state, batch: events.append('started') or step(state, batch)
 
   monkeypatch.setattr(loop, 'compile_step', recording)
+  chex.clear_trace_counter()
+  once = chex.assert_max_traces(step_module.train_step, n=1)
+  monkeypatch.setattr(step_module, 'train_step', once)
   monkeypatch.setattr(RunLog, 'train', lambda log, k, row: events.append(k) or write(log, k, row))
   train(tiny(train__steps=8, train__log_every=2, train__checkpoint_every=6), tmp_path)
   # Rows 6 and 8 are those of steps that are waited for anyway: saved and evaluated.

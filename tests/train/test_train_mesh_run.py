@@ -39,7 +39,7 @@ def test_a_run_moves_between_meshes_and_is_evaluated_as_ever(tmp_path, monkeypat
   assert list(found) == list(expected) == list(range(1, 9))
   for step, loss in expected.items():
     assert found[step] == pytest.approx(loss, rel=1e-5), step
-  assert_same_bits(load_run(moving, 'last').params, saved_state(split, moving).average)
+  assert_same_bits(load_run(moving, 'last').params, saved_state(split, moving).ema_params)
   assert evaluate_run(moving, step='last')['videos'] == results['videos']
 
 

@@ -54,8 +54,8 @@ def test_the_averaged_weights_are_those_that_are_read(uninterrupted):
   with Checkpoints(uninterrupted, read_only=True) as checkpoints:
     params, step, _ = checkpoints.read_params('last')
   assert step == STEPS
-  assert_same_bits(params, state.average)
-  kernels = [tree['head']['kernel'] for tree in (state.params, state.average)]
+  assert_same_bits(params, state.ema_params)
+  kernels = [tree['head']['kernel'] for tree in (state.params, state.ema_params)]
   assert not np.array_equal(*kernels)
 
 

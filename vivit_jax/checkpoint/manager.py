@@ -257,7 +257,7 @@ class Checkpoints:
           f'{states.folder}/{damaged} was removed while it was read: the steps there are {others}'
         ) from None
       raise DamagedError(f'{error}: use another step, by --step: {others}') from None
-    return state.get('average') or state['params'], step, about
+    return state.get('ema_params') or state['params'], step, about
 
 
 def _read(store: Store, wanted: int | None = None) -> tuple[Any, int, dict[str, Any]]:

@@ -27,7 +27,7 @@ class MetricsBuffer:
     self._rows: deque[tuple[int, Metrics]] = deque((step, row) for row in rows)
     self._unread: deque[tuple[int, Metrics]] = deque()
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+  def add(self, step: int, metrics: Metrics) -> None:
     """Adds the metrics of a step and blocks until the step before it has finished.
 
     Without that bound, each step in flight would hold a batch on the devices, and the time to fetch

@@ -21,12 +21,12 @@ class TrainState:
   step: Any  # int32 scalar; a shape, a sharding or a type where the tree describes a state
   params: Any
   opt_state: Any
-  average: Any = ()  # of the parameters over the last steps, where train.ema_decay asks for it
+  ema_params: Any = ()  # exponential moving average of the parameters if train.ema_decay > 0
 
   @property
   def eval_params(self) -> Any:
-    """The parameters to evaluate and to keep: the average where there is one."""
-    return self.average or self.params
+    """The parameters to evaluate and to keep: the moving average if there is one."""
+    return self.ema_params or self.params
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
@@ -38,11 +38,11 @@ def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransforma
 
 
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
-  """Returns a fresh state with these parameters, which are also the first average."""
+  """Returns a fresh state with these parameters, which also start the moving average."""
   # A copy: the step is given all buffers of the state to reuse, each once.
   with on_host():
-    average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
-  return dataclasses.replace(state, params=params, average=average)
+    ema_params = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
+  return dataclasses.replace(state, params=params, ema_params=ema_params)
 
 
 def on_host() -> contextlib.AbstractContextManager:

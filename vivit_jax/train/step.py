@@ -74,10 +74,10 @@ def train_step(
   def updated(state: TrainState, gradients: Any) -> TrainState:
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = state.average
+    ema_params = state.ema_params
     if train.ema_decay:
-      average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
-    return TrainState(state.step, params, opt_state, average)
+      ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
+    return TrainState(state.step, params, opt_state, ema_params)
 
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   # A branch, since a select of old and new would hold both in memory.
