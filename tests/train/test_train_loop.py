@@ -10,7 +10,7 @@ import jax
 import pytest
 from sklearn.metrics import average_precision_score
 
-from support.runs import CONFIG, assert_same_bits, saved_state, tiny
+from support.runs import CONFIG, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.train import evaluation, loop
@@ -139,7 +139,7 @@ def test_weights_of_another_run_start_at_step_0(trained, tmp_path):
   train(config, tmp_path)
   after = saved_state(config, tmp_path)
   assert int(after.step) == 1
-  assert_same_bits(after.params, load_run(trained).params)
+  chex.assert_trees_all_equal(after.params, load_run(trained).params)
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 1]
 
 

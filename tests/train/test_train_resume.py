@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chex
 import numpy as np
 import pytest
 
 from support.runs import (
   ROOT,
-  assert_same_bits,
   command,
   environment,
   rows,
@@ -54,7 +54,7 @@ def test_the_averaged_weights_are_those_that_are_read(uninterrupted):
   with Checkpoints(uninterrupted, read_only=True) as checkpoints:
     params, step, _ = checkpoints.read_params('last')
   assert step == STEPS
-  assert_same_bits(params, state.ema_params)
+  chex.assert_trees_all_equal(params, state.ema_params)
   kernels = [tree['head']['kernel'] for tree in (state.params, state.ema_params)]
   assert not np.array_equal(*kernels)
 
@@ -87,7 +87,7 @@ def assert_same_run(workdir: Path, other: Path) -> None:
   config = tiny(**RUN)
   one, two = saved_state(config, workdir), saved_state(config, other)
   assert int(one.step) == STEPS
-  assert_same_bits(one, two)
+  chex.assert_trees_all_equal(one, two)
   with (
     Checkpoints(workdir, read_only=True) as a,
     Checkpoints(other, read_only=True) as b,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.distributed import hosts
 from vivit_jax.errors import TrainingError
 from vivit_jax.files import replace_file
 
@@ -49,7 +50,7 @@ def diverged(
   ]
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows([('step', 'path'), *rows])
-  if jax.process_index() == 0:
+  if hosts.is_first():
     replace_file(workdir / FILE, text.getvalue().encode())
   paths = [path for step, path in rows if step == steps[-1]]
   shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')

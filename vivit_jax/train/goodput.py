@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from vivit_jax.distributed import hosts
+
 ACTIVITIES = ('step', 'input', 'evaluation', 'checkpoint', 'compile', 'start')
 COMPILING = '/jax/core/compile/'  # JAX's events for tracing, lowering and compiling
 
@@ -37,7 +39,7 @@ class Goodput:
 
   def __exit__(self, *_: Any) -> None:
     jax.monitoring.unregister_event_duration_listener(self._listen)
-    if self.seconds['input'] and jax.process_index() == 0:
+    if self.seconds['input'] and hosts.is_first():
       print(self.summary(), flush=True)
 
   def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
