@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training carries from step to step, and all that a checkpoint has to hold."""
+"""The training state: everything that a step updates and a checkpoint holds."""
 
 import contextlib
 import dataclasses
@@ -16,9 +16,9 @@ from vivit_jax.model.vivit import ViViT, abstract_params, init_params
 
 @struct.dataclass
 class TrainState:
-  """Step, parameters and optimiser state; random numbers follow from the seed and the step."""
+  """Step, parameters and optimizer state; random numbers are derived from seed and step."""
 
-  step: Any  # int32 scalar; a shape, a sharding or a type where the tree describes a state
+  step: Any  # int32 scalar; in a tree that describes a state, a shape, sharding or type
   params: Any
   opt_state: Any
   ema_params: Any = ()  # exponential moving average of the parameters if train.ema_decay > 0
@@ -30,7 +30,7 @@ class TrainState:
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first step, in host memory; the same for the same seed."""
+  """Returns the state before the first step in host memory; determined by the seed."""
   with on_host():
     params = init_params(model, config.clip, jax.random.key(config.seed))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
@@ -39,14 +39,14 @@ def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransforma
 
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
   """Returns a fresh state with these parameters, which also start the moving average."""
-  # A copy: the step is given all buffers of the state to reuse, each once.
+  # A copy, since the step donates every buffer of the state, and each only once.
   with on_host():
     ema_params = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
   return dataclasses.replace(state, params=params, ema_params=ema_params)
 
 
 def on_host() -> contextlib.AbstractContextManager:
-  """Runs computations on the CPU: a state that is to be split need not fit on one accelerator."""
+  """Runs computations on the CPU: a state to be sharded may not fit on one accelerator."""
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
   except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
@@ -56,7 +56,7 @@ def on_host() -> contextlib.AbstractContextManager:
 def abstract_state(
   config: Config, model: ViViT, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Returns shapes and types of the state; allocates nothing."""
+  """Returns the shapes and types of the state without allocating memory."""
   params = abstract_params(model, config.clip)
   step = jax.eval_shape(lambda: jnp.zeros((), jnp.int32))
   opt_state = jax.eval_shape(optimizer.init, params)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update as a pure function of state and batch, and the forward pass for testing."""
+"""One training step as a pure function of state and batch, and the forward pass for evaluation."""
 
 import dataclasses
 import functools
@@ -42,13 +42,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
-  Where loss or gradient are not finite, nothing is updated and `skipped_updates` is 1.
+  If the loss or any gradient is non-finite, the update is skipped and `skipped_updates` is 1.
 
   Args:
     state: before the update.
     batch: `video` uint8 [B, F, H, W, 3]; `label` int32 [B, heads], or multi-hot [B, C].
     config: task, regularisers and seed.
-    model: applied with dropout drawn from the seed and the step alone.
+    model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
   """
   task, train = config.task, config.train
