@@ -60,6 +60,7 @@ setup(
       'huggingface_hub>=1.0',
       'scikit-video>=1.1.11',
       'beartype>=0.20.2',
+      'chex>=0.1.91',
       'msgpack>=1.0',
       'mypy>=1.15',
       'pytest>=8.3',

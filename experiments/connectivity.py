@@ -29,16 +29,16 @@ SPATIAL = stages(Model(attention='factorised_encoder'))[0]
 SERIAL = stages(Model(attention='factorised_self_attention'))[0]
 DOT_PRODUCT = stages(Model(attention='factorised_dot_product'))[0]
 PANELS: dict[str, tuple[str, Series, str]] = {
-  'space': (SPATIAL.layout, SPATIAL.series, 'its own frame\n(factorised encoder)'),
-  'time': (SPATIAL.layout, ((TIME,),), 'its own place in every frame\n(a part of the two below)'),
-  'jointly': (JOINT.layout, JOINT.series, 'every token, in one attention\n(spatio-temporal)'),
+  'space': (SPATIAL.pattern, SPATIAL.series, 'its own frame\n(factorised encoder)'),
+  'time': (SPATIAL.pattern, ((TIME,),), 'its own place in every frame\n(a part of the two below)'),
+  'jointly': (JOINT.pattern, JOINT.series, 'every token, in one attention\n(spatio-temporal)'),
   'space, then time': (
-    SERIAL.layout,
+    SERIAL.pattern,
     SERIAL.series,
     'every token, by way of its place in each frame\n(factorised self-attention)',
   ),
   'half the heads each': (
-    DOT_PRODUCT.layout,
+    DOT_PRODUCT.pattern,
     DOT_PRODUCT.series,
     'its own frame and its own place\n(factorised dot-product attention)',
   ),
@@ -46,12 +46,12 @@ PANELS: dict[str, tuple[str, Series, str]] = {
 
 
 def connectivity(
-  layout: str, series: Series, grid: tuple[int, int, int], token: tuple[int, int, int]
+  pattern: str, series: Series, grid: tuple[int, int, int], token: tuple[int, int, int]
 ) -> np.ndarray:
   """Returns how strongly one output token of a block depends on each input token.
 
   Args:
-    layout: how the token grid is laid out for the block (einops, see vivit.Stage).
+    pattern: how the token grid is laid out for the block (einops, see vivit.Stage).
     series: the block's attentions (see transformer.Series).
     grid: T, H, W in tokens.
     token: t, h, w of the output token.
@@ -65,7 +65,7 @@ def connectivity(
   key = jax.random.key(0)
 
   def laid_out(x: jax.Array) -> jax.Array:
-    return einops.rearrange(x, layout)
+    return einops.rearrange(x, pattern)
 
   params = jax.eval_shape(lambda x: block.init(key, laid_out(x)), jnp.zeros(shape))
   # Random everywhere: fresh parameters hide the time attention, whose output begins at zero.
@@ -127,8 +127,10 @@ def draw() -> Figure:
     'AABBCC\n.DDEE.',
     gridspec_kw={'left': 0.01, 'right': 0.99, 'bottom': 0.12, 'top': 0.86, 'hspace': 0.75},
   )
-  for axes, (title, (layout, series, caption)) in zip(panels.values(), PANELS.items(), strict=True):
-    draw_frames(axes, connectivity(layout, series, GRID, TOKEN), TOKEN)
+  for axes, (title, (pattern, series, caption)) in zip(
+    panels.values(), PANELS.items(), strict=True
+  ):
+    draw_frames(axes, connectivity(pattern, series, GRID, TOKEN), TOKEN)
     axes.set_title(title, fontsize=12, fontweight='bold', color=TEXT)
     axes.text(
       0.5, -0.13, caption, transform=axes.transAxes, ha='center', va='top', fontsize=9.5, color=TEXT

@@ -13,7 +13,7 @@ from plain_port import PlainViViT
 from plain_port import train_step as plain_step
 from vivit_jax.config.schema import SIZES, Clip, Config, Model, Task, Train
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import put_batch, put_state
+from vivit_jax.distributed.sharding import shard_batch, shard_state
 from vivit_jax.model.vivit import build, video_shape
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
@@ -49,7 +49,7 @@ def main() -> None:
   mesh = make_mesh(None, jax.devices()[:1])
   rng = np.random.default_rng(0)
   shape = (contest.batch, contest.frames, contest.pixels, contest.pixels, 3)
-  batch = put_batch(
+  batch = shard_batch(
     mesh,
     {
       'video': rng.integers(0, 256, shape, np.uint8),
@@ -62,7 +62,7 @@ def main() -> None:
 
 def _ours(config: Config, mesh: jax.sharding.Mesh, batch: dict) -> Callable[[], None]:
   model, optimizer = build(config), make_optimizer(config.train, 1_000_000)
-  state = put_state(mesh, init_state(config, model, optimizer))
+  state = shard_state(mesh, init_state(config, model, optimizer))
   update = compile_step(config, model, optimizer, mesh)
 
   def step() -> None:

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import struct
 
 from support.checkpoints import abstract, leftovers
 from vivit_jax.checkpoint import store
@@ -121,6 +125,36 @@ def test_saves_are_whole_while_later_steps_reuse_their_memory(tmp_path):
     for number in checkpoints.steps:
       for leaf in jax.tree.leaves(checkpoints.restore(number, abstract(tree))):
         assert (np.asarray(leaf) == number).all()
+
+
+@struct.dataclass
+class EarlierState:
+  """The training state of version 0.1, field for field."""
+
+  step: Any
+  params: Any
+  opt_state: Any
+  average: Any = ()
+
+
+@pytest.mark.parametrize('ema', [True, False])
+def test_a_state_of_an_earlier_version_has_its_average_under_the_new_name(tmp_path, ema):
+  params = {'kernel': jnp.arange(6.0).reshape(2, 3)}
+  average = {'kernel': jnp.full((2, 3), 0.5)} if ema else ()
+  opt_state = optax.adamw(1e-3).init(params)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, EarlierState(jnp.int32(3), params, opt_state, average), {})
+  wanted = TrainState(jnp.int32(3), params, opt_state, average)
+  with Checkpoints(tmp_path) as checkpoints:
+    restored = checkpoints.restore_newest(abstract(wanted))
+    chex.assert_trees_all_equal(restored, wanted)
+    read, _, _ = checkpoints.read_params('last')
+    chex.assert_trees_all_equal(read, wanted.eval_params)
+    checkpoints.save(4, restored, {})  # under the new name
+  with Checkpoints(tmp_path) as checkpoints:
+    chex.assert_trees_all_equal(checkpoints.restore(4, abstract(wanted)), wanted)
+    read, _, _ = checkpoints.read_params('last')
+    chex.assert_trees_all_equal(read, wanted.eval_params)
 
 
 @pytest.mark.parametrize(

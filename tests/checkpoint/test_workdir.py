@@ -15,12 +15,12 @@ import pytest
 from vivit_jax.checkpoint.manager import CHECKPOINTS
 from vivit_jax.checkpoint.workdir import (
   FREE,
-  check_continues,
-  claim,
+  check_compatible,
   config_of_weights,
+  lock_workdir,
   meaning,
-  occupied,
   read_config,
+  write_snapshot,
 )
 from vivit_jax.config.parse import parse
 from vivit_jax.errors import CheckpointError, ConfigError
@@ -36,7 +36,7 @@ def config(**sections):
 @pytest.fixture
 def run(tmp_path):
   """A workdir with a snapshot and something trained."""
-  claim(tmp_path, config(), 'fingerprint', NAMES)
+  write_snapshot(tmp_path, config(), 'fingerprint', NAMES)
   (tmp_path / CHECKPOINTS / '5').mkdir(parents=True)
   return tmp_path
 
@@ -58,7 +58,7 @@ def run(tmp_path):
 )
 def test_another_experiment_is_refused_by_the_name_of_the_setting(run, change, message):
   with pytest.raises(ConfigError) as error:
-    check_continues(run, config(**change), 'fingerprint')
+    check_compatible(run, config(**change), 'fingerprint')
   assert str(error.value) == (
     f'{run} holds another run: {message}; give another --workdir, or --allow-changes to go on so '
     'from its last checkpoint'
@@ -68,7 +68,7 @@ def test_another_experiment_is_refused_by_the_name_of_the_setting(run, change, m
 
 def test_all_differences_are_named_at_once(run):
   with pytest.raises(ConfigError) as error:
-    check_continues(run, config(seed=1, model={'layers': 2}), 'other')
+    check_compatible(run, config(seed=1, model={'layers': 2}), 'other')
   for part in ('config.seed', 'config.model.layers', 'training data was fingerprint and is other'):
     assert part in str(error.value)
 
@@ -94,8 +94,8 @@ FREE_CHANGES = [
 
 @pytest.mark.parametrize('change', FREE_CHANGES)
 def test_free_settings_change_and_are_kept(run, change):
-  assert check_continues(run, config(**change), 'fingerprint') == []
-  claim(run, config(**change), 'fingerprint', NAMES)
+  assert check_compatible(run, config(**change), 'fingerprint') == []
+  write_snapshot(run, config(**change), 'fingerprint', NAMES)
   assert read_config(run) == config(**change)
 
 
@@ -111,9 +111,9 @@ def test_every_free_setting_was_tried():
 
 def test_a_run_that_never_saved_binds_nobody(tmp_path):
   # A first command with a mistake in it must not spoil the workdir for the corrected one.
-  claim(tmp_path, config(), 'fingerprint', NAMES)
-  assert check_continues(tmp_path, config(seed=1), 'other') == []
-  claim(tmp_path, config(seed=1), 'other', NAMES)
+  write_snapshot(tmp_path, config(), 'fingerprint', NAMES)
+  assert check_compatible(tmp_path, config(seed=1), 'other') == []
+  write_snapshot(tmp_path, config(seed=1), 'other', NAMES)
   assert read_config(tmp_path).seed == 1
 
 
@@ -191,15 +191,15 @@ def test_training_goes_by_what_the_checkpoints_say_and_not_by_an_edited_snapshot
   edited(run, model={'gelu': 'exact'})
   changed, saved = config(model={'gelu': 'exact'}), [about(4), about(5)]
   with pytest.raises(ConfigError) as error:
-    check_continues(run, changed, 'fingerprint', saved=saved)
+    check_compatible(run, changed, 'fingerprint', saved=saved)
   assert str(error.value) == (
     f"{run} holds another run: config.model.gelu is 'tanh' in the checkpoints and 'exact' in this "
     'command; give another --workdir, or --allow-changes to go on so from its last checkpoint'
   )
   (run / 'config.json').unlink()
   with pytest.raises(ConfigError, match=r'config\.model\.gelu is'):
-    check_continues(run, changed, 'fingerprint', saved=saved)
-  assert check_continues(run, config(), 'fingerprint', saved=saved) == []
+    check_compatible(run, changed, 'fingerprint', saved=saved)
+  assert check_compatible(run, config(), 'fingerprint', saved=saved) == []
 
 
 def test_free_settings_and_checkpoints_of_earlier_versions_contradict_nothing(run):
@@ -212,12 +212,12 @@ def test_free_settings_and_checkpoints_of_earlier_versions_contradict_nothing(ru
 def test_after_an_allowed_change_all_weights_keep_the_settings_they_were_saved_with(run):
   changed = config(model={'gelu': 'exact'})
   with pytest.raises(ConfigError, match=r'was .tanh. and is .exact.'):
-    check_continues(run, changed, 'fingerprint', saved=[about(5)])
-  changes = check_continues(run, changed, 'fingerprint', True, [about(5)])
+    check_compatible(run, changed, 'fingerprint', saved=[about(5)])
+  changes = check_compatible(run, changed, 'fingerprint', True, [about(5)])
   assert changes == ["config.model.gelu was 'tanh' and is 'exact'"]
-  claim(run, changed, 'fingerprint', NAMES, changes)
+  write_snapshot(run, changed, 'fingerprint', NAMES, changes)
   # Killed before it saved again, the same command goes on without --allow-changes.
-  assert check_continues(run, changed, 'fingerprint', saved=[about(5)]) == []
+  assert check_compatible(run, changed, 'fingerprint', saved=[about(5)]) == []
   assert config_of_weights(run, about(5)).model.gelu == 'tanh'
   assert config_of_weights(run, about(9, model={'gelu': 'exact'})) == changed
   with pytest.raises(CheckpointError, match=r'the weights of step 9 were saved with .tanh.'):
@@ -227,7 +227,7 @@ def test_after_an_allowed_change_all_weights_keep_the_settings_they_were_saved_w
 def test_a_damaged_snapshot_is_not_overwritten_by_another_command(run):
   (run / 'config.json').write_text('{"config"')
   with pytest.raises(CheckpointError, match='is damaged'):
-    check_continues(run, config(seed=9), 'fingerprint')
+    check_compatible(run, config(seed=9), 'fingerprint')
   assert (run / 'config.json').read_text() == '{"config"'
 
 
@@ -245,8 +245,8 @@ def test_the_snapshot_is_json_and_never_run(run):
 def test_two_trainers_do_not_share_a_workdir(tmp_path):
   program = (
     'import sys, pathlib\n'
-    'from vivit_jax.checkpoint.workdir import occupied\n'
-    'with occupied(pathlib.Path(sys.argv[1])):\n'
+    'from vivit_jax.checkpoint.workdir import lock_workdir\n'
+    'with lock_workdir(pathlib.Path(sys.argv[1])):\n'
     '  print("in", flush=True); sys.stdin.read()\n'
   )
   with subprocess.Popen(
@@ -255,14 +255,14 @@ def test_two_trainers_do_not_share_a_workdir(tmp_path):
     assert other.stdout is not None
     assert other.stdout.readline() == b'in\n'
     for _ in range(2):  # being refused changes nothing of what the owner wrote
-      with pytest.raises(ConfigError) as error, occupied(tmp_path):
+      with pytest.raises(ConfigError) as error, lock_workdir(tmp_path):
         pass
       owner = rf'process {other.pid} of \S+ on {re.escape(socket.gethostname())} since 20\d\d-'
       assert re.search(rf'in use by another `vivit train` \({owner}\S+ \S+\): ', str(error.value))
       assert '\n' not in str(error.value)
     other.kill()
     other.wait(10)
-  with occupied(tmp_path):  # the lock went with its owner
+  with lock_workdir(tmp_path):  # the lock went with its owner
     assert f'process {os.getpid()} ' in (tmp_path / '.lock').read_text()
 
 
@@ -271,18 +271,20 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     raise OSError(errno.ENOLCK, 'No locks available')
 
   monkeypatch.setattr(fcntl, 'flock', flock)
-  with occupied(tmp_path):
+  with lock_workdir(tmp_path):
     pass
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith(f'vivit: hint: the file system of --workdir={tmp_path} has no locks (No ')
+  assert line.startswith(
+    f'vivit: warning: the file system of --workdir={tmp_path} has no locks (No '
+  )
 
 
 def test_allowed_changes_are_said_and_kept_in_their_order(run, capsys):
   for seed in (3, 4):
     (run / CHECKPOINTS / str(seed * 10)).mkdir()
-    changes = check_continues(run, config(seed=seed), f'data {seed}', allow_changes=True)
-    claim(run, config(seed=seed), f'data {seed}', NAMES, changes)
-  claim(run, config(seed=4), 'data 4', NAMES)  # and stay where nothing changes
+    changes = check_compatible(run, config(seed=seed), f'data {seed}', allow_changes=True)
+    write_snapshot(run, config(seed=seed), f'data {seed}', NAMES, changes)
+  write_snapshot(run, config(seed=4), 'data 4', NAMES)  # and stay where nothing changes
   history = json.loads((run / 'config.json').read_text())['changes']
   assert history == [
     {
@@ -299,7 +301,7 @@ def test_allowed_changes_are_said_and_kept_in_their_order(run, capsys):
   ]
   said = capsys.readouterr().err.splitlines()
   assert said == [
-    f'vivit: hint: changed in this run: {change}'
+    f'vivit: warning: changed in this run: {change}'
     for entry in history
     for change in entry['changes']
   ]
@@ -309,7 +311,7 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
   file = tmp_path / 'file'
   file.write_text('mine')
   for workdir in (file, file / 'below'):
-    with pytest.raises(ConfigError) as error, occupied(workdir):
+    with pytest.raises(ConfigError) as error, lock_workdir(workdir):
       pass
     assert str(error.value).startswith(f'--workdir={workdir} cannot be written: ')
     assert str(error.value).endswith('; give another folder')

@@ -180,10 +180,10 @@ MISTAKES = {
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A folder that looks like a run."""
-  from vivit_jax.checkpoint.workdir import claim
+  from vivit_jax.checkpoint.workdir import write_snapshot
 
   folder = tmp_path_factory.mktemp('run')
-  claim(folder, tiny(), 'x', {'verb': ['left']})
+  write_snapshot(folder, tiny(), 'x', {'verb': ['left']})
   return folder
 
 

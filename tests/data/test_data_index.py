@@ -9,7 +9,7 @@ import pytest
 
 from support.indexes import contents, finetune, mistake, rows
 from support.videos import write_video
-from vivit_jax.checkpoint.workdir import check_continues
+from vivit_jax.checkpoint.workdir import check_compatible
 from vivit_jax.cli.main import main
 from vivit_jax.config.schema import Task
 from vivit_jax.data.index.annotations import Row, divide
@@ -84,7 +84,7 @@ def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, p
   assert f'{data}/test.csv does not exist: {data} has train.csv and validation.csv\n' in said
   assert json.loads((workdir / 'report.json').read_text())['split'] == 'validation'
   # The same command, its number of classes found again, continues the run.
-  assert check_continues(workdir, with_classes(config), manifest.fingerprint) == []
+  assert check_compatible(workdir, with_classes(config), manifest.fingerprint) == []
 
 
 def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, capsys):

@@ -21,7 +21,7 @@ from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.pipeline import evaluation_batches, train_batches
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import put_batch
+from vivit_jax.distributed.sharding import shard_batch
 from vivit_jax.errors import DataError
 
 
@@ -186,7 +186,7 @@ def test_a_batch_that_is_looked_at_never_changes(root):
   kept, copies = [], []
   for batch in train_batches(manifest, settings, start_step=0, stop_step=30, rows=range(8)):
     copies.append(batch['video'].copy())
-    kept.append(put_batch(mesh, batch['video']))
+    kept.append(shard_batch(mesh, batch['video']))
   for array, copy in zip(kept, copies, strict=True):
     np.testing.assert_array_equal(np.asarray(array), copy)
 
@@ -195,7 +195,7 @@ def test_buffers_are_used_again_once_everything_made_of_them_is_gone():
   buffers = Buffers((8, 1, 8, 8, 3))
   number, video = buffers.take()
   video[:] = 7
-  on_device = put_batch(make_mesh(None), video)
+  on_device = shard_batch(make_mesh(None), video)
   view = video[3:, ..., 0].T
   del video
   other, _ = buffers.take()

@@ -84,9 +84,9 @@ def test_only_the_first_process_prints(pair):
 
 def test_values_reach_those_they_are_meant_for(found):
   first, second = (one['conversation'] for one in found)
-  assert first['from_first'] == second['from_first'] == {'a': 0}
-  assert (first['to_first'], second['to_first']) == ([0, 10], [])
-  messages, again = first['told']
+  assert first['broadcast'] == second['broadcast'] == {'a': 0}
+  assert (first['gather_to_first'], second['gather_to_first']) == ([0, 10], [])
+  messages, again = first['collected']
   assert sorted(messages) == [[1, number] for number in range(12)]
   assert again == []
 

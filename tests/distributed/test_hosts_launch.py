@@ -49,11 +49,11 @@ def test_one_process_of_one_is_alone():
 
 
 def test_alone_everything_agrees_and_nothing_is_sent(tmp_path):
-  hosts.agree({'anything': 1})
+  hosts.assert_equal_on_all_hosts({'anything': 1})
   hosts.check_shared(tmp_path / 'missing')
-  assert hosts.from_first([1]) == [1]
-  assert hosts.to_first(2) == [2]
-  assert hosts.told('topic') == []
+  assert hosts.broadcast([1]) == [1]
+  assert hosts.gather_to_first(2) == [2]
+  assert hosts.collect('topic') == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_is_one_line():
 
 
 def test_a_coordinator_that_does_not_answer_is_one_line(monkeypatch):
-  monkeypatch.setattr(launch, 'JOINING', 0.3)
+  monkeypatch.setattr(launch, 'JOIN_TIMEOUT_SECONDS', 0.3)
   with pytest.raises(ConfigError, match=r'^--coordinator=127.0.0.1:1 does not answer \(Connection'):
     start('--coordinator=127.0.0.1:1', '--processes=2', '--process=1')
 

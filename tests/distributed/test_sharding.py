@@ -11,8 +11,8 @@ from vivit_jax.distributed.sharding import (
   batch_sharding,
   host_rows,
   local_rows,
-  put_batch,
   replicated,
+  shard_batch,
 )
 from vivit_jax.errors import ConfigError
 
@@ -25,7 +25,7 @@ def test_rows_go_out_and_come_back_in_their_order(devices):
     'label': np.arange(16, dtype=np.int32),
   }
   assert host_rows(mesh, 16) == list(range(16))
-  put = put_batch(mesh, batch)
+  put = shard_batch(mesh, batch)
   for name, rows in batch.items():
     assert put[name].dtype == rows.dtype
     assert put[name].sharding.is_equivalent_to(batch_sharding(mesh), rows.ndim)
@@ -35,7 +35,7 @@ def test_rows_go_out_and_come_back_in_their_order(devices):
 
 def test_each_device_has_neighbouring_rows():
   mesh = make_mesh(None)
-  put = put_batch(mesh, np.arange(16))
+  put = shard_batch(mesh, np.arange(16))
   found = {shard.device.id: np.asarray(shard.data).tolist() for shard in put.addressable_shards}
   assert found == {k: [2 * k, 2 * k + 1] for k in range(8)}
 

@@ -23,7 +23,7 @@ from vivit_jax.config.schema import Config
 from vivit_jax.config.schema import Mesh as Axes
 from vivit_jax.distributed.mesh import AXES
 from vivit_jax.errors import ConfigError
-from vivit_jax.distributed.sharding import host_rows, local_rows, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, local_rows, shard_batch, shard_state
 from vivit_jax.distributed.mesh import make_mesh
 
 video = np.arange(16 * 8, dtype=np.uint8).reshape(16, 8, 1, 1, 1)
@@ -38,14 +38,14 @@ meshes = {
 for name, mesh in meshes.items():
   rows = host_rows(mesh, 16)
   print(name, *rows)
-  put = put_batch(mesh, {key: whole[rows] for key, whole in batch.items()})
+  put = shard_batch(mesh, {key: whole[rows] for key, whole in batch.items()})
   for key, whole in batch.items():
     assert put[key].shape == whole.shape
     for shard in put[key].addressable_shards:
       np.testing.assert_array_equal(shard.data, whole[shard.index])
   np.testing.assert_array_equal(local_rows(put['label']), rows)
   kernel = np.arange(64, dtype=np.float32).reshape(16, 4)
-  state = put_state(mesh, {'head': {'kernel': kernel, 'bias': np.arange(3.0)}})
+  state = shard_state(mesh, {'head': {'kernel': kernel, 'bias': np.arange(3.0)}})
   for key, whole in (('kernel', kernel), ('bias', np.arange(3.0))):
     for shard in state['head'][key].addressable_shards:
       np.testing.assert_array_equal(shard.data, whole[shard.index])

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from support.checkpoints import abstract, leftovers
-from support.runs import assert_same_bits, command, saved_state, settings, start, tiny
+from support.runs import command, saved_state, settings, start, tiny
 from vivit_jax.checkpoint.fingerprint import describe, fingerprint
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.data.splits import open_split
@@ -403,12 +404,12 @@ def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tm
     assert remedy in line
   again = command('train', *arguments, f'--workdir={tmp_path}')
   assert again.returncode == 0, again.stderr
-  warnings = [line for line in again.stderr.splitlines() if not line.startswith('vivit: hint: ')]
+  warnings = [line for line in again.stderr.splitlines() if not line.startswith('vivit: warning: ')]
   assert len(warnings) == 2, again.stderr
   assert warnings[0].startswith(f'vivit: warning: {best} is damaged (')
   assert warnings[1].startswith(f'vivit: warning: {tmp_path}/checkpoints/12 is damaged (')
   assert warnings[1].endswith('step 8 is used instead, and the damaged one kept as damaged-12')
-  assert_same_bits(saved_state(config, tmp_path), expected)
+  chex.assert_trees_all_equal(saved_state(config, tmp_path), expected)
   assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == len(rows.splitlines())
   names = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
   assert names == ['12', '8', 'damaged-12']
@@ -429,7 +430,9 @@ def test_a_run_in_a_folder_named_as_a_pattern_is_killed_resumed_and_used(tmp_pat
   straight = command('train', *arguments, f'--workdir={tmp_path}/straight')
   assert straight.returncode == 0, straight.stderr
   config = tiny(train__steps=12, train__evaluate_every=4)
-  assert_same_bits(saved_state(config, workdir), saved_state(config, tmp_path / 'straight'))
+  chex.assert_trees_all_equal(
+    saved_state(config, workdir), saved_state(config, tmp_path / 'straight')
+  )
   video = open_split(config, 'test').videos[0].path
   for arguments in (
     ('evaluate', f'--workdir={workdir}', '--views=1x1'),

@@ -172,7 +172,7 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.files import write_json
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.log import RunLog
-from vivit_jax.checkpoint.workdir import occupied
+from vivit_jax.checkpoint.workdir import lock_workdir
 
 def fails(write):
   try:

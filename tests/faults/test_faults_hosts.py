@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 
+import chex
 import pytest
 
 from support.hosts import FOUR_DEVICES, SCRIPT, free_port
-from support.runs import ROOT, assert_same_bits, environment, saved_state, settings, tiny
+from support.runs import ROOT, environment, saved_state, settings, tiny
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.train.log import read_metrics
 
@@ -141,7 +142,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_the_run_goes_on_bit_for_bit(t
     assert pair.wait() == (0, 0), pair.err
   config = tiny(**RUN)
   assert int(saved_state(config, stopped).step) == 24
-  assert_same_bits(saved_state(config, stopped), saved_state(config, straight))
+  chex.assert_trees_all_equal(saved_state(config, stopped), saved_state(config, straight))
   reports = [json.loads((folder / 'report.json').read_text()) for folder in (straight, stopped)]
   assert reports[0] == reports[1]
 

@@ -49,7 +49,7 @@ def seen(layout, series):
 )
 def test_a_block_of_the_first_stage(settings, expected):
   stage = stages(Model(**settings))[0]
-  np.testing.assert_array_equal(seen(stage.layout, stage.series), expected)
+  np.testing.assert_array_equal(seen(stage.pattern, stage.series), expected)
 
 
 def test_time_alone_is_a_column():

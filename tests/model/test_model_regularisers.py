@@ -49,7 +49,7 @@ def run(model):
 def tokens(stage, rng, batch=4):
   grid = rng.normal(size=(batch, 3, 4, 16)).astype(np.float32)
   grid = grid[:, :, 0] if stage.name == 'temporal' else grid
-  return jnp.asarray(einops.rearrange(grid, stage.layout))
+  return jnp.asarray(einops.rearrange(grid, stage.pattern))
 
 
 @pytest.mark.parametrize('attention, name', STAGES)

@@ -42,13 +42,13 @@ def changed(section, **settings):
 
 def test_state_is_counted_to_the_byte():
   from vivit_jax.distributed.mesh import make_mesh
-  from vivit_jax.distributed.sharding import put_state
+  from vivit_jax.distributed.sharding import shard_state
   from vivit_jax.plan.memory import abstract_training
   from vivit_jax.train.state import init_state
 
   config = changed('mesh', fsdp=4)
   model, optimizer, _ = abstract_training(config)
-  state = put_state(make_mesh(config), init_state(config, model, optimizer))
+  state = shard_state(make_mesh(config), init_state(config, model, optimizer))
 
   def held(tree):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))

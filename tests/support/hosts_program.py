@@ -62,14 +62,14 @@ def differences(folder: Path) -> dict[str, str]:
   """Returns what is said of processes that do not fit, by kind."""
   process, said = hosts.process(), {}
   same = {'config.seed': 3, 'code': 'abc'}
-  hosts.agree(same)
+  hosts.assert_equal_on_all_hosts(same)
   for name, facts in {
     'value': {'config.seed': 3 + process, 'code': 'abc'},
     'missing': same if process else {**same, 'new': None},
     'both': {'config.seed': str(process), 'code': process},
   }.items():
     try:
-      hosts.agree(facts)
+      hosts.assert_equal_on_all_hosts(facts)
     except hosts.HostsDifferError as error:
       said[name] = str(error)
   for name, place in {'shared': folder, 'apart': folder / f'own{process}'}.items():
@@ -86,10 +86,14 @@ def conversation() -> dict[str, object]:
   process = hosts.process()
   if not hosts.is_first():
     for number in range(12):
-      hosts.tell('topic', [process, number])
-  answers = hosts.to_first(process * 10)
-  first = [hosts.told('topic'), hosts.told('topic')] if hosts.is_first() else []
-  return {'from_first': hosts.from_first({'a': process}), 'to_first': answers, 'told': first}
+      hosts.post('topic', [process, number])
+  answers = hosts.gather_to_first(process * 10)
+  first = [hosts.collect('topic'), hosts.collect('topic')] if hosts.is_first() else []
+  return {
+    'broadcast': hosts.broadcast({'a': process}),
+    'gather_to_first': answers,
+    'collected': first,
+  }
 
 
 def main() -> None:
@@ -122,6 +126,6 @@ def main() -> None:
 if __name__ == '__main__':
   try:
     main()
-    shutdown.finish()
+    shutdown.exit_cleanly()
   except Exception as error:
-    raise SystemExit(shutdown.fail(error)) from error
+    raise SystemExit(shutdown.exit_with_error(error)) from error

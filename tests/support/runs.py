@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.config.file import load
@@ -110,11 +109,3 @@ def rows(workdir: Path) -> list[dict]:
     {name: value for name, value in row.items() if not name.startswith(TIMES)}
     for row in read_metrics(workdir)
   ]
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-  """Compares two trees of arrays exactly."""
-  for (path, a), b in zip(
-    jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
-  ):
-    assert np.array_equal(np.asarray(a), np.asarray(b)), jax.tree_util.keystr(path)

@@ -20,8 +20,8 @@ from vivit_jax.config.schema import (
 )
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import (
-  put_batch,
-  put_state,
+  shard_batch,
+  shard_state,
 )
 from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
@@ -70,11 +70,11 @@ def train(config, batches, devices=1, start=None):
   """Returns the state and the metrics of every step, from scratch or from a state."""
   model, optimizer = build(config), make_optimizer(config.train, 20)
   mesh = make_mesh(config, jax.devices()[:devices])
-  state = put_state(mesh, start or init_state(config, model, optimizer))
+  state = shard_state(mesh, start or init_state(config, model, optimizer))
   step = compiled(config, devices)
   history = []
   for batch in batches:
-    state, metrics = step(state, put_batch(mesh, batch))
+    state, metrics = step(state, shard_batch(mesh, batch))
     history.append({name: float(value) for name, value in metrics.items()})
   return state, history
 

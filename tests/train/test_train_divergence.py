@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that are none: a step that meets them changes nothing but its count, however it clips."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from support.runs import assert_same_bits
 from support.steps import MULTI, changed, compiled, make_batch
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import put_batch, put_state
+from vivit_jax.distributed.sharding import shard_batch, shard_state
 from vivit_jax.errors import TrainingError
 from vivit_jax.model.vivit import build
 from vivit_jax.train.divergence import all_finite, check_finite
-from vivit_jax.train.metrics import Window
+from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state
 
@@ -34,15 +34,15 @@ def test_a_poisoned_batch_changes_nothing_but_the_step(how, rng):
   good, bad = make_batch(config, rng), make_batch(config, rng)
   bad['label'][5, 1] = np.inf
   first = init_state(config, build(config), make_optimizer(config.train, 20))
-  states, skipped = [put_state(mesh, first)], []
+  states, skipped = [shard_state(mesh, first)], []
   for batch in (good, bad, good):
-    state, metrics = step(jax.tree.map(jnp.copy, states[-1]), put_batch(mesh, batch))
+    state, metrics = step(jax.tree.map(jnp.copy, states[-1]), shard_batch(mesh, batch))
     states.append(state)
     skipped.append(float(metrics['skipped_updates']))
   assert skipped == [0, 1, 0]
   assert [int(state.step) for state in states] == [0, 1, 2, 3]
-  for name in ('params', 'opt_state', 'average'):
-    assert_same_bits(getattr(states[1], name), getattr(states[2], name))
+  for name in ('params', 'opt_state', 'ema_params'):
+    chex.assert_trees_all_equal(getattr(states[1], name), getattr(states[2], name))
   changes = [
     [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True)]
     for pair in ((states[0].params, states[1].params), (states[2].params, states[3].params))
@@ -70,28 +70,51 @@ def metrics(loss, skipped):
 
 
 def test_skipped_steps_are_counted_and_left_out_of_the_mean():
-  window = Window()
+  buffer = MetricsBuffer()
   for step, loss in enumerate((1.0, np.nan, 4.0, np.nan, np.nan), 1):
-    window.add(step, metrics(loss, np.isnan(loss)))
-  assert window.in_row == [4]  # the last one has not been looked at
-  assert window.skipping()
-  assert window.in_row == [4, 5]
-  assert window.mean() == {'loss': 2.5, 'skipped_updates': 3.0}
-  window.add(6, metrics(np.nan, 1))
-  assert window.mean()['skipped_updates'] == 1.0  # and no loss to speak of
-  assert window.in_row == [4, 5, 6]
-  window.add(7, metrics(0.5, 0))
-  assert not window.skipping()
-  assert window.in_row == []
+    buffer.add(step, metrics(loss, np.isnan(loss)))
+  assert buffer.consecutive_skips == [4]  # the last one has not been looked at
+  assert buffer.last_step_skipped()
+  assert buffer.consecutive_skips == [4, 5]
+  assert buffer.take_mean(5) == {'loss': 2.5, 'skipped_updates': 3.0}
+  buffer.add(6, metrics(np.nan, 1))
+  assert buffer.take_mean(6)['skipped_updates'] == 1.0  # and no loss to speak of
+  assert buffer.consecutive_skips == [4, 5, 6]
+  buffer.add(7, metrics(0.5, 0))
+  assert not buffer.last_step_skipped()
+  assert buffer.consecutive_skips == []
 
 
-def test_a_window_goes_on_where_it_was_saved():
+def test_a_buffer_goes_on_where_it_was_saved():
   losses = [np.float32(x) for x in (0.1, 0.7, 1 / 3)]
-  whole, part = Window(), Window()
+  whole, part = MetricsBuffer(), MetricsBuffer()
   for step, loss in enumerate(losses, 1):
     whole.add(step, metrics(loss, 0))
   for step, loss in enumerate(losses[:2], 1):
     part.add(step, metrics(loss, 0))
-  resumed = Window(part.rows())
+  resumed = MetricsBuffer(2, part.rows())
   resumed.add(3, metrics(losses[2], 0))
-  assert resumed.mean() == whole.mean()
+  assert resumed.take_mean(3) == whole.take_mean(3)
+
+
+class Running:
+  """A metric of a step that has not finished: to read it would wait."""
+
+  def is_ready(self):
+    return False
+
+  def item(self):
+    raise AssertionError('waits for the step that runs')
+
+  __float__ = __array__ = item
+
+
+def test_the_mean_of_finished_steps_does_not_wait_for_the_one_that_runs():
+  buffer = MetricsBuffer()
+  buffer.add(1, metrics(3.0, 0))
+  buffer.add(2, {'loss': Running(), 'skipped_updates': Running()})
+  assert buffer.at_work()
+  assert buffer.take_mean(1) == {'loss': 3.0, 'skipped_updates': 0.0}
+  assert buffer.take_mean(1) == {}
+  with pytest.raises(AssertionError, match='waits'):
+    buffer.rows()

@@ -13,7 +13,7 @@ import pytest
 from support.runs import tiny
 from vivit_jax import load_pretrained
 from vivit_jax.checkpoint.manager import Checkpoints
-from vivit_jax.checkpoint.workdir import claim, meaning
+from vivit_jax.checkpoint.workdir import meaning, write_snapshot
 from vivit_jax.cli import main
 from vivit_jax.cli.options import parse_views
 from vivit_jax.data.failures import Failures
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   config = tiny(evaluate__batch_size=5, train__batch_size=4)
   data = open_split(config, 'train')
-  claim(workdir, config, data.fingerprint, data.class_names)
+  write_snapshot(workdir, config, data.fingerprint, data.class_names)
   state = init_state(config, build(config), make_optimizer(config.train, 24))
   rng = np.random.default_rng(0)
   with Checkpoints(workdir, keep=2) as checkpoints:

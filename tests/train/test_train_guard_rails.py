@@ -11,7 +11,7 @@ from support.runs import command, settings, tiny
 from vivit_jax.config.augment import Augment
 from vivit_jax.config.schema import Config, Init, Train
 from vivit_jax.data.manifest import Manifest, Video
-from vivit_jax.train.sanity import hints, overfit_one_batch
+from vivit_jax.train.sanity import overfit_one_batch, warnings_for
 
 
 def manifest(*labels, names=('a', 'b', 'c'), multi_label=False):
@@ -27,29 +27,29 @@ WHOLE = manifest((0,), (1,), (2,))
 
 
 def test_a_sound_run_gets_no_hint():
-  assert hints(Config(), WHOLE, params(3000)) == []
+  assert warnings_for(Config(), WHOLE, params(3000)) == []
 
 
 def test_a_large_model_from_scratch_on_few_videos():
-  (hint,) = hints(Config(), WHOLE, params(3001))
+  (hint,) = warnings_for(Config(), WHOLE, params(3001))
   assert 'start from scratch on 3 videos' in hint
   assert '--config.init.checkpoint=' in hint
   started = Config(init=Init(checkpoint='vit.npz'))
-  assert hints(started, WHOLE, params(10**9)) == []
+  assert warnings_for(started, WHOLE, params(10**9)) == []
 
 
 def test_learning_rate_zero():
-  (hint,) = hints(Config(train=Train(learning_rate=0.0)), WHOLE, params(1))
+  (hint,) = warnings_for(Config(train=Train(learning_rate=0.0)), WHOLE, params(1))
   assert 'config.train.learning_rate=0 learns nothing' in hint
 
 
 @pytest.mark.parametrize('multi_label', [False, True])
 def test_classes_without_examples_are_named(multi_label):
   data = manifest((0,), (0,), multi_label=multi_label)
-  (hint,) = hints(Config(), data, params(1))
+  (hint,) = warnings_for(Config(), data, params(1))
   assert "2 of 3 classes of 'label' have no training video (b, c)" in hint
   many = manifest((0,), names=tuple(map(str, range(10))))
-  assert hints(Config(), many, params(1))[0].count(', ...') == 1
+  assert warnings_for(Config(), many, params(1))[0].count(', ...') == 1
 
 
 LEFT_RIGHT = ('Turning left', 'turning right', 'lifting', 'going left')
@@ -71,7 +71,7 @@ TURNS = ('spin clockwise', 'spin anti-clockwise', 'wind clockwise', 'stop_counte
 )
 def test_flips_of_classes_that_differ_in_direction(names, flip, classes, remedy):
   data = manifest(*((i,) for i in range(len(names))), names=names)
-  found = hints(Config(augment=Augment(flip=flip)), data, params(1))
+  found = warnings_for(Config(augment=Augment(flip=flip)), data, params(1))
   if classes is None:
     assert found == []
   else:
@@ -84,7 +84,7 @@ def test_a_run_prints_its_hints_and_goes_on(tmp_path):
   arguments = settings(train__steps=1, train__learning_rate=0.0)
   done = command('train', *arguments, f'--workdir={tmp_path}')
   assert done.returncode == 0
-  found = [line for line in done.stderr.splitlines() if line.startswith('vivit: hint: ')]
+  found = [line for line in done.stderr.splitlines() if line.startswith('vivit: warning: ')]
   assert len(found) == 1
   assert 'config.train.learning_rate=0' in found[0]
 

@@ -81,7 +81,7 @@ def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
   assert shares == pytest.approx([0 if busy else wait / 10 for wait in waits])
   printed = capsys.readouterr()
   assert 'clips/s  data_wait ' in printed.out
-  lines = [line for line in printed.err.splitlines() if line.startswith('vivit: hint: ')]
+  lines = [line for line in printed.err.splitlines() if line.startswith('vivit: warning: ')]
   assert len(lines) == hints
   for line in lines:
     assert '--config.data.workers=' in line

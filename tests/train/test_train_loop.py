@@ -5,15 +5,17 @@ import json
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import pytest
 from sklearn.metrics import average_precision_score
 
-from support.runs import CONFIG, assert_same_bits, saved_state, tiny
+from support.runs import CONFIG, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
-from vivit_jax.train import evaluation
-from vivit_jax.train.log import read_metrics
+from vivit_jax.train import evaluation, loop
+from vivit_jax.train import step as step_module
+from vivit_jax.train.log import RunLog, read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.weights.pretrained import load_run
 
@@ -99,6 +101,27 @@ def test_multi_label_precision_is_that_of_scikit_learn(tmp_path, monkeypatch):
   assert 'accuracy' in read_metrics(tmp_path)[0]
 
 
+@pytest.mark.usefixtures('one_device')
+def test_the_step_is_traced_once_and_rows_follow_the_next_start(tmp_path, monkeypatch):
+  events, write, compile_step = [], RunLog.train, loop.compile_step
+
+  def recording(*arguments):
+    step = compile_step(*arguments)
+    return lambda state, batch: events.append('started') or step(state, batch)
+
+  monkeypatch.setattr(loop, 'compile_step', recording)
+  chex.clear_trace_counter()
+  once = chex.assert_max_traces(step_module.train_step, n=1)
+  monkeypatch.setattr(step_module, 'train_step', once)
+  monkeypatch.setattr(RunLog, 'train', lambda log, k, row: events.append(k) or write(log, k, row))
+  train(tiny(train__steps=8, train__log_every=2, train__checkpoint_every=6), tmp_path)
+  # Rows 6 and 8 are those of steps that are waited for anyway: saved and evaluated.
+  expected = ['started', 'started', 'started', 2, 'started', 'started', 4, 'started', 6,
+              'started', 'started', 8]  # fmt: skip
+  assert events == expected
+  assert [row['step'] for row in read_metrics(tmp_path)] == [2, 4, 6, 8, 8]
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A run whose weights others start from."""
@@ -116,7 +139,7 @@ def test_weights_of_another_run_start_at_step_0(trained, tmp_path):
   train(config, tmp_path)
   after = saved_state(config, tmp_path)
   assert int(after.step) == 1
-  assert_same_bits(after.params, load_run(trained).params)
+  chex.assert_trees_all_equal(after.params, load_run(trained).params)
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 1]
 
 

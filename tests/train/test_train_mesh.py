@@ -22,7 +22,7 @@ from support.steps import (
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.config.schema import Attention, Mesh, Mix
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import placed, put_batch
+from vivit_jax.distributed.sharding import shard_batch, with_sharding
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
@@ -37,7 +37,7 @@ def program(config, devices):
   """Returns the compiled step that five_steps has run."""
   state, _ = five_steps(config, devices)
   mesh = make_mesh(config, jax.devices()[:devices])
-  batch = put_batch(mesh, make_batch(config, np.random.default_rng(0)))
+  batch = shard_batch(mesh, make_batch(config, np.random.default_rng(0)))
   return compiled(config, devices).lower(state, batch).compile()
 
 
@@ -169,7 +169,7 @@ def restore(folder, config, devices):
   mesh = make_mesh(config, jax.devices()[:devices])
   shapes = abstract_state(config, build(config), make_optimizer(config.train, 20))
   with Checkpoints(folder, read_only=True) as checkpoints:
-    return checkpoints.restore(5, placed(mesh, shapes))
+    return checkpoints.restore(5, with_sharding(mesh, shapes))
 
 
 @pytest.mark.parametrize('mesh', ['both', pytest.param('fsdp', marks=pytest.mark.faults)])

@@ -51,7 +51,9 @@ def test_a_run_that_goes_on_later_traces_what_is_left_or_says_so(tmp_path, capsy
   run(tmp_path / 'none', '2:3', 3, 5)
   printed = capsys.readouterr()
   assert printed.out == ''
-  assert printed.err.startswith('vivit: hint: --profile=2:3 traces nothing: this run goes on after')
+  assert printed.err.startswith(
+    'vivit: warning: --profile=2:3 traces nothing: this run goes on after'
+  )
   assert not (tmp_path / 'none').exists()
 
 

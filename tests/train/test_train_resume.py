@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chex
 import numpy as np
 import pytest
 
 from support.runs import (
   ROOT,
-  assert_same_bits,
   command,
   environment,
   rows,
@@ -54,8 +54,8 @@ def test_the_averaged_weights_are_those_that_are_read(uninterrupted):
   with Checkpoints(uninterrupted, read_only=True) as checkpoints:
     params, step, _ = checkpoints.read_params('last')
   assert step == STEPS
-  assert_same_bits(params, state.average)
-  kernels = [tree['head']['kernel'] for tree in (state.params, state.average)]
+  chex.assert_trees_all_equal(params, state.ema_params)
+  kernels = [tree['head']['kernel'] for tree in (state.params, state.ema_params)]
   assert not np.array_equal(*kernels)
 
 
@@ -87,7 +87,7 @@ def assert_same_run(workdir: Path, other: Path) -> None:
   config = tiny(**RUN)
   one, two = saved_state(config, workdir), saved_state(config, other)
   assert int(one.step) == STEPS
-  assert_same_bits(one, two)
+  chex.assert_trees_all_equal(one, two)
   with (
     Checkpoints(workdir, read_only=True) as a,
     Checkpoints(other, read_only=True) as b,
@@ -113,7 +113,7 @@ def test_killed_and_stopped_at_random_moments(uninterrupted, tmp_path):
       step = saved_steps(tmp_path)[-1]
       line = f'vivit: stopped by {how.name} at step {step}; the same command continues from there'
       assert out.splitlines()[-1] == line
-      assert all(line.startswith('vivit: hint: ') for line in err.splitlines())
+      assert all(line.startswith('vivit: warning: ') for line in err.splitlines())
       assert int(saved_state(tiny(**RUN), tmp_path).step) == step < STEPS
   done = command('train', *settings(**RUN, data__workers=2), f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def test_a_hangup_a_warning_and_closed_output_lose_nothing(uninterrupted, tmp_pa
     _, err = process.communicate(timeout=300)
   assert process.returncode == 141, err
   assert before < saved_steps(tmp_path)[-1] < STEPS
-  lines = [line for line in err.splitlines() if not line.startswith('vivit: hint: ')]
+  lines = [line for line in err.splitlines() if not line.startswith('vivit: warning: ')]
   assert lines == [
     'vivit: standard output cannot be written: No space left on device',
     said_of(tmp_path, 'SIGPIPE'),
@@ -208,12 +208,12 @@ def test_at_random_moments(uninterrupted, tmp_path, how):
 def test_two_hangups_stop_once_and_nohup_ignores_them():
   program = (
     'import os, signal, sys\n'
-    'from vivit_jax.train.stop import StopRequest\n'
+    'from vivit_jax.train.stop import PreemptionHandler\n'
     'if sys.argv[1] == "nohup": signal.signal(signal.SIGHUP, signal.SIG_IGN)\n'
-    'with StopRequest() as stop:\n'
+    'with PreemptionHandler() as stop:\n'
     '  for _ in range(2): os.kill(os.getpid(), signal.SIGHUP)\n'
     'print(stop.received)\n'
-    'with StopRequest(ends_process=True) as stop: pass\n'
+    'with PreemptionHandler(ends_process=True) as stop: pass\n'
     'os.kill(os.getpid(), signal.SIGTERM)\n'
     'print("after the work")\n'
   )

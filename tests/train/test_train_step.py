@@ -22,7 +22,7 @@ from support.steps import (
   train,
 )
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, local_rows, put_batch, replicated
+from vivit_jax.distributed.sharding import host_rows, local_rows, replicated, shard_batch
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import abstract_params, build
 from vivit_jax.train.optimizer import make_optimizer
@@ -103,7 +103,7 @@ def test_state_is_whole_on_every_device_and_the_old_one_is_donated(rng):
   model, optimizer = build(CONFIG), make_optimizer(CONFIG.train, 20)
   mesh = make_mesh(CONFIG, jax.devices())
   state = jax.device_put(init_state(CONFIG, model, optimizer), replicated(mesh))
-  batch = put_batch(mesh, make_batch(CONFIG, rng))
+  batch = shard_batch(mesh, make_batch(CONFIG, rng))
   assert len(batch['video'].sharding.device_set) == 8
   assert batch['video'].addressable_shards[0].data.shape[0] == 1
   with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def test_one_process_owns_every_row():
   mesh = make_mesh(CONFIG)
   assert host_rows(mesh, 16) == list(range(16))
   rows = np.arange(16, dtype=np.int32)
-  np.testing.assert_array_equal(local_rows(put_batch(mesh, rows)), rows)
+  np.testing.assert_array_equal(local_rows(shard_batch(mesh, rows)), rows)
 
 
 def test_mesh_refuses_a_batch_that_the_devices_do_not_divide():
@@ -166,11 +166,11 @@ def test_averaged_weights_follow_the_equation_and_are_the_ones_to_evaluate(rng):
     state, _ = train(config, batches[: k + 1])
     for name, leaf in leaves(state.params).items():
       expected[name] = 0.75 * expected[name] + 0.25 * leaf
-  for name, leaf in leaves(state.best_params).items():
+  for name, leaf in leaves(state.eval_params).items():
     np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-7)
   plain, _ = train(CONFIG, batches)
   assert_bitwise_equal(state.params, plain.params)
-  assert plain.best_params is plain.params
+  assert plain.eval_params is plain.params
 
 
 def test_frozen_parts_keep_their_values_bit_for_bit(rng):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import jax
 
-from vivit_jax.checkpoint.store import DAMAGED, Store, everywhere
+from vivit_jax.checkpoint.store import DAMAGED, Store, all_hosts
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 CHECKPOINTS = 'checkpoints'
@@ -257,7 +257,7 @@ class Checkpoints:
           f'{states.folder}/{damaged} was removed while it was read: the steps there are {others}'
         ) from None
       raise DamagedError(f'{error}: use another step, by --step: {others}') from None
-    return state.get('average') or state['params'], step, about
+    return state.get('ema_params') or state['params'], step, about
 
 
 def _read(store: Store, wanted: int | None = None) -> tuple[Any, int, dict[str, Any]]:
@@ -284,7 +284,7 @@ def _newest_whole(
       tree = store.restore(step, abstract)
     except DamagedError as error:
       problem = str(error)
-    if everywhere(tree is not None):
+    if all_hosts(tree is not None):
       return step, tree, damaged
     damaged.append((step, problem))
   return None, None, damaged

@@ -2,6 +2,7 @@
 """One folder of numbered steps: a tree of arrays each, proven on reading to be what was written."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
@@ -27,6 +28,8 @@ from vivit_jax.checkpoint.step_files import (
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 DAMAGED = 'damaged-'
+# Fields of saved training states that have a new name since; both are read.
+RENAMED = {'average': 'ema_params'}
 LEFTOVERS = '*.orbax-checkpoint-tmp*'
 METADATA = 4096  # bytes on disk beside the values of an array, as seen
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
@@ -87,7 +90,7 @@ class Store:
     """
     self.wait()
     size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
-    if not everywhere(shutil.disk_usage(self.folder).free > size):
+    if not all_hosts(shutil.disk_usage(self.folder).free > size):
       raise self._not_saved(step, size, FULL[0])
     self._writing = step, size
     arguments = {
@@ -193,8 +196,9 @@ class Store:
       DamagedError: where they are not what was written.
     """
     written = self.about(step)['arrays']
+    target = self._with_stored_names(step, abstract)
     found = {name: has for name, (has, _) in written.items()}
-    for name, want in kinds(abstract).items():
+    for name, want in kinds(target).items():
       has = found.pop(name, 'nothing')
       if has != want:
         raise CheckpointError(
@@ -202,21 +206,37 @@ class Store:
         )
     if found:
       raise CheckpointError(f'{self.folder}/{step}: {next(iter(found))} has no place in this model')
-    return self._load(step, abstract, written)
+    tree = self._load(step, target, written)
+    return tree if target is abstract else dataclasses.replace(abstract, **_with_new_names(tree))
+
+  def _with_stored_names(self, step: int, abstract: Any) -> Any:
+    """Returns a training state as a dict with the old names if it was saved under those."""
+    with self._naming_damage(step):
+      stored = self._metadata(step)
+    old = {new: old for old, new in RENAMED.items() if old in stored and hasattr(abstract, new)}
+    if not old:
+      return abstract
+    fields = [field.name for field in dataclasses.fields(abstract)]
+    return {old.get(name, name): getattr(abstract, name) for name in fields}
+
+  def _metadata(self, step: int) -> Any:
+    """Returns the stored tree of shapes and types."""
+    with ocp.StandardCheckpointer() as reader:
+      metadata = reader.metadata(f'{self._place}/{step}/{self._item}').item_metadata
+    if metadata is None:
+      raise FileNotFoundError(f'{self._item} has no metadata')
+    return metadata.tree
 
   def read(self, step: int) -> Any:
     """Returns the arrays of a step as nested dicts and lists of NumPy arrays; errors as above."""
     written = self.about(step)['arrays']
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with self._naming_damage(step), ocp.StandardCheckpointer() as reader:
-      metadata = reader.metadata(f'{self._place}/{step}/{self._item}').item_metadata
-      if metadata is None:
-        raise FileNotFoundError(f'{self._item} has no metadata')
+    with self._naming_damage(step):
       abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        metadata.tree,
+        self._metadata(step),
       )
-    return jax.tree.map(np.asarray, self._load(step, abstract, written))
+    return _with_new_names(jax.tree.map(np.asarray, self._load(step, abstract, written)))
 
   def _load(self, step: int, abstract: Any, written: dict[str, Any]) -> Any:
     with self._naming_damage(step):
@@ -248,17 +268,22 @@ class Store:
     number = 1
     while (aside := self.folder / f'{DAMAGED}{step}{f"-{number}" * (number > 1)}').exists():
       number += 1
-    everywhere(True)  # have looked
+    all_hosts(True)  # have looked
     if jax.process_index() == 0:
       (self.folder / str(step)).rename(aside)
-    everywhere(True)  # will find it renamed
+    all_hosts(True)  # will find it renamed
     self._manager.reload()
     return aside.name
 
 
-def everywhere(here: bool) -> bool:
+def all_hosts(here: bool) -> bool:
   """Returns whether it is so on all hosts, which must all ask."""
   return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
+  """Returns a state with today's names of its fields."""
+  return {RENAMED.get(name, name): value for name, value in state.items()}
 
 
 def _first_line(error: Exception) -> str:

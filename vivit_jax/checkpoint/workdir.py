@@ -40,7 +40,7 @@ FREE = (
 
 
 @contextlib.contextmanager
-def occupied(workdir: Path) -> Iterator[None]:
+def lock_workdir(workdir: Path) -> Iterator[None]:
   """Makes the workdir and keeps other trainers out of it, since two would destroy its checkpoints.
 
   The lock goes with the process that holds it, however that ends.
@@ -67,7 +67,7 @@ def occupied(workdir: Path) -> Iterator[None]:
       ) from None
     except OSError as error:
       print(
-        f'vivit: hint: the file system of --workdir={workdir} has no locks ({error.strerror}): '
+        f'vivit: warning: the file system of --workdir={workdir} has no locks ({error.strerror}): '
         'see to it yourself that no other `vivit train` writes there',
         file=sys.stderr,
         flush=True,
@@ -87,7 +87,7 @@ def _this_process() -> str:
   return f'process {os.getpid()} of {user} on {socket.gethostname()} since {now}'
 
 
-def check_continues(
+def check_compatible(
   workdir: Path,
   config: Config,
   data: str,
@@ -133,11 +133,11 @@ def check_continues(
       '--allow-changes to go on so from its last checkpoint'
     )
   for line in different:
-    print(f'vivit: hint: changed in this run: {line}', file=sys.stderr, flush=True)
+    print(f'vivit: warning: changed in this run: {line}', file=sys.stderr, flush=True)
   return different
 
 
-def claim(
+def write_snapshot(
   workdir: Path,
   config: Config,
   data: str,
@@ -151,7 +151,7 @@ def claim(
     config: of this command.
     data: fingerprint of the training data.
     class_names: per head, so that the weights can name what they predict without the data.
-    changes: of `check_continues`; the snapshot lists them, each with the step after which.
+    changes: of `check_compatible`; the snapshot lists them, each with the step after which.
   """
   saved = _saved(workdir)
   history = _read(workdir)['changes'] if saved and (workdir / SNAPSHOT).exists() else []

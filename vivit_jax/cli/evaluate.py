@@ -48,7 +48,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs `vivit evaluate`."""
-  from vivit_jax.distributed.hosts import agree, versions
+  from vivit_jax.distributed.hosts import assert_equal_on_all_hosts, versions
   from vivit_jax.distributed.launch import keep_compiled_programs, start
   from vivit_jax.train.evaluation import evaluate_run
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
   start(options, Faults().heartbeat_timeout_seconds)  # before the run's own can be read
   keep_compiled_programs()
   names = ('step', 'views', 'split', 'output')
-  agree(versions() | {f'--{name}': getattr(options, name) for name in names})
+  assert_equal_on_all_hosts(versions() | {f'--{name}': getattr(options, name) for name in names})
   evaluate_run(
     Path(options.workdir),
     step=options.step,

@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   _quieten_libraries()
   try:
     code = options.function(options)
-    shutdown.finish()
+    shutdown.exit_cleanly()
     return code
   except (Exception, KeyboardInterrupt) as error:
-    return shutdown.fail(error)
+    return shutdown.exit_with_error(error)
 
 
 def _join_settings(arguments: Sequence[str]) -> list[str]:

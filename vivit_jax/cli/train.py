@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
   from vivit_jax.config.file import load
   from vivit_jax.config.parse import to_dict
-  from vivit_jax.distributed.hosts import agree, versions
+  from vivit_jax.distributed.hosts import assert_equal_on_all_hosts, versions
   from vivit_jax.distributed.launch import keep_compiled_programs, start
   from vivit_jax.train.loop import train
   from vivit_jax.train.profile import parse_steps
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
   profile = parse_steps(options.profile) if options.profile is not None else None
   start(options, config.faults.heartbeat_timeout_seconds)
   keep_compiled_programs()
-  agree({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
+  assert_equal_on_all_hosts({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
   if options.overfit_one_batch:
     return 0 if overfit_one_batch(config) else 1
   try:

@@ -48,7 +48,7 @@ class Failures:
         if hosts.is_first():
           self._list(path, reason)
         else:
-          hosts.tell(self._topic, (path, reason))
+          hosts.post(self._topic, (path, reason))
     bad = len(self.reasons)
     if bad > self._max_bad_share * self._videos:
       path, reason = next(iter(self.reasons.items()))
@@ -65,7 +65,7 @@ class Failures:
       DataError: as `add`.
     """
     if hosts.is_first():
-      self.add([(path, reason) for path, reason in hosts.told(self._topic)])
+      self.add([(path, reason) for path, reason in hosts.collect(self._topic)])
 
   def _read(self) -> set[str]:
     if not self._file.exists():

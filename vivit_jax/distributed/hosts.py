@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of one run say to each other: what they have in common, and what they found.
+"""Small messages between the processes of a run: broadcasts, gathers and comparisons.
 
-All of it goes through the key-value store of JAX's coordination service. It needs no device, so it
-works before the first program, between programs that are still at work, and between processes that
-would not run the same program.
-
-Which code this process runs, so that programs compiled in two processes are the same.
+They use the key-value store of JAX's coordination service. It needs no device, so it works before
+the first program, while programs are running, and between processes whose programs would differ.
 """
 
 import dataclasses
@@ -22,34 +19,33 @@ from typing import Any
 from vivit_jax import __version__
 from vivit_jax.errors import ConfigError
 
-PATIENCE = 1800.0  # seconds for what a process does alone, such as listing videos or a report
-
-
+# For what one process does alone while the others wait, such as listing videos or a report.
+EXCHANGE_TIMEOUT_SECONDS = 1800.0
 SHOWN = 4  # differences in one line
 
 
 class HostsDifferError(ConfigError):
-  """What all processes find out at once and say in the same words: that they do not fit."""
+  """The processes differ; raised in all of them with the same message."""
 
 
 @dataclasses.dataclass
 class Cluster:
-  """This process among others."""
+  """This process and its connection to the others."""
 
   client: Any  # of the coordination service
   process: int
   processes: int
-  # Started by `shutdown.listen`; it must have ended when Python does.
+  # Started by `shutdown.listen`; it must end before Python exits.
   listener: threading.Thread | None = None
-  # Names of exchanges: all processes have the same exchanges in the same order.
+  # Numbers the exchanges, which all processes make in the same order.
   numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
   messages: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def set(self, key: str, value: Any) -> None:
-    """Stores a plain value; raises JaxRuntimeError where the key has one."""
+    """Stores a plain value; raises JaxRuntimeError if the key exists."""
     self.client.key_value_set(f'vivit/{key}', json.dumps(value))
 
-  def get(self, key: str, seconds: float = PATIENCE) -> Any:
+  def get(self, key: str, seconds: float = EXCHANGE_TIMEOUT_SECONDS) -> Any:
     """Waits for a value; raises JaxRuntimeError."""
     return json.loads(self.client.blocking_key_value_get(f'vivit/{key}', int(seconds * 1000)))
 
@@ -59,11 +55,11 @@ class Cluster:
     return [(key, json.loads(value)) for key, value in sorted(found)]
 
 
-joined: Cluster | None = None  # None: this process is alone
+joined: Cluster | None = None  # None in a run of one process
 
 
 def process() -> int:
-  """Returns this process's number."""
+  """Returns the number of this process."""
   return joined.process if joined else 0
 
 
@@ -77,8 +73,8 @@ def is_first() -> bool:
   return process() == 0
 
 
-def from_first(value: Any) -> Any:
-  """Returns the first process's value, plain and small, in all processes."""
+def broadcast(value: Any) -> Any:
+  """Returns the value of the first process in all processes; it must be small and JSON."""
   if joined is None:
     return value
   key = str(next(joined.numbers))
@@ -87,8 +83,8 @@ def from_first(value: Any) -> Any:
   return joined.get(key)
 
 
-def to_first(value: Any) -> list[Any]:
-  """Returns all processes' values, plain and small, in the first; in the others nothing."""
+def gather_to_first(value: Any) -> list[Any]:
+  """Returns the values of all processes in the first, an empty list in the others."""
   if joined is None:
     return [value]
   key = str(next(joined.numbers))
@@ -96,32 +92,32 @@ def to_first(value: Any) -> list[Any]:
   return [joined.get(f'{key}/{other}') for other in range(processes())] if is_first() else []
 
 
-def tell(topic: str, value: Any) -> None:
-  """Leaves a plain, small value for the first process, which need not wait for it."""
+def post(topic: str, value: Any) -> None:
+  """Sends a small JSON value to the first process, which does not have to wait for it."""
   assert joined is not None
-  joined.set(f'told/{topic}/{process()}-{next(joined.messages)}', value)
+  joined.set(f'posted/{topic}/{process()}-{next(joined.messages)}', value)
 
 
-def told(topic: str) -> list[Any]:
-  """Returns, in the first process, what the others have told since it last asked."""
+def collect(topic: str) -> list[Any]:
+  """Returns, in the first process, what the others have posted since the last call."""
   if joined is None:
     return []
-  messages = joined.list(f'told/{topic}')
+  messages = joined.list(f'posted/{topic}')
   for key, _ in messages:
     joined.client.key_value_delete(key)
   return [value for _, value in messages]
 
 
-def agree(facts: Mapping[str, Any]) -> None:
-  """Compares what all processes must have in common.
+def assert_equal_on_all_hosts(facts: Mapping[str, Any]) -> None:
+  """Compares values that must be equal in all processes.
 
   Args:
-    facts: plain values, each by the name that a message gives it.
+    facts: JSON values by the name that the error message uses.
 
   Raises:
-    HostsDifferError: naming what differs, with two processes' values.
+    HostsDifferError: values differ; names them, with the values of two processes.
   """
-  everyone = to_first(dict(facts))
+  everyone = gather_to_first(dict(facts))
   different: dict[str, str] = {}
   for other, theirs in enumerate(everyone[1:], 1):
     for name in {**everyone[0], **theirs}:
@@ -131,28 +127,28 @@ def agree(facts: Mapping[str, Any]) -> None:
   shown = list(different.values())[:SHOWN]
   if len(different) > SHOWN:
     shown.append(f'{len(different) - SHOWN} more differ')
-  found = from_first('; '.join(shown))
+  found = broadcast('; '.join(shown))
   if found:
     raise HostsDifferError(f'{found}: start the same command, code and data on every host')
 
 
 def check_shared(folder: Path) -> None:
-  """Refuses a folder of the first process that another process does not see.
+  """Checks that all processes see the same folder.
 
   Raises:
-    HostsDifferError: naming it and the process.
+    HostsDifferError: one does not; names the folder and the process.
   """
   if joined is None:
     return
-  token = from_first(os.urandom(8).hex())
+  token = broadcast(os.urandom(8).hex())
   marker = folder / f'.seen-{token}'
   if is_first() and folder.is_dir():
     marker.touch()
-  from_first('written')
-  seen = to_first(marker.exists())
+  broadcast('written')
+  seen = gather_to_first(marker.exists())
   if is_first():
     marker.unlink(missing_ok=True)
-  blind = from_first([other for other, sees in enumerate(seen) if sees != seen[0]])
+  blind = broadcast([other for other, sees in enumerate(seen) if sees != seen[0]])
   if blind:
     raise HostsDifferError(
       f'--workdir={folder} of process 0 is not there for process {blind[0]}: give a folder on a '
@@ -164,7 +160,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def versions() -> dict[str, str]:
-  """Returns what `hosts.agree` compares: versions, and a digest of the package's own files."""
+  """Returns the versions of the libraries and a digest of this package's files."""
   digest = hashlib.sha256()
   for file in sorted(PACKAGE.rglob('*.py')):
     digest.update(f'{file.relative_to(PACKAGE)}\0'.encode() + file.read_bytes() + b'\0')

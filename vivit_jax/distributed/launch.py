@@ -16,8 +16,8 @@ from typing import Any
 from vivit_jax.distributed import hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
 
-JOINING = 300.0  # seconds in which all processes must have started
-CONNECTING = 60.0  # seconds for JAX to connect them, once they are there
+JOIN_TIMEOUT_SECONDS = 300.0  # seconds in which all processes must have started
+CONNECT_TIMEOUT_SECONDS = 60.0  # seconds for JAX to connect them, once they are there
 NAMES = ('coordinator_address', 'num_processes', 'process_id')
 NUMBERS = (
   'SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_JOB_ID',
@@ -61,7 +61,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   address, processes, process = (arguments[name] for name in NAMES)
   if processes == 1:
     return
-  meeting.meet(address, processes, process, JOINING)
+  meeting.meet(address, processes, process, JOIN_TIMEOUT_SECONDS)
   import jax
   from jax._src import distributed  # its store of keys and values has no public name
 
@@ -72,7 +72,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
     jax.distributed.initialize(
       **arguments,
       cluster_detection_method='deactivate',
-      initialization_timeout=int(CONNECTING),
+      initialization_timeout=int(CONNECT_TIMEOUT_SECONDS),
       heartbeat_timeout_seconds=heartbeat_timeout_seconds,
     )
   except jax.errors.JaxRuntimeError as error:
@@ -114,7 +114,7 @@ def _from_surroundings() -> dict[str, Any]:
   from jax._src import clusters
 
   values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-    os.environ.get(ADDRESS), None, None, None, None, int(JOINING)
+    os.environ.get(ADDRESS), None, None, None, None, int(JOIN_TIMEOUT_SECONDS)
   )
   if None in values[:3]:
     raise ConfigError(

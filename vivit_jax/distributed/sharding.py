@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-ROWS = ('data', 'fsdp')  # the axes along which devices have different clips
+BATCH_AXES = ('data', 'fsdp')  # the axes along which devices have different clips
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,7 +22,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh, *, video: bool = False) -> NamedSharding:
   """Returns the sharding of arrays whose first axis is the batch; of videos also the frames."""
-  return NamedSharding(mesh, PartitionSpec(ROWS, *(['context'] if video else [])))
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *(['context'] if video else [])))
 
 
 def leaf_name(path: Any) -> str:
@@ -38,15 +38,15 @@ def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
     abstract_state: tree of arrays or shapes.
   """
 
-  def place(path: Any, leaf: Any) -> NamedSharding:
+  def sharding(path: Any, leaf: Any) -> NamedSharding:
     axis = split_axis(leaf_name(path), leaf.shape, mesh.shape['fsdp'])
     names = [None] * axis + ['fsdp'] if axis is not None else []
     return NamedSharding(mesh, PartitionSpec(*names))
 
-  return jax.tree_util.tree_map_with_path(place, abstract_state)
+  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
-def placed(mesh: Mesh, abstract_state: Any) -> Any:
+def with_sharding(mesh: Mesh, abstract_state: Any) -> Any:
   """Returns the shapes of a state with their shardings, which say how to restore it."""
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -55,7 +55,7 @@ def placed(mesh: Mesh, abstract_state: Any) -> Any:
   )
 
 
-def put_state(mesh: Mesh, state: Any) -> Any:
+def shard_state(mesh: Mesh, state: Any) -> Any:
   """Returns a state that every process holds whole as device arrays, each device with its part."""
   return jax.tree.map(
     lambda x, where: jax.make_array_from_callback(x.shape, where, np.asarray(x).__getitem__),
@@ -71,7 +71,7 @@ def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
   return list(itertools.chain.from_iterable(itertools.starmap(range, starts)))
 
 
-def put_batch(mesh: Mesh, rows: Any) -> Any:
+def shard_batch(mesh: Mesh, rows: Any) -> Any:
   """Returns this process's rows of a batch (a tree of NumPy arrays) as global device arrays.
 
   Args:

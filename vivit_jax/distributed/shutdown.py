@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the processes of one run end: all of them, soon, whatever happened to one."""
+"""Ends all processes of a run together, even if one of them fails."""
 
 import contextlib
 import os
@@ -9,36 +9,36 @@ import traceback
 from collections.abc import Iterator
 
 from vivit_jax.distributed import hosts
-from vivit_jax.distributed.hosts import PATIENCE, Cluster, HostsDifferError
+from vivit_jax.distributed.hosts import EXCHANGE_TIMEOUT_SECONDS, Cluster, HostsDifferError
 from vivit_jax.errors import report
 
-UNWINDING = 15.0  # seconds for saves under way to end after an error
-FAREWELL = 5.0  # seconds in which the others read why one ends
+UNWIND_TIMEOUT_SECONDS = 15.0  # for saves in progress to finish after an error
+GOODBYE_TIMEOUT_SECONDS = 5.0  # for the other processes to read why this one exits
 
 
-def finish() -> None:
-  """Waits until all processes have done their work, then takes leave of them."""
+def exit_cleanly() -> None:
+  """Waits until all processes have finished, then disconnects from them."""
   joined = hosts.joined
   if joined is None:
     return
   import jax
 
-  joined.client.wait_at_barrier('vivit/finish', int(PATIENCE * 1000))
+  joined.client.wait_at_barrier('vivit/finish', int(EXCHANGE_TIMEOUT_SECONDS * 1000))
   hosts.joined = None
   jax.distributed.shutdown()
   assert joined.listener is not None
-  joined.listener.join()  # now that it cannot hear anything any more
+  joined.listener.join()  # its connection is closed now
 
 
-def fail(error: BaseException) -> int:
-  """Prints an error and returns the exit code; among others, ends this process and all of them.
+def exit_with_error(error: BaseException) -> int:
+  """Prints an error and returns the exit code; in a run of several processes, ends all of them.
 
-  Leaving as usual, this process would wait for the others, which wait for it in a program.
+  A normal exit would wait for the other processes, which wait for this one in a collective.
   """
   joined = hosts.joined
   if joined is None or isinstance(error, HostsDifferError):
     code = report(error)
-    finish()
+    exit_cleanly()
     return code
   why = str(error) or type(error).__name__
   try:
@@ -52,21 +52,21 @@ def fail(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def bounded_unwinding(unless: type[Exception]) -> Iterator[None]:
-  """Ends this process in time after an error within, though closing things may wait for others."""
+  """After an error, ends the process within a time limit, since cleaning up may block."""
   try:
     yield
   except unless:
     raise
   except Exception as error:
     if hosts.joined is not None:
-      timer = threading.Timer(UNWINDING, fail, [error])
+      timer = threading.Timer(UNWIND_TIMEOUT_SECONDS, exit_with_error, [error])
       timer.daemon = True
       timer.start()
     raise
 
 
 def listen(joined: Cluster) -> None:
-  """Starts a thread that ends this process as soon as another has failed."""
+  """Starts a thread that ends this process as soon as another one fails."""
 
   def wait() -> None:
     while True:
@@ -75,7 +75,7 @@ def listen(joined: Cluster) -> None:
         break
       except Exception as error:
         if 'DEADLINE_EXCEEDED' not in str(error):
-          return  # all have finished; or the first process is lost, of which JAX tells
+          return  # all have finished, or the first process is lost, which JAX reports
     if failed != joined.process:
       print(f'vivit: process {failed} failed: {why}', file=sys.stderr, flush=True)
       with contextlib.suppress(Exception):
@@ -87,14 +87,14 @@ def listen(joined: Cluster) -> None:
 
 
 def _end(code: int, why: str, joined: Cluster) -> None:
-  """Says why this process ends, and ends it."""
-  with contextlib.suppress(Exception):  # another was first, or the service is gone
+  """Posts why this process exits, and exits."""
+  with contextlib.suppress(Exception):  # another process failed first, or the service is gone
     joined.set('failed', [joined.process, code, why])
   if joined.process == 0:
-    # The service ends with this process, and without it the others would end in many words.
+    # This process hosts the service. If it ends first, the others end with long C++ messages.
     with contextlib.suppress(Exception):
       for other in range(1, joined.processes):
-        joined.get(f'ended/{other}', FAREWELL)
+        joined.get(f'ended/{other}', GOODBYE_TIMEOUT_SECONDS)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

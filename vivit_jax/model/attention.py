@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.kernels import attend
-from vivit_jax.model.partitioning import gathered
+from vivit_jax.model.partitioning import gather_context
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
@@ -41,7 +41,7 @@ class Attention(nn.Module):
     parts = (jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value))
     for axis, q, k, v in zip(self.axes, *parts, strict=True):
       if axis == TIME or x.ndim == 3:  # along what devices may share
-        k, v = gathered(k), gathered(v)
+        k, v = gather_context(k), gather_context(v)
       # Behind the split into heads every axis stands one further from the end.
       q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
       groups.append(jnp.moveaxis(attend(config.attention_kernel, q, k, v, drop), -3, axis - 1))

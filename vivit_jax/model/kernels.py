@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vivit_jax.model.partitioning import device_kind, on_each_device, rows_divide, sharing
+from vivit_jax.model.partitioning import context_size, device_kind, on_each_device, rows_divide
 
 Drop = Callable[[Array], Array]
 
@@ -50,7 +50,7 @@ def attend(
     interpret = not device_kind().startswith('TPU')
     return on_each_device(partial(splash, interpret=interpret), query, key, value)
   whole = blockwise if kernel == 'blockwise' else cudnn
-  if sharing() == 1:  # XLA can split it
+  if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
   return on_each_device(whole, query, key, value)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens lie where when several devices share a clip; nothing changes where they do not.
+"""Sharding constraints inside the model; they do nothing if no devices share clips or parameters.
 
-The mesh is the one that whoever compiles has entered (`jax.sharding.use_abstract_mesh`), with the
-axes of config.Mesh: the model computes the same without.
+The mesh is the one that the caller of `jit` has entered (`jax.sharding.use_abstract_mesh`), with
+the axes of config.Mesh. Without a mesh the model computes the same.
 """
 
 import math
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-ROWS, CONTEXT = ('data', 'fsdp'), 'context'
+BATCH_AXES, CONTEXT = ('data', 'fsdp'), 'context'
 
 
-def sharing() -> int:
+def context_size() -> int:
   """Returns how many devices share a clip."""
   return jax.sharding.get_abstract_mesh().shape.get(CONTEXT, 1)
 
@@ -29,43 +29,43 @@ def device_kind() -> str:
 
 
 def rows_divide(batch: int) -> bool:
-  """Returns whether each device can have as many whole clips of a batch, or parts of them."""
+  """Returns whether the devices along the batch axes divide a batch."""
   sizes = jax.sharding.get_abstract_mesh().shape
-  return batch % math.prod(sizes.get(axis, 1) for axis in ROWS) == 0
+  return batch % math.prod(sizes.get(axis, 1) for axis in BATCH_AXES) == 0
 
 
-def apart(x: Float[Array, 'b *rest']) -> Float[Array, 'b *rest']:
-  """Keeps the clips where they are, where XLA might rather move them than gather parameters."""
-  return _place(x)
+def constrain_batch(x: Float[Array, 'b *rest']) -> Float[Array, 'b *rest']:
+  """Keeps the batch sharded, since XLA might move clips instead of gathering parameters."""
+  return _constrain(x)
 
 
-def split(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
-  """Gives each device that shares a clip its part of axis 1: frames, or tokens frame by frame."""
-  return _place(x, CONTEXT)
+def shard_context(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
+  """Splits axis 1 (frames, or tokens frame by frame) over the devices that share a clip."""
+  return _constrain(x, CONTEXT)
 
 
-def gathered(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
-  """Gives each device that shares a clip all of axis 1."""
-  return _place(x, None)
+def gather_context(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
+  """Gathers axis 1 on every device that shares a clip."""
+  return _constrain(x, None)
 
 
-def _place(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Constrains the first axes: that of the batch, and the ones after it."""
+def _constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Constrains the batch axis and the axes after it; leaves the rest to XLA."""
   sizes = jax.sharding.get_abstract_mesh().shape
   if sizes.get('fsdp', 1) == sizes.get(CONTEXT, 1) == 1:
     return x
   free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1 - len(axes))
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *axes, *free))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *axes, *free))
 
 
-def whole(params: Any) -> Any:
-  """Gathers parameters that devices share, just where they are used."""
-  if _parts() == 1:
+def gather_params(params: Any) -> Any:
+  """Gathers parameters that are split over `fsdp`, right before they are used."""
+  if _fsdp_size() == 1:
     return params
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), params)
 
 
-def _parts() -> int:
+def _fsdp_size() -> int:
   return jax.sharding.get_abstract_mesh().shape.get('fsdp', 1)
 
 
@@ -79,11 +79,11 @@ def on_each_device(
 
   Where axis 1 is that of the queries, every device sees all keys and values.
   """
-  devices, count = sharing(), query.shape[1]
+  devices, count = context_size(), query.shape[1]
   if jax.sharding.get_abstract_mesh().empty:
     return kernel(query, key, value)
-  own = PartitionSpec(ROWS, CONTEXT)
-  keys = PartitionSpec(ROWS) if query.ndim == 4 else own
+  own = PartitionSpec(BATCH_AXES, CONTEXT)
+  keys = PartitionSpec(BATCH_AXES) if query.ndim == 4 else own
 
   def filled(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return (

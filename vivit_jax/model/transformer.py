@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
-from vivit_jax.model.partitioning import apart, whole
+from vivit_jax.model.partitioning import constrain_batch, gather_params
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -34,7 +34,7 @@ def drop_path(
   key: PRNGKeyArray,
   rescale: bool,
 ) -> Float[Array, 'b *n d']:
-  """Returns the residual update with whole examples set to zero (arXiv 1603.09382).
+  """Returns the residual update with gather_params examples set to zero (arXiv 1603.09382).
 
   Args:
     update: the residual branch's output.
@@ -142,9 +142,9 @@ class Blocks(nn.Module):
     block = Block(self.config, self.series, parent=None)
 
     def run(x, weights, rate, key):
-      x = apart(x)
-      # Within the block, so that remat gathers again instead of keeping all layers whole.
-      weights = whole(weights)
+      x = constrain_batch(x)
+      # Within the block, so that remat gathers again instead of keeping all layers gather_params.
+      weights = gather_params(weights)
       return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
 
     if self.config.remat == 'block':

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import InputError
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.partitioning import gathered, split, whole
+from vivit_jax.model.partitioning import gather_context, gather_params, shard_context
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks, Series
 
@@ -26,15 +26,15 @@ class Stage:
 
   Attributes:
     name: of its subtree of the parameters.
-    layout: how the token grid is laid out for it (einops).
+    pattern: einops pattern that lays the token grid out for it.
     series: its attentions (see transformer.Series).
-    place: of its tokens on devices that share a clip.
+    sharding: of its tokens over devices that share a clip.
   """
 
   name: str
-  layout: str
+  pattern: str
   series: Series
-  place: Callable[[jax.Array], jax.Array] = split
+  sharding: Callable[[jax.Array], jax.Array] = shard_context
 
   @property
   def token_axes(self) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ def stages(config: Model) -> tuple[Stage, ...]:
       return (Stage('spacetime', 'b t s d -> b (t s) d', (space,)),)
     case 'factorised_encoder':
       spatial = Stage('spatial', 'b t s d -> b t s d', (space,))
-      temporal = Stage('temporal', 'b t d -> b t d', (space,), gathered)
+      temporal = Stage('temporal', 'b t d -> b t d', (space,), gather_context)
       return (spatial, temporal) if config.temporal_layers else (spatial,)
     case 'factorised_self_attention':
       series = (space, time) if config.order == 'space_time' else (time, space)
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     """Returns one representation per example, or per frame where time is not a token axis."""
     config, axes = self.config, self.stage.token_axes
     dtype = jnp.dtype(config.dtype)
-    x = self.stage.place(einops.rearrange(x, self.stage.layout))
+    x = self.stage.sharding(einops.rearrange(x, self.stage.pattern))
     if config.pooling == 'cls':
       cls = self.param('cls', nn.initializers.zeros, (1, 1, config.width)).astype(dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
     self._check_positions(shape)
     position = self.param('position', nn.initializers.normal(0.02), shape).astype(dtype)
     x = x + position.reshape(*tokens, config.width)
-    x = self.stage.place(nn.Dropout(config.dropout, deterministic=not train)(x))
+    x = self.stage.sharding(nn.Dropout(config.dropout, deterministic=not train)(x))
     blocks = Blocks(config, self.stage.series, self.layers)
     nn.share_scope(self, blocks)
     x = blocks(x, train)
@@ -183,7 +183,7 @@ def apply(
 
 def _gathered_here(path: tuple[Any, ...], leaf: Any) -> Any:
   """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
-  return leaf if any(str(entry.key).startswith('block_') for entry in path) else whole(leaf)
+  return leaf if any(str(entry.key).startswith('block_') for entry in path) else gather_params(leaf)
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:

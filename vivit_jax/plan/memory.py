@@ -53,7 +53,7 @@ def placement(config: Config, state: TrainState, devices: int | None = None) -> 
     'bytes_per_device': {
       'parameters': bytes_per_device(mesh, state.params),
       'optimizer_state': bytes_per_device(mesh, state.opt_state),
-      'average': bytes_per_device(mesh, state.average),
+      'average': bytes_per_device(mesh, state.ema_params),
     },
   }
 
@@ -130,7 +130,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   unrolled = not config.model.scan and config.model.remat == 'none'
   sizes = {
     'parameters': params,
-    'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.average)),
+    'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.ema_params)),
     'gradients': params * (1 if config.train.grad_accum_steps == 1 else 2),
     'copies of the parameters': copies / fsdp,
     'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says whose numbers went wrong: at which steps and videos, and what is left of it."""
+"""Errors of a diverged run: which steps, which videos, and the last usable checkpoint."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.distributed import hosts
 from vivit_jax.errors import TrainingError
 from vivit_jax.files import replace_file
 
@@ -30,15 +31,15 @@ def diverged(
   unreadable: Mapping[str, str],
   saved: Sequence[int],
 ) -> TrainingError:
-  """Returns the error of steps in a row without update, their videos listed in `workdir`.
+  """Returns the error for consecutive skipped steps and lists their videos in `workdir`.
 
   Args:
     config: of the run.
     data: its training videos.
-    workdir: where not_finite.csv is written, rows of step and path.
-    steps: in a row.
-    unreadable: reasons by path, of videos that others stood in for.
-    saved: steps of the checkpoints.
+    workdir: receives not_finite.csv with rows of step and path.
+    steps: the consecutive steps whose update was skipped.
+    unreadable: reasons by path of the unreadable videos, which other videos replaced.
+    saved: steps that have a checkpoint.
   """
   size = config.train.batch_size
   examples = TrainingExamples(data, config)
@@ -49,25 +50,24 @@ def diverged(
   ]
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows([('step', 'path'), *rows])
-  if jax.process_index() == 0:
+  if hosts.is_first():
     replace_file(workdir / FILE, text.getvalue().encode())
   paths = [path for step, path in rows if step == steps[-1]]
   shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
-    f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and '
-    'changed nothing; '
-    f'{_left(saved)}; the videos of step {steps[-1]} are {shown}, all are in {workdir / FILE}: '
-    f'{REMEDY}, or leave them out'
+    f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and changed nothing; '
+    f'{_last_checkpoint(saved)}; the videos of step {steps[-1]} are {shown}, all are in '
+    f'{workdir / FILE}: {REMEDY}, or leave them out'
   )
 
 
 def check_finite(state: Any, step: int, saved: Sequence[int]) -> None:
-  """Raises TrainingError where a number of the state is not finite, so that nobody saves it."""
+  """Raises TrainingError if the state has a non-finite value, so that it is not saved."""
   if not all_finite(state):
     raise TrainingError(
       f'parameters or optimiser state after step {step} are not finite, and are not saved; '
-      f'{_left(saved)}: {REMEDY}'
+      f'{_last_checkpoint(saved)}: {REMEDY}'
     )
 
 
@@ -77,12 +77,12 @@ def all_finite(state: Any) -> Bool[Array, '']:
   return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
-def _left(saved: Sequence[int]) -> str:
+def _last_checkpoint(saved: Sequence[int]) -> str:
   return f'the last checkpoint is of step {max(saved)}' if saved else 'there is no checkpoint yet'
 
 
 def _video(examples: TrainingExamples, number: int, unreadable: Mapping[str, str]) -> str:
-  """Returns the path of the video that an example showed."""
+  """Returns the path of the video that an example was decoded from."""
   failures: list[tuple[str, str]] = []
   while (path := examples.attempt(number, failures).video.path) in unreadable:
     failures.append((path, unreadable[path]))

@@ -23,7 +23,7 @@ from vivit_jax.data.pipeline import evaluation_batches
 from vivit_jax.data.splits import evaluation_split, open_split
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import put_state
+from vivit_jax.distributed.sharding import shard_state
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.accumulate import Predictions, collect, merged_over_hosts
 from vivit_jax.evaluate.metrics import compute, most_confident_mistakes
@@ -62,7 +62,7 @@ def open_common_split(config: Config, split: str) -> Manifest:
     ConfigError: where it is not.
   """
   data = open_split(config, split)
-  hosts.agree({f'the data of {split}': data.fingerprint})
+  hosts.assert_equal_on_all_hosts({f'the data of {split}': data.fingerprint})
   return data
 
 
@@ -77,7 +77,7 @@ def validate(
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = predict(config, data, forward, params, protocol, failures, between)
-  results = hosts.from_first(_results(predictions, config.task, protocol))
+  results = hosts.broadcast(_results(predictions, config.task, protocol))
   names = ['loss', headline(config.task), 'top5']
   metrics = {name: results[name] for name in names if name in results}
   if len(config.task.heads) > 1:
@@ -180,7 +180,9 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    hosts.agree({'the step to evaluate': pretrained.step})  # a trainer may have gone on
+    hosts.assert_equal_on_all_hosts(
+      {'the step to evaluate': pretrained.step}
+    )  # a trainer may have gone on
     # The run's batch need not fit these devices; results don't depend on it.
     batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
@@ -191,7 +193,7 @@ def evaluate_run(
       split = evaluation_split(config)
       if split != 'test' and hosts.is_first():
         print(
-          'vivit: hint: the data has no test.csv, so this evaluates its validation videos',
+          'vivit: warning: the data has no test.csv, so this evaluates its validation videos',
           file=sys.stderr,
           flush=True,
         )
@@ -200,7 +202,7 @@ def evaluate_run(
     forward = compile_forward(build(config), mesh)
     between = watchdog.series('the next batch of the evaluation', heed)
     shown = sys.stderr.isatty()
-    params = put_state(mesh, pretrained.params)
+    params = shard_state(mesh, pretrained.params)
     predictions = predict(
       config, data, forward, params, protocol, failures, between, progress=shown
     )

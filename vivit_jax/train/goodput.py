@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a run goes: every second is counted for one activity."""
+"""Accounts for the time of a run: every second belongs to one activity."""
 
 import contextlib
 import threading
@@ -10,19 +10,21 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from vivit_jax.distributed import hosts
+
 ACTIVITIES = ('step', 'input', 'evaluation', 'checkpoint', 'compile', 'start')
 COMPILING = '/jax/core/compile/'  # JAX's events for tracing, lowering and compiling
 
 
 class Goodput:
-  """Splits the time since it was made; a context manager, used by one thread.
+  """Splits the time since its construction into activities; a context manager for one thread.
 
-  At its end it prints the shares, if there was any input.
+  On exit it prints the shares, if the run read any input.
 
   Attributes:
-    seconds: by activity, and in sum the time up to the last call of `spent`. `step` is when the
-      devices had work or were given it, `input` when they waited for videos, `checkpoint` what a
-      save kept them waiting, `start` all that comes before the first step.
+    seconds: by activity; their sum is the time up to the last call of `spent`. In `step` devices
+      compute or receive work, in `input` they wait for videos, in `checkpoint` for a save; `start`
+      is everything before the first step.
   """
 
   def __init__(self) -> None:
@@ -37,7 +39,7 @@ class Goodput:
 
   def __exit__(self, *_: Any) -> None:
     jax.monitoring.unregister_event_duration_listener(self._listen)
-    if self.seconds['input'] and jax.process_index() == 0:
+    if self.seconds['input'] and hosts.is_first():
       print(self.summary(), flush=True)
 
   def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
@@ -45,7 +47,7 @@ class Goodput:
       self._compiled += duration_secs
 
   def spent(self, activity: str) -> None:
-    """Counts the time since the last call, but for what JAX compiled meanwhile."""
+    """Adds the time since the last call to an activity, except compilation, which is one itself."""
     now = time.monotonic()
     compiled = min(self._compiled, now - self._since)
     self.seconds['compile'] += compiled
@@ -54,7 +56,7 @@ class Goodput:
 
   @contextlib.contextmanager
   def during(self, activity: str) -> Iterator[None]:
-    """Counts what happens within, and for `step` what came before it."""
+    """Adds the time within the block to an activity, and the time before it to `step`."""
     self.spent('step')
     try:
       yield

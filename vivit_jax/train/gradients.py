@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient of a large batch from small parts of it, one after the other.
-
-Gradients clipped per part of the batch, before their mean.
-"""
+"""Gradients computed in parts of the batch: accumulated, or clipped per group before their mean."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +13,19 @@ Gradient = Callable[[Any, Array, Array, Array], tuple[tuple[Array, Array], Any]]
 
 
 def accumulated(gradient: Gradient, parts: int) -> Gradient:
-  """Returns what `gradient` does, in the memory of a part of the batch.
+  """Returns a function like `gradient` that needs the memory of one part of the batch only.
 
-  Part k has the rows k, k + parts, ...: of every device as many, so that no clip crosses devices,
-  and the same ones on any number of devices.
+  Part k has the rows k, k + parts, ... Every device holds equally many of them, so that no clip
+  moves between devices, and the parts are the same on any number of devices.
 
   Args:
     gradient: (params, video, targets, key) -> ((mean loss, rows of logits), its gradient).
-    parts: of equal size; the batch must be a multiple.
+    parts: number of equal parts; must divide the batch.
   """
 
   def whole(params: Any, video: Array, targets: Array, key: Array) -> Any:
     def add(total: Any, number: Array) -> tuple[Any, Array]:
-      # Cut out here: as an argument of the scan a second copy of the batch would be made.
+      # Indexed here, since passing the parts as scan inputs would copy the batch.
       clips, rows = (
         jax.lax.dynamic_index_in_dim(x.reshape(-1, parts, *x.shape[1:]), number, 1, keepdims=False)
         for x in (video, targets)
@@ -48,15 +45,15 @@ Objective = Callable[[Any, Array, Array, Array], tuple[Array, Array]]
 
 
 def clipped_by_group(objective: Objective, groups: int, norm: float) -> Callable:
-  """Returns what `jax.value_and_grad(objective, has_aux=True)` does, part by part of the batch.
+  """Returns `jax.value_and_grad(objective, has_aux=True)` with the gradient clipped per group.
 
-  One unusual clip then bounds the share of its own group alone. Scenic clips so, its groups being
-  the devices; here they are neighbours in the batch, on however many devices.
+  An outlier then reduces the weight of its own group only. Scenic clips per device; here groups are
+  consecutive rows of the batch, so the result does not depend on the number of devices.
 
   Args:
     objective: (params, video, targets, key) -> (mean loss, rows of logits).
-    groups: of equal size; B must be a multiple.
-    norm: largest norm of a group's gradient.
+    groups: number of equal groups; must divide the batch.
+    norm: maximum norm of a group's gradient.
   """
 
   def split(x: Array) -> Array:

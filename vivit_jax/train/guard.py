@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process of its own, which ends the trainer where no thread of Python's can: see `watchdog`.
+"""A helper process that kills a hung trainer when no Python thread of it can run: see `watchdog`.
 
-Unlike a timer within the trainer it can tell a process that hangs from one that was stopped. It is
-run as a file, without the package and what that imports.
+Unlike a timer inside the trainer, it can tell a hung process from a suspended one. It runs as a
+script, without importing the package.
 """
 
 import datetime
@@ -13,11 +13,11 @@ import sys
 import time
 
 LOOK = 0.5  # seconds
-DUMPING = 5.0  # seconds for the stacks, after which the trainer ends without them
+DUMPING = 5.0  # seconds to write the stacks, after which the trainer is killed anyway
 
 
 def main() -> None:
-  """Reads, line by line, how many seconds the parent may stay silent; ends with standard input."""
+  """Reads lines with the seconds until the next line is due; returns when standard input closes."""
   parent = os.getppid()
   limit, silent = float('inf'), 0.0
   while silent <= limit:
@@ -27,7 +27,7 @@ def main() -> None:
         return
       limit, silent = float(said.split()[-1]), 0.0
     elif not _is_stopped(parent):
-      silent += LOOK  # not what the clock says: this process may have been stopped too
+      silent += LOOK  # not clock time: this process may have been suspended too
   print(f'Timeout ({datetime.timedelta(seconds=limit)})!', file=sys.stderr, flush=True)
   os.kill(parent, signal.SIGUSR2)
   time.sleep(DUMPING)

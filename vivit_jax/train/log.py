@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard.
-
-Numbers for TensorBoard, written by who gives them.
-
-tensorboardX's own is a thread, which dies of a full disk; the run would wait for it for ever.
-"""
+"""Writes a run's metrics to the terminal, to metrics.jsonl and to TensorBoard."""
 
 import contextlib
 import json
@@ -33,7 +28,7 @@ from vivit_jax.train.metrics import SKIPPED
 from vivit_jax.train.state import TrainState
 
 METRICS = 'metrics.jsonl'
-MUCH_WAITING = 0.1  # share of the time, above which a hint says what to do
+MUCH_WAITING = 0.1  # fraction of the time spent waiting for data that triggers a warning
 
 VALIDATION = 'validation_'  # how the names of its columns start
 
@@ -41,12 +36,12 @@ T = TypeVar('T')
 
 
 def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
-  """Returns the rows of a run's metrics file, oldest first; a row cut off by a kill is left out.
+  """Returns the rows of a run's metrics file, oldest first, without a last row that was cut off.
 
-  What was not finite is NaN.
+  Non-finite values are NaN.
 
   Raises:
-    CheckpointError: where the file holds anything else, naming the line.
+    CheckpointError: a line is not a row; names the line.
   """
   file = workdir / METRICS
   if not file.exists():
@@ -54,7 +49,7 @@ def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
   if not file.is_file():
     raise CheckpointError(f'{file} is not a regular file: give another --workdir, or delete it')
   rows = []
-  # Only a line that was cut off has no end.
+  # A row that was cut off by a kill has no newline.
   for number, line in enumerate(file.read_bytes().split(b'\n')[:-1], 1):
     try:
       row = json.loads(line)
@@ -72,37 +67,38 @@ def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(finite) + '\n'
 
 
-def is_validation(row: Mapping[str, Any]) -> bool:
-  """Returns whether a row of the metrics file is of a scheduled evaluation."""
-  return any(name.startswith(VALIDATION) for name in row)
+def validated_steps(workdir: Path) -> set[int]:
+  """Returns the steps of a run whose scheduled evaluation is complete."""
+  rows = read_metrics(workdir)
+  return {int(row['step']) for row in rows if any(name.startswith(VALIDATION) for name in row)}
 
 
 class RunLog:
-  """Progress of a run; a context manager. Of several processes only the first writes.
+  """Log of a run; a context manager. Only the first of several processes writes.
 
-  `metrics.jsonl` has one JSON object a line, with null for what is not finite: `step` and, for
-  training rows, `loss`, `top1`, `learning_rate`, `clips_per_second`, `data_wait`, ..., and behind
-  `seconds_` what this command has spent on each activity so far; for evaluation rows the same names
-  behind `validation_`.
+  `metrics.jsonl` has one JSON object per line, with null for non-finite values. Training rows have
+  `step`, `loss`, `top1`, `learning_rate`, `clips_per_second`, `data_wait`, ..., and the seconds
+  that this command has spent on each activity so far, prefixed by `seconds_`. Evaluation rows have
+  `step` and metrics prefixed by `validation_`.
   """
 
   def __init__(self, workdir: Path, start: int, steps: int, clips_per_step: int, goodput: Goodput):
     self._file: TextIO | None = None
     if cluster.is_first():
       workdir.mkdir(parents=True, exist_ok=True)
-      # What a killed run logged after its last checkpoint will be logged again.
+      # Rows after the last checkpoint will be logged again.
       rows = [row for row in read_metrics(workdir) if row['step'] <= start]
       self._path = workdir / METRICS
       replace_file(self._path, ''.join(map(_line, rows)).encode())
       self._file = self._path.open('a')
-      self._board = Board(workdir / 'tensorboard', start + 1)
-    # On a file or a pipe the lines below say the same without control characters.
+      self._events = EventWriter(workdir / 'tensorboard', start + 1)
+    # In a file or a pipe the printed lines suffice, without control characters.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
     )
     self._steps, self._clips = steps, clips_per_step
     self._windows = 0  # rows of training written
-    self._hinted = False
+    self._warned = False
     self._goodput = goodput
     self._last, self._before = start, dict(goodput.seconds)  # at the last row of training
 
@@ -114,7 +110,7 @@ class RunLog:
   ) -> None:
     self._bar.close()
     if self._file is not None:
-      with contextlib.closing(self._board), naming(self._path):
+      with contextlib.closing(self._events), naming(self._path):
         self._file.close()
 
   def advance(self) -> None:
@@ -122,11 +118,11 @@ class RunLog:
     self._bar.update()
 
   def waiting(self, batches: Iterable[T], busy: Callable[[], bool]) -> Iterator[T]:
-    """Yields batches, and counts the time that they are waited for.
+    """Yields batches and accounts for the time spent waiting for them.
 
     Args:
       batches: of any kind.
-      busy: whether the devices are still at work, so that a wait that has ended cost nothing.
+      busy: whether the devices are still computing; then the wait cost nothing.
     """
     iterator = iter(batches)
     while True:
@@ -138,10 +134,10 @@ class RunLog:
       yield batch
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes the mean metrics since the last call, with speed, time left and time waited for data.
+    """Writes the mean metrics since the last call, with speed, time left and `data_wait`.
 
-    Speed and `data_wait`, a share, are of the time in which steps could be done: evaluations,
-    checkpoints and compilation are left out.
+    `data_wait` is the fraction of the time spent waiting for data. It and the speed leave out
+    evaluations, checkpoints and compilation.
     """
     self._goodput.spent('step')
     now = dict(self._goodput.seconds)
@@ -157,16 +153,16 @@ class RunLog:
       f'{rate:.1f} clips/s  data_wait {wait:.0%}  ETA {left}'
     )
     self._bar.set_postfix_str(f'data_wait {wait:.0%}')
-    self._hint(wait)
+    self._warn_of_slow_data(wait)
     self._windows += 1
     self._last, self._before = step, now
 
-  def _hint(self, wait: float) -> None:
-    """Says once that data is the bottleneck; not in the first window, when decoders start."""
-    if wait > MUCH_WAITING and self._windows and not self._hinted and self._file is not None:
-      self._hinted = True
+  def _warn_of_slow_data(self, wait: float) -> None:
+    """Warns once if data is the bottleneck; not for the first row, while decoders start up."""
+    if wait > MUCH_WAITING and self._windows and not self._warned and self._file is not None:
+      self._warned = True
       tqdm.write(
-        f'vivit: hint: {wait:.0%} of the time is spent waiting for data: give more processes as '
+        f'vivit: warning: {wait:.0%} of the time is spent waiting for data: give more processes as '
         '--config.data.workers=N, or make the videos cheaper to read with `vivit data build`',
         file=sys.stderr,
       )
@@ -187,7 +183,7 @@ class RunLog:
     with naming(self._path):
       self._file.write(_line({'step': step, **row}))
       self._file.flush()
-    self._board.write(step, {_tag(name): value for name, value in row.items()})
+    self._events.write(step, {_tag(name): value for name, value in row.items()})
 
 
 def _tag(name: str) -> str:
@@ -202,7 +198,7 @@ def _show(metrics: Mapping[str, float]) -> str:
 def opening_line(
   config: Config, data: Manifest, state: TrainState, start: int, steps: int, mesh: Mesh
 ) -> str:
-  """Returns what a run is, in one line."""
+  """Returns one line that describes the run."""
   model, device = config.model, mesh.devices.flat[0]
   classes = ' x '.join(map(str, config.task.classes))
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -214,11 +210,15 @@ def opening_line(
   )
 
 
-class Board:
-  """One event file; OSError where it cannot be written."""
+class EventWriter:
+  """Writes one TensorBoard event file; raises OSError if it cannot be written.
+
+  tensorboardX's own writer is a thread. A full disk ends that thread, and the run would wait for it
+  forever.
+  """
 
   def __init__(self, folder: Path, first_step: int):
-    """Opens a file, in which steps from the first on replace those of earlier files."""
+    """Opens a file whose steps from `first_step` on replace those of earlier files."""
     folder.mkdir(parents=True, exist_ok=True)
     self._folder = folder
     with naming(folder):
@@ -227,7 +227,7 @@ class Board:
       self._writer.write_event(Event(step=first_step, session_log=restart))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the values of a step by their tags."""
+    """Writes values of a step, by tag."""
     with naming(self._folder):
       for tag, value in values.items():
         self._writer.write_event(

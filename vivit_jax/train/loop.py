@@ -4,7 +4,6 @@
 import contextlib
 import dataclasses
 import functools
-import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -14,41 +13,31 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from vivit_jax.checkpoint.fingerprint import describe
 from vivit_jax.checkpoint.manager import Checkpoints
-from vivit_jax.checkpoint.workdir import check_continues, claim, meaning, occupied
-from vivit_jax.config.schema import Config
+from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning, write_snapshot
+from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, placed, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
-from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import (
-  Between,
-  Validation,
-  evaluate_run,
-  open_common_split,
-  validate,
-)
+from vivit_jax.train.evaluation import evaluate_run, open_common_split, validate
 from vivit_jax.train.goodput import Goodput
-from vivit_jax.train.log import RunLog, is_validation, opening_line, read_metrics
-from vivit_jax.train.metrics import Window
+from vivit_jax.train.initialize import restore_or_init
+from vivit_jax.train.log import RunLog, opening_line, validated_steps
+from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
-from vivit_jax.train.sanity import hints
-from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
+from vivit_jax.train.sanity import warnings_for
+from vivit_jax.train.state import TrainState, on_host
 from vivit_jax.train.step import compile_forward, compile_step
-from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
+from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
-from vivit_jax.weights.pretrained import initialise_params
-
-Evaluation = Callable[[Any, Between], Validation]
 
 
 def train(
@@ -65,38 +54,47 @@ def train(
     config: the experiment; must be that of the run in `workdir`, if there is one.
     workdir: receives config.json, checkpoints/, best/, metrics.jsonl, tensorboard/, skipped.csv,
       report.json, report.html and pictures.
-    allow_changes: go on although the run in `workdir` has other settings or data.
+    allow_changes: continue although the run in `workdir` has other settings or data.
     profile: steps to trace into workdir/profile/.
-    ends_process: the caller does nothing after it that a signal should stop (see `StopRequest`).
+    ends_process: the caller does nothing afterwards that a signal should stop (see
+      `PreemptionHandler`).
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
     Stopped: after a signal, or once standard output is closed, with the state on disk.
-    TrainingError: loss or gradient are not finite, step after step.
-    ConfigError, DataError, CheckpointError: for what the user can mend.
+    TrainingError: the loss or a gradient is non-finite, step after step.
+    ConfigError, DataError, CheckpointError: for mistakes that the user can correct.
   """
   mesh = make_mesh(config)
   config = with_classes(config)
   first = hosts.is_first()
-  alone = occupied(workdir) if first else contextlib.nullcontext()
+  lock = lock_workdir(workdir) if first else contextlib.nullcontext()
   goodput = Goodput()
-  with alone:
+  with lock:
     hosts.check_shared(workdir)
     data = open_common_split(config, 'train')
     with Checkpoints(workdir, read_only=True) as checkpoints:
       saved = checkpoints.abouts()
     changes: list[str] = []
     if first:
-      changes = check_continues(workdir, config, data.fingerprint, allow_changes, saved)
-    with StopRequest(ends_process) as stop, goodput:  # before, there is nothing to save
-      steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
+      changes = check_compatible(workdir, config, data.fingerprint, allow_changes, saved)
+    with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
+      _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
-        try:
-          return evaluate_run(workdir, heed=stop.heed)
-        except Interrupted as interrupted:
-          raise Stopped(steps, interrupted.by, evaluating=True) from None
+        return evaluate_run(workdir, heed=stop.raise_if_stopped)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Services:
+  """What stores, watches and measures a run."""
+
+  checkpoints: Checkpoints
+  watchdog: Watchdog
+  profiler: Profiler
+  goodput: Goodput
+  stop: PreemptionHandler
 
 
 def _train(
@@ -106,10 +104,10 @@ def _train(
   data: Manifest,
   changes: Sequence[str],
   profile: Steps | None,
-  stop: StopRequest,
+  stop: PreemptionHandler,
   goodput: Goodput,
-) -> int:
-  """Does the steps that are left; returns how many the run has in all, once they are on disk."""
+) -> None:
+  """Runs the remaining steps; returns once the last state is on disk."""
   first = hosts.is_first()
   model = build(config)
   steps = total_steps(config, len(data.videos))
@@ -120,175 +118,155 @@ def _train(
     Checkpoints(workdir, keep, on_disk_full=on_disk_full) as checkpoints,
     bounded_unwinding(unless=Stopped),
   ):
-    watchdog.expect('the first step', COMPILING)
-    state = _start(config, model, optimizer, mesh, checkpoints)
-    # Not before: a run that cannot be continued so must stay what it is.
+    watchdog.expect('the initial state', COMPILING)
+    state = restore_or_init(config, model, optimizer, mesh, checkpoints)
+    # Only now: a run that this command cannot continue must stay as it is.
     if first:
-      claim(workdir, config, data.fingerprint, data.class_names, changes)
-      for hint in hints(config, data, state.params):
-        print(f'vivit: hint: {hint}', file=sys.stderr, flush=True)
+      write_snapshot(workdir, config, data.fingerprint, data.class_names, changes)
+      for warning in warnings_for(config, data, state.params):
+        print(f'vivit: warning: {warning}', file=sys.stderr, flush=True)
     with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
-      run = _Run(
-        config, workdir, mesh, model, optimizer, checkpoints, data, steps, stop, watchdog,
-        goodput, profiler,
-      )  # fmt: skip
+      services = _Services(checkpoints, watchdog, profiler, goodput, stop)
       goodput.spent('start')
-      run.steps_from(state)
+      _loop(config, workdir, mesh, data, model, optimizer, steps, state, services)
     watchdog.expect('the last checkpoint')
   goodput.spent('checkpoint')
-  return steps
 
 
-def _start(
+def _loop(
   config: Config,
+  workdir: Path,
+  mesh: Mesh,
+  data: Manifest,
   model: ViViT,
   optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-  checkpoints: Checkpoints,
-) -> TrainState:
-  """Returns the newest whole state in the workdir, else a fresh one, on given weights if any."""
-  abstract = placed(mesh, abstract_state(config, model, optimizer))
-  checkpoints.check_best(abstract.best_params)
-  restored = checkpoints.restore_newest(abstract)
-  if restored is not None:
-    return restored
-  state = init_state(config, model, optimizer)
-  if config.init.checkpoint is not None:
+  steps: int,
+  state: TrainState,
+  services: _Services,
+) -> None:
+  """Runs the steps from that of `state` on.
+
+  Evaluation and checkpoint of step k are at the start of round k, where a stopped run continues: it
+  finds there whatever it has not done yet.
+  """
+  train, start, checkpoints = config.train, int(state.step), services.checkpoints
+  watchdog, profiler = services.watchdog, services.profiler
+  validated = hosts.broadcast(start in validated_steps(workdir))
+  if start == steps and validated:
+    return
+  print(opening_line(config, data, state, start, steps, mesh), flush=True)
+  train_step = compile_step(config, model, optimizer, mesh)
+  evaluate = _evaluation(config, workdir, mesh, model, services)
+  failures = Failures(data, config.data.max_bad_share, workdir)
+  buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
+  with (
+    RunLog(workdir, start, steps, train.batch_size, services.goodput) as log,
+    contextlib.closing(_batches(config, mesh, data, start, steps, failures)) as stream,
+  ):
+    batches = log.waiting(stream, buffer.at_work)
+    log_metrics = functools.partial(_log_metrics, train, steps, buffer, log, failures)
+    save = functools.partial(_save, config, data, buffer, services)
     try:
-      params, table = initialise_params(config, state.params)
-    except UserError as error:
-      source = config.init.checkpoint
-      reason = str(error).removeprefix(f'{source}: ')
-      raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None
-    if hosts.processes() > 1:
-      place = config.init.checkpoint
-      hosts.agree({f'{name} of {place}': bits for name, (_, bits) in describe(params).items()})
-    print(table, flush=True)
-    state = start_from(config, state, params)
-  return put_state(mesh, state)
-
-
-@dataclasses.dataclass
-class _Run:
-  """What stays the same over the steps of a run."""
-
-  config: Config
-  workdir: Path
-  mesh: Mesh
-  model: ViViT
-  optimizer: optax.GradientTransformation
-  checkpoints: Checkpoints
-  data: Manifest
-  steps: int
-  stop: StopRequest
-  watchdog: Watchdog
-  goodput: Goodput
-  profiler: Profiler
-
-  def steps_from(self, state: TrainState) -> None:
-    """Runs the steps that are left, with evaluations and checkpoints as scheduled."""
-    train, start = self.config.train, int(state.step)
-    owed = self._owes_validation(start)
-    if start >= self.steps and not owed:
-      return
-    print(opening_line(self.config, self.data, state, start, self.steps, self.mesh), flush=True)
-    step = compile_step(self.config, self.model, self.optimizer, self.mesh)
-    rate = learning_rate(train, self.steps)
-    evaluate = self._evaluation()
-    unreadable = self._failures(self.data)
-    window = Window(self.checkpoints.about(start).get('window', []) if start else [])
-    with (
-      RunLog(self.workdir, start, self.steps, train.batch_size, self.goodput) as log,
-      contextlib.closing(self._batches(start, unreadable)) as batches,
-    ):
-      left = self._validate(start, state, log, evaluate) if owed else None
-      if left is not None:
-        raise Stopped(start, left)
-      self.watchdog.expect('the first step', COMPILING)
-      log.say('vivit: compiling the training step')
-      for done, batch in enumerate(log.waiting(batches, window.at_work), start + 1):
-        self.profiler.before(done)
-        state, metrics = step(state, batch)
-        window.add(done, metrics)
-        self.profiler.after(done, state)
+      for step in range(start, steps + 1):
+        last = step == steps
+        evaluates = step and (step % train.evaluate_every == 0 or last)
+        saves = step > start and (step % train.checkpoint_every == 0 or last)
+        if evaluates or saves:  # which wait for the step anyway
+          log_metrics(step)
+        if len(buffer.consecutive_skips) >= config.faults.nonfinite_in_row:
+          skips, reasons = buffer.consecutive_skips, failures.reasons
+          raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
+        if evaluates and not (step == start and validated):
+          log.validation(step, evaluate(step, state))  # last: it need not be done again
+        if saves and (last or not buffer.last_step_skipped()):
+          save(step, state, wait=last)
+        checkpoints.check()
+        if last:
+          break
+        if step > start:
+          services.stop.raise_if_stopped()
+        else:
+          log.say('vivit: compiling the training step')
+        watchdog.expect(f'step {step + 1}', COMPILING if step == start else 1.0)
+        batch = next(batches)
+        profiler.before(step + 1)
+        state, metrics = train_step(state, batch)
+        watchdog.expect(f'step {step}')
+        buffer.add(step + 1, metrics)  # waits for `step`
+        profiler.after(step + 1, state)
         log.advance()
-        last = done == self.steps
-        if done % train.log_every == 0 or last:
-          log.train(done, {**window.mean(), 'learning_rate': float(rate(done - 1))})
-          unreadable.collect()
-        if len(window.in_row) >= self.config.faults.max_consecutive_nonfinite:
-          raise diverged(
-            self.config, self.data, self.workdir, window.in_row, unreadable.reasons,
-            self.checkpoints.steps,
-          )  # fmt: skip
-        if done % train.evaluate_every == 0 or last:
-          left = self._validate(done, state, log, evaluate)
-        stopped = self.stop.agreed()
-        due = done % train.checkpoint_every == 0 and not window.skipping()
-        if due or last or stopped:
-          self._save(done, state, window, wait=last or stopped is not None)
-        self.checkpoints.check()
-        if stopped and (left or not last):
-          unreadable.collect()
-          raise Stopped(done, stopped)
-        self.watchdog.expect(f'step {done + 1}')
+        log_metrics(step)
+    except Stopped as stopped:
+      log_metrics(step)
+      save(step, state, wait=True)
+      failures.collect()
+      stopped.step = step
+      raise
 
-  def _owes_validation(self, start: int) -> bool:
-    """Returns whether a signal kept the run from the validation that follows step `start`."""
-    if start == 0 or (start % self.config.train.evaluate_every and start != self.steps):
-      return False
-    rows = read_metrics(self.workdir)
-    owed = not any(row['step'] == start and is_validation(row) for row in rows)
-    return hosts.from_first(owed)
 
-  def _evaluation(self) -> Evaluation:
-    """Returns what evaluates parameters on the validation videos."""
-    data = open_common_split(self.config, 'validation')
-    forward = compile_forward(self.model, self.mesh)
-    return functools.partial(validate, self.config, data, forward, self._failures(data))
+def _log_metrics(
+  train: Train, steps: int, buffer: MetricsBuffer, log: RunLog, failures: Failures, step: int
+) -> None:
+  """Writes the row of a step if one is due and not written yet; waits for that step."""
+  if step % train.log_every and step != steps:
+    return
+  means = buffer.take_mean(step)
+  if means:
+    with on_host():  # on the devices it would wait for the step after this one
+      rate = float(learning_rate(train, steps)(step - 1))
+    log.train(step, {**means, 'learning_rate': rate})
+    failures.collect()
 
-  def _validate(
-    self, done: int, state: TrainState, log: RunLog, evaluate: Evaluation
-  ) -> signal.Signals | None:
-    """Evaluates and keeps the best; returns the signal that came before that was done, if any."""
-    check_finite(state, done, self.checkpoints.steps)
-    with self.goodput.during('evaluation'):
-      between = self.watchdog.series('the next batch of the validation', self.stop.heed)
-      try:
-        results = evaluate(state.best_params, between)
-      except Interrupted as interrupted:
-        return interrupted.by
-    self.watchdog.expect(f'the best checkpoint at step {done}')
-    with self.goodput.during('checkpoint'):
-      about = {'settings': meaning(self.config)}
-      self.checkpoints.save_best(done, state.best_params, results.score, results.loss, about)
-    # Last: it says that all of this need not be done again.
-    log.validation(done, results.metrics)
-    return None
 
-  def _save(self, done: int, state: TrainState, window: Window, *, wait: bool) -> None:
-    check_finite(state, done, self.checkpoints.steps)
-    self.watchdog.expect(f'the checkpoint of step {done}')
-    with self.goodput.during('checkpoint'):
-      about = {
-        'data': self.data.fingerprint,
-        'window': window.rows(),
-        'settings': meaning(self.config),
-      }
-      self.checkpoints.save(done, state, about)
-      if wait:
-        self.checkpoints.wait_for(done)
+def _evaluation(
+  config: Config, workdir: Path, mesh: Mesh, model: ViViT, services: _Services
+) -> Callable[[int, TrainState], dict[str, float]]:
+  """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
+  data = open_common_split(config, 'validation')
+  forward = compile_forward(model, mesh)
+  failures = Failures(data, config.data.max_bad_share, workdir)
+  checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
-  def _failures(self, data: Manifest) -> Failures:
-    return Failures(data, self.config.data.max_bad_fraction, self.workdir)
+  def evaluate(step: int, state: TrainState) -> dict[str, float]:
+    check_finite(state, step, checkpoints.steps)
+    with goodput.during('evaluation'):
+      what = 'the next batch of the validation'
+      before_batch = watchdog.series(what, services.stop.raise_if_stopped)
+      results = validate(config, data, forward, failures, state.eval_params, before_batch)
+    watchdog.expect(f'the best checkpoint at step {step}')
+    with goodput.during('checkpoint'):
+      about = {'settings': meaning(config)}
+      checkpoints.save_best(step, state.eval_params, results.score, results.loss, about)
+    return results.metrics
 
-  def _batches(
-    self, start: int, unreadable: Failures
-  ) -> Generator[dict[str, jax.Array], None, None]:
-    """Yields batches on the devices, from the one that follows step `start`."""
-    rows = host_rows(self.mesh, self.config.train.batch_size)
-    for batch in train_batches(
-      self.data, self.config, start_step=start, stop_step=self.steps, rows=rows
-    ):
-      unreadable.add(batch['failures'])
-      yield put_batch(self.mesh, {name: batch[name] for name in ('video', 'label')})
+  return evaluate
+
+
+def _save(
+  config: Config,
+  data: Manifest,
+  buffer: MetricsBuffer,
+  services: _Services,
+  step: int,
+  state: TrainState,
+  *,
+  wait: bool,
+) -> None:
+  """Starts to save a state; with `wait`, returns once it is on disk."""
+  check_finite(state, step, services.checkpoints.steps)
+  services.watchdog.expect(f'the checkpoint of step {step}')
+  with services.goodput.during('checkpoint'):
+    about = {'data': data.fingerprint, 'window': buffer.rows(), 'settings': meaning(config)}
+    services.checkpoints.save(step, state, about)
+    if wait:
+      services.checkpoints.wait_for(step)
+
+
+def _batches(
+  config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
+) -> Generator[dict[str, jax.Array], None, None]:
+  """Yields batches on the devices, from the one that follows step `start`."""
+  rows = host_rows(mesh, config.train.batch_size)
+  for batch in train_batches(data, config, start_step=start, stop_step=steps, rows=rows):
+    failures.add(batch['failures'])
+    yield shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})

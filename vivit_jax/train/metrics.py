@@ -13,55 +13,68 @@ SKIPPED = 'skipped_updates'
 Metrics = Mapping[str, Any]  # arrays on the devices, or numbers
 
 
-class Window:
-  """Collects the metrics of steps.
+class MetricsBuffer:
+  """Collects the metrics of steps until they are logged.
 
   Attributes:
-    in_row: the last steps looked at whose update was skipped, one after the other. `add` looks at
-      all but the newest step, all else that asks for numbers at that too.
+    consecutive_skips: the last steps whose updates were skipped, as far as steps are known: `add`
+      leaves the newest step unread, the other methods say what they read.
   """
 
-  def __init__(self, rows: Sequence[dict[str, float]] = ()) -> None:
-    """Takes the `rows` that a run which goes on had collected."""
-    self.in_row: list[int] = []
-    self._rows: list[Metrics] = list(rows)
-    self._ahead: deque[tuple[int, Metrics]] = deque()  # not looked at
+  def __init__(self, step: int = 0, rows: Sequence[Metrics] = ()) -> None:
+    """Starts with the rows that a run had buffered when it was saved at `step`."""
+    self.consecutive_skips: list[int] = []
+    self._rows: deque[tuple[int, Metrics]] = deque((step, row) for row in rows)
+    self._unread: deque[tuple[int, Metrics]] = deque()
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Adds a step's metrics, and waits for the step before it.
+  def add(self, step: int, metrics: Metrics) -> None:
+    """Adds the metrics of a step and blocks until the step before it has finished.
 
-    Unbounded, the steps in flight would each hold a batch on the devices, and fetching it would
-    look like waiting for data.
+    Without that bound, each step in flight would hold a batch on the devices, and the time to fetch
+    its metrics would look like waiting for data.
     """
-    self._rows.append(metrics)
-    self._ahead.append((step, metrics))
-    self._look(1)
+    self._rows.append((step, metrics))
+    self._unread.append((step, metrics))
+    self._read(step - 1)
 
   def at_work(self) -> bool:
-    """Returns whether the last step has not ended."""
-    values: list[Any] = [value for _, metrics in self._ahead for value in metrics.values()]
-    return not all(value.is_ready() for value in values)
+    """Returns whether the newest step is still running."""
+    return not all(value.is_ready() for _, row in self._unread for value in row.values())
 
-  def skipping(self) -> bool:
-    """Returns whether the update of the last step was skipped."""
-    self._look(0)
-    return bool(self.in_row)
+  def last_step_skipped(self) -> bool:
+    """Returns whether the newest step's update was skipped; blocks until that step has finished."""
+    if self._unread:
+      self._read(self._unread[-1][0])
+    return bool(self.consecutive_skips)
 
   def rows(self) -> list[dict[str, float]]:
-    """Returns what was collected."""
-    self._look(0)
-    rows = jax.device_get(self._rows)
-    return [{name: float(value) for name, value in row.items()} for row in rows]
+    """Returns the buffered rows, oldest first; blocks until the newest step has finished."""
+    return _floats([row for _, row in self._rows])
 
-  def mean(self) -> dict[str, float]:
-    """Returns means over the steps whose update was applied, how many were not, and starts anew."""
-    rows, self._rows = self.rows(), []
+  def take_mean(self, step: int) -> dict[str, float]:
+    """Removes the rows up to `step` and returns their means; empty if there are none.
+
+    Blocks until `step` has finished. The means are over the steps whose update was applied;
+    `skipped_updates` is the number of the others.
+    """
+    self._read(step)
+    taken = []
+    while self._rows and self._rows[0][0] <= step:
+      taken.append(self._rows.popleft()[1])
+    rows = _floats(taken)
+    if not rows:
+      return {}
     applied = [row for row in rows if not row[SKIPPED]] or rows
     means = {name: float(np.mean([row[name] for row in applied])) for name in rows[0]}
     return {**means, SKIPPED: sum(row[SKIPPED] for row in rows)}
 
-  def _look(self, ahead: int) -> None:
-    """Looks at all steps but so many, which waits for them."""
-    while len(self._ahead) > ahead:
-      step, metrics = self._ahead.popleft()
-      self.in_row = [*self.in_row, step] if metrics[SKIPPED].item() else []
+  def _read(self, step: int) -> None:
+    """Blocks until `step` has finished and records which steps up to it were skipped."""
+    while self._unread and self._unread[0][0] <= step:
+      read, metrics = self._unread.popleft()
+      skipped = metrics[SKIPPED].item()
+      self.consecutive_skips = [*self.consecutive_skips, read] if skipped else []
+
+
+def _floats(rows: list[Metrics]) -> list[dict[str, float]]:
+  return [{name: float(x) for name, x in row.items()} for row in jax.device_get(rows)]

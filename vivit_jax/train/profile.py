@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace of some steps: what host and devices did when."""
+"""Profiler traces of a range of training steps."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ FOLDER = 'profile'
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-  """A range of steps, counted as in the log, both ends included."""
+  """A range of steps, numbered as in the log, both ends included."""
 
   first: int
   last: int
@@ -26,10 +26,10 @@ class Steps:
 
 
 def parse_steps(text: str) -> Steps:
-  """Returns the range that `FIRST:LAST` means.
+  """Returns the range given as `FIRST:LAST`.
 
   Raises:
-    ConfigError: it means none.
+    ConfigError: the text is not a range.
   """
   match = re.fullmatch(r'([1-9]\d*):([1-9]\d*)', text)
   if match is None or int(match[1]) > int(match[2]):
@@ -41,10 +41,10 @@ class Profiler:
   """Traces a range of steps into `workdir/profile`; a context manager."""
 
   def __init__(self, wanted: Steps | None, workdir: Path, start: int, steps: int):
-    """Takes what is wanted of the steps [start + 1, steps].
+    """Takes the range to trace in a run of the steps [start + 1, steps].
 
     Raises:
-      ConfigError: the run is shorter.
+      ConfigError: the range ends after the run.
     """
     if wanted is not None and wanted.last > steps:
       raise ConfigError(
@@ -52,14 +52,14 @@ class Profiler:
       )
     if wanted is not None and wanted.last <= start:
       print(
-        f'vivit: hint: --profile={wanted} traces nothing: this run goes on after step {start}',
+        f'vivit: warning: --profile={wanted} traces nothing: this run goes on after step {start}',
         file=sys.stderr,
         flush=True,
       )
       wanted = None
     self._wanted, self._start = wanted, start
     self._folder = workdir / FOLDER
-    self._since: int | None = None  # first step of the trace that is being taken
+    self._since: int | None = None  # first step of the current trace
 
   def __enter__(self) -> 'Profiler':
     return self
@@ -69,13 +69,13 @@ class Profiler:
       jax.profiler.stop_trace()
 
   def before(self, step: int) -> None:
-    """Begins the trace with this step, if it is wanted."""
+    """Starts the trace if this is the first step to trace."""
     if self._wanted is not None and step == max(self._wanted.first, self._start + 1):
       jax.profiler.start_trace(self._folder)
       self._since = step
 
   def after(self, step: int, outputs: Any) -> None:
-    """Ends the trace with this step, once its outputs are there, if it is the last wanted."""
+    """Stops the trace if this is the last step to trace; blocks until its outputs are ready."""
     if self._since is None or self._wanted is None or step != self._wanted.last:
       return
     jax.block_until_ready(outputs)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong silently when small data meets a large model, said before the first step.
-
-A first check before a long run: whether the model can learn one batch by heart.
-"""
+"""Checks before a long run: warnings about the config, and overfitting one batch."""
 
 import contextlib
 import dataclasses
@@ -21,12 +18,11 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.distributed.mesh import make_mesh
-from vivit_jax.distributed.sharding import host_rows, put_batch, put_state
+from vivit_jax.distributed.sharding import host_rows, shard_batch, shard_state
 from vivit_jax.model.vivit import build
+from vivit_jax.train.initialize import initial_state
 from vivit_jax.train.optimizer import make_optimizer
-from vivit_jax.train.state import init_state, start_from
 from vivit_jax.train.step import compile_step
-from vivit_jax.weights.pretrained import initialise_params
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
@@ -35,8 +31,8 @@ SHOWN = 5  # names in one line
 ROTATION = re.compile(r'(?<![a-z])(?:anti|counter)[-_ ]?(?=clockwise)', re.IGNORECASE)
 
 
-def hints(config: Config, data: Manifest, params: Any) -> list[str]:
-  """Returns one line, with its remedy, for each setting that will probably disappoint.
+def warnings_for(config: Config, data: Manifest, params: Any) -> list[str]:
+  """Returns a one-line warning with its remedy for each setting that will probably not work well.
 
   Args:
     config: of the run.
@@ -57,14 +53,14 @@ def hints(config: Config, data: Manifest, params: Any) -> list[str]:
 
 
 def _mirrored(config: Config, data: Manifest) -> Iterator[str]:
-  """Yields a line for each head with classes that a mirrored clip would take for each other."""
+  """Yields a warning for each head with classes that a mirrored clip would confuse."""
   if config.augment.flip == 'off':
     return
   for head, names in data.class_names.items():
     sides = [i for i, other in enumerate(mirrored_classes(names)) if other not in (None, i)]
     turns = _turns(names)
     if config.augment.flip == 'swap_labels':
-      sides = []  # it exchanges them
+      sides = []  # their labels are swapped
     if sides or turns:
       remedy = 'off' if turns else 'swap_labels or off'
       yield (
@@ -75,7 +71,7 @@ def _mirrored(config: Config, data: Manifest) -> Iterator[str]:
 
 
 def _turns(names: Sequence[str]) -> list[int]:
-  """Returns the classes that differ from others only by clockwise and anticlockwise."""
+  """Returns the classes that differ from another one only by clockwise and counterclockwise."""
   turned = [ROTATION.sub('', name.lower()) for name in names]
   return [i for i, name in enumerate(turned) if 'clockwise' in name and turned.count(name) > 1]
 
@@ -102,17 +98,17 @@ def _without_examples(config: Config, data: Manifest) -> list[str]:
 
 
 STEPS = 100
-LEARNT = 0.9  # of the clips
+LEARNED = 0.9  # fraction of the clips
 
 
 def overfit_one_batch(config: Config) -> bool:
-  """Trains on the first batch alone, regularisers off, and says what the loss did.
+  """Trains on the first batch only, without regularization, and prints how the loss changed.
 
-  A model that cannot learn one batch by heart has a wrong learning rate, wrong labels or a fault;
-  one that can may still fail on the whole data, but for other reasons. Nothing is written.
+  If a model cannot overfit one batch, the learning rate or the labels are wrong, or there is a bug.
+  A model that can may still fail on the whole data, for other reasons. Writes no files.
 
   Returns:
-    Whether it got nearly all clips right.
+    Whether it classifies at least 90 % of the clips correctly.
   """
   config = _plain(with_classes(config))
   mesh = make_mesh(config)
@@ -121,12 +117,9 @@ def overfit_one_batch(config: Config) -> bool:
   stream = train_batches(data, config, start_step=0, stop_step=1, rows=rows)
   with contextlib.closing(stream) as batches:
     first = next(batches)
-    batch = put_batch(mesh, {name: first[name] for name in ('video', 'label')})
+    batch = shard_batch(mesh, {name: first[name] for name in ('video', 'label')})
   model, optimizer = build(config), make_optimizer(config.train, STEPS)
-  state = init_state(config, model, optimizer)
-  if config.init.checkpoint is not None:
-    state = start_from(config, state, initialise_params(config, state.params)[0])
-  state = put_state(mesh, state)
+  state = shard_state(mesh, initial_state(config, model, optimizer))
   step = compile_step(config, model, optimizer, mesh)
   history = []
   for _ in tqdm(range(STEPS), 'overfit', unit='step', disable=not sys.stderr.isatty()):
@@ -134,19 +127,19 @@ def overfit_one_batch(config: Config) -> bool:
     history.append({name: float(value) for name, value in metrics.items()})
   before, after = history[0], history[-1]
   score = 'accuracy' if config.task.kind == 'multi_label' else 'top1'
-  learnt = after[score] >= LEARNT
-  verdict = 'the model can learn' if learnt else 'the model did NOT learn one batch by heart'
+  learned = after[score] >= LEARNED
+  verdict = 'the model can learn' if learned else 'the model did NOT learn one batch by heart'
   print(
     f'one batch of {config.train.batch_size} clips, {STEPS} steps: loss {before["loss"]:.3g} -> '
     f'{after["loss"]:.3g}, {score} {before[score]:.2f} -> {after[score]:.2f}: {verdict}'
   )
-  if not learnt:
+  if not learned:
     print('try another config.train.learning_rate, and look whether labels and videos agree')
-  return learnt
+  return learned
 
 
 def _plain(config: Config) -> Config:
-  """Returns the experiment with every regulariser off."""
+  """Returns the experiment without any regularization."""
   model = dataclasses.replace(
     config.model, dropout=0.0, attention_dropout=0.0, head_dropout=0.0, drop_path=0.0
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training carries from step to step, and all that a checkpoint has to hold."""
+"""The training state: everything that a step updates and a checkpoint holds."""
 
 import contextlib
 import dataclasses
@@ -16,37 +16,37 @@ from vivit_jax.model.vivit import ViViT, abstract_params, init_params
 
 @struct.dataclass
 class TrainState:
-  """Step, parameters and optimiser state; random numbers follow from the seed and the step."""
+  """Step, parameters and optimizer state; random numbers are derived from seed and step."""
 
-  step: Any  # int32 scalar; a shape, a sharding or a type where the tree describes a state
+  step: Any  # int32 scalar; in a tree that describes a state, a shape, sharding or type
   params: Any
   opt_state: Any
-  average: Any = ()  # of the parameters over the last steps, where train.ema_decay asks for it
+  ema_params: Any = ()  # exponential moving average of the parameters if train.ema_decay > 0
 
   @property
-  def best_params(self) -> Any:
-    """The parameters to evaluate and to keep: the average where there is one."""
-    return self.average or self.params
+  def eval_params(self) -> Any:
+    """The parameters to evaluate and to keep: the moving average if there is one."""
+    return self.ema_params or self.params
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first step, in host memory; the same for the same seed."""
-  with _host():
+  """Returns the state before the first step in host memory; determined by the seed."""
+  with on_host():
     params = init_params(model, config.clip, jax.random.key(config.seed))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   return start_from(config, state, params)
 
 
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
-  """Returns a fresh state with these parameters, which are also the first average."""
-  # A copy: the step is given all buffers of the state to reuse, each once.
-  with _host():
-    average = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
-  return dataclasses.replace(state, params=params, average=average)
+  """Returns a fresh state with these parameters, which also start the moving average."""
+  # A copy, since the step donates every buffer of the state, and each only once.
+  with on_host():
+    ema_params = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
+  return dataclasses.replace(state, params=params, ema_params=ema_params)
 
 
-def _host() -> contextlib.AbstractContextManager:
-  """Computes on the CPU: a state that is to be split need not fit on one accelerator."""
+def on_host() -> contextlib.AbstractContextManager:
+  """Runs computations on the CPU: a state to be sharded may not fit on one accelerator."""
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
   except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
@@ -56,7 +56,7 @@ def _host() -> contextlib.AbstractContextManager:
 def abstract_state(
   config: Config, model: ViViT, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Returns shapes and types of the state; allocates nothing."""
+  """Returns the shapes and types of the state without allocating memory."""
   params = abstract_params(model, config.clip)
   step = jax.eval_shape(lambda: jnp.zeros((), jnp.int32))
   opt_state = jax.eval_shape(optimizer.init, params)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update as a pure function of state and batch, and the forward pass for testing."""
+"""One training step as a pure function of state and batch, and the forward pass for evaluation."""
 
 import dataclasses
 import functools
@@ -17,8 +17,8 @@ from vivit_jax.config.schema import Config
 from vivit_jax.distributed.sharding import (
   batch_sharding,
   local_rows,
-  put_batch,
   replicated,
+  shard_batch,
   state_sharding,
 )
 from vivit_jax.model.vivit import ViViT, apply
@@ -42,13 +42,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
-  Where loss or gradient are not finite, nothing is updated and `skipped_updates` is 1.
+  If the loss or any gradient is non-finite, the update is skipped and `skipped_updates` is 1.
 
   Args:
     state: before the update.
     batch: `video` uint8 [B, F, H, W, 3]; `label` int32 [B, heads], or multi-hot [B, C].
     config: task, regularisers and seed.
-    model: applied with dropout drawn from the seed and the step alone.
+    model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
   """
   task, train = config.task, config.train
@@ -60,7 +60,7 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, losses.as_pixels(video), key)
+    logits = apply(model, params, losses.normalize_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = jax.value_and_grad(objective, has_aux=True)
@@ -74,10 +74,10 @@ def train_step(
   def updated(state: TrainState, gradients: Any) -> TrainState:
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = state.average
+    ema_params = state.ema_params
     if train.ema_decay:
-      average = optax.incremental_update(params, average, 1.0 - train.ema_decay)
-    return TrainState(state.step, params, opt_state, average)
+      ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
+    return TrainState(state.step, params, opt_state, ema_params)
 
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   # A branch, since a select of old and new would hold both in memory.
@@ -122,6 +122,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, losses.as_pixels(video))
+      return apply(model, params, losses.normalize_pixels(video))
 
-  return lambda params, video: local_rows(forward(params, put_batch(mesh, video)))
+  return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What asks a run to stop at the next step or batch, so that it has saved where it was."""
+"""Stops a run at the next step or batch after a signal, so that its state can be saved first."""
 
 import os
 import signal
@@ -9,33 +9,48 @@ from typing import Any, TextIO
 
 from vivit_jax.distributed import hosts
 
-# Of these a second one acts at once. The others come twice by themselves: from terminal and shell.
-IMPATIENT = (signal.SIGINT, signal.SIGTERM)
-# SIGHUP: the terminal is closed. SIGUSR1: SLURM says that the time is nearly over.
-HEEDED = (*IMPATIENT, signal.SIGHUP, signal.SIGUSR1)
+# A second one of these acts at once. The others arrive twice: from the terminal and from the shell.
+TWICE_ACTS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed. SIGUSR1: SLURM warns that the time limit is near.
+HANDLED = (*TWICE_ACTS_AT_ONCE, signal.SIGHUP, signal.SIGUSR1)
 
 
-class Interrupted(Exception):  # noqa: N818
-  """A signal has come."""
+class Stopped(Exception):  # noqa: N818
+  """A signal stops the run; whoever catches it saves the state and sets `step`.
+
+  Attributes:
+    by: the signal; SIGPIPE if the output could not be written.
+    step: the last completed step, which is saved; None during the final evaluation.
+    code: exit code: 0 if a scheduler asked (SIGTERM, SIGUSR1), else 128 plus the signal, as shells
+      number it.
+  """
 
   def __init__(self, by: signal.Signals):
-    super().__init__(by.name)
+    super().__init__(by)
     self.by = by
+    self.step: int | None = None
+    self.code = 0 if by in (signal.SIGTERM, signal.SIGUSR1) else 128 + by
+
+  def __str__(self) -> str:
+    where = f'at step {self.step}; the same command continues from there'
+    if self.step is None:
+      where = 'in the final evaluation; training is complete, and the same command evaluates it'
+    return f'stopped by {self.by.name} {where}'
 
 
-class StopRequest:
+class PreemptionHandler:
   """While entered, the first SIGINT or SIGTERM only sets `received`; a second one acts at once.
 
-  SIGHUP and SIGUSR1 set it too, but a SIGHUP that is ignored (nohup) stays so. So does output that
-  nobody takes any more, as SIGPIPE.
+  SIGHUP and SIGUSR1 set it too, except that an ignored SIGHUP (nohup) stays ignored. Output that
+  can no longer be written sets it to SIGPIPE.
   """
 
   def __init__(self, ends_process: bool = False) -> None:
-    """Prepares it.
+    """Prepares the handler.
 
     Args:
-      ends_process: nothing is left to save once it is left without an error, and signals then
-        change nothing, where otherwise they do again what they did before.
+      ends_process: nothing is left to save after an exit without an error. Signals are then
+        ignored; otherwise their previous handlers are restored.
     """
     self.received: signal.Signals | None = None
     self._ends_process = ends_process
@@ -44,15 +59,15 @@ class StopRequest:
     self._agreed: signal.Signals | None = None
     self._asked = 0
 
-  def __enter__(self) -> 'StopRequest':
-    # Of several processes JAX listens to SIGTERM, and tells all of them.
+  def __enter__(self) -> 'PreemptionHandler':
+    # With several processes JAX listens to SIGTERM and notifies all of them.
     several = hosts.processes() > 1
-    for kind in HEEDED:
+    for kind in HANDLED:
       ignored = kind == signal.SIGHUP and signal.getsignal(kind) == signal.SIG_IGN
       if not ignored and not (several and kind == signal.SIGTERM):
-        self._before[kind] = signal.signal(kind, self._note)
+        self._before[kind] = signal.signal(kind, self._handle)
     self._streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (Guarded(stream, self) for stream in self._streams)
+    sys.stdout, sys.stderr = (GuardedStream(stream, self) for stream in self._streams)
     return self
 
   def __exit__(
@@ -62,43 +77,39 @@ class StopRequest:
     assert self._streams is not None
     sys.stdout, sys.stderr = self._streams
     if self._ends_process and (kind is None or issubclass(kind, Stopped)):
-      for heeded in HEEDED:
-        signal.signal(heeded, signal.SIG_IGN)
+      for handled in HANDLED:
+        signal.signal(handled, signal.SIG_IGN)
     else:
-      self._restore(*HEEDED)
+      self._restore(*HANDLED)
 
-  def heed(self) -> None:
-    """Raises Interrupted where a signal has come."""
-    by = self.agreed()
-    if by is not None:
-      raise Interrupted(by)
+  def raise_if_stopped(self) -> None:
+    """Raises Stopped after a signal, in the same call of all processes.
 
-  def agreed(self) -> signal.Signals | None:
-    """Returns the signal to stop for, if any; in the same call of all processes.
-
-    They must make the same calls, one for each step or batch.
+    All processes must make the same calls, one for each step or batch.
     """
     if hosts.processes() == 1:
-      return self.received
-    from jax.experimental import multihost_utils
+      self._agreed = self.received
+    else:
+      from jax.experimental import multihost_utils
 
-    self._asked += 1
-    if self._agreed is None and multihost_utils.reached_preemption_sync_point(self._asked):
-      self._agreed = self.received or signal.SIGTERM
-    return self._agreed
+      self._asked += 1
+      if self._agreed is None and multihost_utils.reached_preemption_sync_point(self._asked):
+        self._agreed = self.received or signal.SIGTERM
+    if self._agreed is not None:
+      raise Stopped(self._agreed)
 
   def receive(self, kind: signal.Signals) -> None:
-    """Notes the first request, and tells the other processes."""
+    """Records the first request and passes it on to the other processes."""
     if self.received is None:
       self.received = kind
       if hosts.processes() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
-  def _note(self, number: int, frame: FrameType | None) -> None:
+  def _handle(self, number: int, frame: FrameType | None) -> None:
     kind = signal.Signals(number)
     self.receive(kind)
-    if kind in IMPATIENT:
-      self._restore(*IMPATIENT)
+    if kind in TWICE_ACTS_AT_ONCE:
+      self._restore(*TWICE_ACTS_AT_ONCE)
 
   def _restore(self, *kinds: signal.Signals) -> None:
     for kind in kinds:
@@ -106,57 +117,38 @@ class StopRequest:
         signal.signal(kind, self._before[kind])
 
 
-class Guarded:
-  """A standard stream; where it cannot be written any more, that is a request to stop.
+class GuardedStream:
+  """A standard stream that requests a stop if it can no longer be written.
 
-  A pipe whose reader has gone, a full disk, the terminal of a connection that is closed: what
-  follows goes nowhere, and nothing is raised in the middle of a step.
+  The reader of a pipe has exited, the disk is full, or the terminal was closed: further output is
+  discarded, and no exception is raised in the middle of a step.
   """
 
-  def __init__(self, stream: Any, stop: StopRequest):  # whatever stands in for sys.stdout
+  def __init__(self, stream: Any, stop: PreemptionHandler):  # Any: a stand-in for sys.stdout
     self._stream, self._stop = stream, stop
 
   def write(self, text: str) -> int:
     try:
       return self._stream.write(text)
     except OSError as error:
-      self._lost(error)
+      self._discard(error)
       return len(text)
 
   def flush(self) -> None:
     try:
       self._stream.flush()
     except OSError as error:
-      self._lost(error)
+      self._discard(error)
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
-  def _lost(self, error: OSError) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, self._stream.fileno())  # also for what Python flushes at its end
-    os.close(nowhere)
+  def _discard(self, error: OSError) -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, self._stream.fileno())  # also for what Python flushes at exit
+    os.close(devnull)
     self._stop.receive(signal.SIGPIPE)
-    if self._stream.fileno() == sys.stdout.fileno():  # else there is nowhere to say it
+    if self._stream.fileno() == sys.stdout.fileno():  # else standard error itself is lost
       print(
         f'vivit: standard output cannot be written: {error.strerror}', file=sys.stderr, flush=True
       )
-
-
-class Stopped(Exception):  # noqa: N818
-  """A run that was asked to stop has saved its state and can be continued.
-
-  Attributes:
-    step: that it has done.
-    by: the signal; SIGPIPE for output that could not be written.
-    code: exit code: 0 where a scheduler asked (SIGTERM, SIGUSR1), else as shells number it, 128 and
-      the signal.
-  """
-
-  def __init__(self, step: int, by: signal.Signals, evaluating: bool = False):
-    where = f'at step {step}; the same command continues from there'
-    if evaluating:
-      where = 'in the final evaluation; training is complete, and the same command evaluates it'
-    super().__init__(f'stopped by {by.name} {where}')
-    self.step, self.by = step, by
-    self.code = 0 if by in (signal.SIGTERM, signal.SIGUSR1) else 128 + by

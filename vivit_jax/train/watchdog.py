@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a process that hangs: a device, a decoder, a disk or another host that never answers."""
+"""Ends a hung process: a device, a decoder, a disk or another host does not respond."""
 
 import contextlib
 import faulthandler
@@ -16,38 +16,39 @@ from typing import Any, TextIO
 from vivit_jax.data.timing import LOOK, AwakeClock
 from vivit_jax.train import guard
 
-# What compiles may take so many times as long as `config.faults.hang_timeout_seconds`.
+# A step that compiles may take this many times `config.faults.hang_timeout_seconds`.
 COMPILING = 10.0
 
 
 class Watchdog:
-  """While entered, ends the process where the next thing expected does not come in time.
+  """While entered, ends the process if the expected event does not happen in time.
 
-  It then writes the stacks of all threads to standard error and leaves with exit code 1. Nothing is
-  cleaned up, since that could hang too: a save that was not complete is as if never begun, and the
-  decoding processes end with this one. Time in which the process is stopped does not count.
+  It writes the stacks of all threads to standard error and exits with code 1. It cleans up nothing,
+  since that could hang too: an unfinished save has no effect, and the decoding processes end with
+  their parent. Time in which the process is suspended does not count.
 
-  A thread that hangs with the interpreter's lock keeps all others from looking: then a process of
-  its own, `guard`, has the stacks written and ends this one by SIGUSR2.
+  One thread watches the whole run. If another thread hangs while holding the interpreter's lock,
+  that thread cannot run; then the helper process `guard` ends this one by SIGUSR2, which writes the
+  stacks.
   """
 
   def __init__(self, seconds: float):
-    """Takes the seconds for anything that is expected; 0 = no limit."""
+    """Takes the time limit of an event in seconds; 0 means no limit."""
     self._seconds = seconds
     self._clock = AwakeClock()
-    self._awaited = ('', 0.0, math.inf)  # what, its seconds, when they are over
+    self._awaited = ('', 0.0, math.inf)  # event, its limit in seconds, its deadline
     self._closed = threading.Event()
     self._guard: subprocess.Popen | None = None
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:
-      # chain: then the default action, which is to end.
+      # chain: the default action follows, which ends the process.
       faulthandler.register(signal.SIGUSR2, file=_stderr(), all_threads=True, chain=True)
       self._guard = subprocess.Popen(
         [sys.executable, '-I', '-S', guard.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # what a terminal sends to all is not for it
+        start_new_session=True,  # signals of the terminal do not reach it
       )
       assert self._guard.stdin is not None
       os.set_blocking(self._guard.stdin.fileno(), False)
@@ -66,34 +67,34 @@ class Watchdog:
       faulthandler.unregister(signal.SIGUSR2)
 
   def expect(self, what: str, patience: float = 1.0) -> None:
-    """Tells what has to come next, and that all before has come.
+    """Sets the event that must happen next; the one before it has happened.
 
     Args:
-      what: as the subject of a sentence.
-      patience: factor for its seconds.
+      what: the event, as the subject of a sentence.
+      patience: factor on the time limit.
     """
     if not self._seconds:
       return
     seconds = self._seconds * patience
     self._awaited = (what, seconds, self._clock.seconds() + seconds)
 
-  def series(self, what: str, heed: Callable[[], None]) -> Callable[[], None]:
-    """Returns what to call before each of several things, the first of which compiles.
+  def series(self, what: str, before_each: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function to call before each of several events, the first of which compiles.
 
     Args:
       what: as for `expect`.
-      heed: called too; leaves the series by what it raises.
+      before_each: called first; an exception that it raises ends the series.
     """
     patience = itertools.chain([COMPILING], itertools.repeat(1.0))
 
-    def between() -> None:
-      heed()
+    def expect_next() -> None:
+      before_each()
       self.expect(what, next(patience))
 
-    return between
+    return expect_next
 
   def _watch(self) -> None:
-    # Looks every tenth, since what comes next may be due earlier than what was awaited before.
+    # Wakes up often, since the next event may have an earlier deadline than this one.
     often = min(self._seconds / 10, LOOK)
     while not self._closed.wait(min(self._left(), often)):
       self._tell_guard()
@@ -103,7 +104,7 @@ class Watchdog:
   def _tell_guard(self) -> None:
     assert self._guard is not None
     assert self._guard.stdin is not None
-    with contextlib.suppress(OSError):  # it was killed or stopped; this thread watches on
+    with contextlib.suppress(OSError):  # the guard was killed or suspended; this thread continues
       os.write(self._guard.stdin.fileno(), f'{1.2 * self._awaited[1] + 5:.1f}\n'.encode())
 
   def _left(self) -> float:
@@ -124,4 +125,4 @@ class Watchdog:
 
 def _stderr() -> TextIO:
   assert sys.__stderr__ is not None
-  return sys.__stderr__  # what is put in its place may be no file
+  return sys.__stderr__  # its replacement may have no file descriptor

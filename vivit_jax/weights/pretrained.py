@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS, Checkpoints
 from vivit_jax.checkpoint.workdir import (
   SNAPSHOT,
-  claim,
   config_of_weights,
   meaning,
   read_class_names,
+  write_snapshot,
 )
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, head_slices
@@ -283,4 +283,4 @@ def write_run(source: Source, workdir: Path) -> None:
   with Checkpoints(workdir) as checkpoints:
     params = traverse_util.unflatten_dict(source.params, sep='/')
     checkpoints.save_best(0, params, math.nan, about={'settings': meaning(config)})
-  claim(workdir, config, f'weights of {source.path.name}', names)
+  write_snapshot(workdir, config, f'weights of {source.path.name}', names)
