@@ -157,7 +157,7 @@ def _loop(
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
   train_step = compile_step(config, model, optimizer, mesh)
   evaluate = _evaluation(config, workdir, mesh, model, services)
-  failures = Failures(data, config.data.max_bad_share, workdir)
+  failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
   with (
     RunLog(workdir, start, steps, train.batch_size, services.goodput) as log,
@@ -173,7 +173,7 @@ def _loop(
         saves = step > start and (step % train.checkpoint_every == 0 or last)
         if evaluates or saves:  # which wait for the step anyway
           log_metrics(step)
-        if len(buffer.consecutive_skips) >= config.faults.nonfinite_in_row:
+        if len(buffer.consecutive_skips) >= config.faults.max_consecutive_nonfinite:
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
@@ -224,7 +224,7 @@ def _evaluation(
   """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
   data = open_common_split(config, 'validation')
   forward = compile_forward(model, mesh)
-  failures = Failures(data, config.data.max_bad_share, workdir)
+  failures = Failures(data, config.data.max_bad_fraction, workdir)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
