@@ -57,9 +57,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert not temporary.exists()
     temporary.write_text('first')
     assert not path.exists()
-  with pytest.raises(OSError, match=r'broken: .*a\.txt'), replaced(path) as temporary:
-    temporary.write_text('second')
-    raise OSError(5, 'broken')
+
+  def break_off():
+    with replaced(path) as temporary:
+      temporary.write_text('second')
+      raise OSError(5, 'broken')
+
+  with pytest.raises(OSError, match=r'broken: .*a\.txt'):
+    break_off()
   assert path.read_text() == 'first'
   assert list(tmp_path.iterdir()) == [path]
 

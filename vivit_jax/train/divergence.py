@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool
 from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.errors import TrainingError
+from vivit_jax.errors import TrainingError, and_more
 from vivit_jax.files import replace_file
 
 FILE = 'not_finite.csv'
@@ -52,12 +52,11 @@ def diverged(
   if jax.process_index() == 0:
     replace_file(workdir / FILE, text.getvalue().encode())
   paths = [path for step, path in rows if step == steps[-1]]
-  shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
     f'(config.faults.nonfinite_in_row={config.faults.nonfinite_in_row}) and changed nothing; '
-    f'{_left(saved)}; the videos of step {steps[-1]} are {shown}, all are in {workdir / FILE}: '
-    f'{REMEDY}, or leave them out'
+    f'{_left(saved)}; the videos of step {steps[-1]} are {and_more(paths, SHOWN)}, all are in '
+    f'{workdir / FILE}: {REMEDY}, or leave them out'
   )
 
 

@@ -22,6 +22,7 @@ from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, put_batch, put_state
+from vivit_jax.errors import and_more
 from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state, start_from
@@ -31,7 +32,6 @@ from vivit_jax.weights.pretrained import initialise_params
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
 PARAMETERS_PER_VIDEO = 1000
-SHOWN = 5  # names in one line
 ROTATION = re.compile(r'(?<![a-z])(?:anti|counter)[-_ ]?(?=clockwise)', re.IGNORECASE)
 
 
@@ -70,7 +70,7 @@ def _mirrored(config: Config, data: Manifest) -> Iterator[str]:
       yield (
         f'config.augment.flip={config.augment.flip!r} shows half of all clips mirrored, but '
         f'{len(sides) + len(turns)} classes of {head!r} differ only in direction '
-        f'({_listed([names[i] for i in (*sides, *turns)])}): give --config.augment.flip={remedy}'
+        f'({and_more(names[i] for i in (*sides, *turns))}): give --config.augment.flip={remedy}'
       )
 
 
@@ -78,10 +78,6 @@ def _turns(names: Sequence[str]) -> list[int]:
   """Returns the classes that differ from others only by clockwise and anticlockwise."""
   turned = [ROTATION.sub('', name.lower()) for name in names]
   return [i for i, name in enumerate(turned) if 'clockwise' in name and turned.count(name) > 1]
-
-
-def _listed(names: Sequence[str]) -> str:
-  return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
 
 
 def _without_examples(config: Config, data: Manifest) -> list[str]:
@@ -95,8 +91,7 @@ def _without_examples(config: Config, data: Manifest) -> list[str]:
     if missing:
       found.append(
         f'{len(missing)} of {len(names)} classes of {head!r} have no training video '
-        f'({_listed(missing)}): '
-        f'remove them from classes/{head}.txt, or add videos'
+        f'({and_more(missing)}): remove them from classes/{head}.txt, or add videos'
       )
   return found
 
