@@ -65,13 +65,24 @@ class EvaluationError(UserError):
   """An evaluation that did not see all that it was to see."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+  """Returns the known name that is most like `name`; None if none is like it."""
+  return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns '; did you mean X?' for the closest known name, else the choices."""
   known = list(known)
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  if close:
-    return f'; did you mean {close[0]!r}?'
-  return f'; choose from {", ".join(map(repr, known))}'
+  if close := closest(name, known):
+    return f'; did you mean {close!r}?'
+  return f'; choose from {and_more(map(repr, known), 20)}'
+
+
+def and_more(names: Iterable[str], limit: int = 5) -> str:
+  """Returns names for a message: the first few, and how many more there are."""
+  names = list(names)
+  more = len(names) - limit
+  return ', '.join(names[:limit]) + (f' and {more} more' if more > 0 else '')
 
 
 def report(error: BaseException) -> int:

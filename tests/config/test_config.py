@@ -415,9 +415,10 @@ def test_meshes_of_no_devices(mesh, message):
   assert message_of(parse, {'mesh': mesh}) == message
 
 
-def test_nearest_names_one_or_lists_all():
+def test_nearest_names_one_or_lists_choices():
   assert nearest('cool', ['pool', 'cls']) == "; did you mean 'pool'?"
   assert nearest('xyzzy', ['pool', 'cls']) == "; choose from 'pool', 'cls'"
+  assert nearest('xyzzy', map(str, range(400))).endswith("'19' and 380 more")
 
 
 def test_config_is_frozen():

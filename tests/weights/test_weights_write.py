@@ -13,7 +13,7 @@ from vivit_jax.weights.export import write_tensors
 @pytest.mark.parametrize('umask', [0o022, 0o027, 0o077])
 def test_file_has_the_permissions_of_a_new_one(umask, tmp_path):
   path = tmp_path / 'x.safetensors'
-  (tmp_path / 'x.safetensors.partial').touch(mode=0o600)  # left by a run that was killed
+  (tmp_path / f'.x.safetensors.{os.getpid()}').touch(mode=0o600)  # left by a run that was killed
   before = os.umask(umask)
   try:
     write_tensors(path, {'a': np.arange(3)}, {'b': 'c'})

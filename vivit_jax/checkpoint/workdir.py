@@ -3,7 +3,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import getpass
 import json
 import math
@@ -22,7 +21,7 @@ from vivit_jax.config.parse import parse, to_dict
 from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import Config
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.files import naming, write_json
+from vivit_jax.files import LockedError, locked, naming, write_json
 
 SNAPSHOT = 'config.json'
 LOCK = '.lock'
@@ -48,30 +47,20 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
   Raises:
     ConfigError: where it cannot be a folder, or another process trains in it.
   """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    handle = (workdir / LOCK).open('a+b', buffering=0)  # what the owner wrote must survive
-  except OSError as error:
-    raise ConfigError(
-      f'--workdir={workdir} cannot be written: {error.strerror}; give another folder'
-    ) from None
-  with handle:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      handle.seek(0)
-      owner = f' ({handle.read().decode().strip()})'.replace(' ()', '')
+      workdir.mkdir(parents=True, exist_ok=True)
+      handle = stack.enter_context(locked(workdir / LOCK, f'--workdir={workdir}'))
+    except LockedError as error:
+      owner = f' ({error.owner})' if error.owner else ''
       raise ConfigError(
         f'--workdir={workdir} is in use by another `vivit train`{owner}: wait for it or give '
         'another folder'
       ) from None
     except OSError as error:
-      print(
-        f'vivit: warning: the file system of --workdir={workdir} has no locks ({error.strerror}): '
-        'see to it yourself that no other `vivit train` writes there',
-        file=sys.stderr,
-        flush=True,
-      )
+      raise ConfigError(
+        f'--workdir={workdir} cannot be written: {error.strerror}; give another folder'
+      ) from None
     with naming(workdir / LOCK):
       handle.truncate(0)
       handle.write(f'{_this_process()}\n'.encode())

@@ -7,19 +7,15 @@ which and whether forwards. All four start uniform and independent, and so they 
 single frame of every verb: only time can tell the verbs apart.
 """
 
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from tqdm import tqdm
 
 from vivit_jax.config.schema import MovingDigits
 from vivit_jax.distributed import hosts
+from vivit_jax.files import cache_folder, locked
 
 VERSION = 2  # of what is drawn and written; part of the cache key
 VERBS = {  # name: (which phase moves, in which direction)
@@ -160,17 +157,17 @@ def encode(file: Path, frames: UInt8[np.ndarray, 'f h w 3']) -> None:
 def ensure(config: MovingDigits) -> Path:
   """Returns the folder of the data set, generating it unless it is there and finished.
 
-  It lies in $VIVIT_CACHE, by default ~/.cache/vivit_jax, under a name made from the settings. Only
-  finished folders get that name, so one that was interrupted is generated again; processes that
-  want the same folder wait for each other.
+  It lies in the cache folder under a name made from the settings. Only finished folders get that
+  name, so one that was interrupted is generated again; processes that want the same folder wait for
+  each other.
   """
-  cache = Path(os.environ.get('VIVIT_CACHE') or Path.home() / '.cache' / 'vivit_jax').expanduser()
-  cache.mkdir(parents=True, exist_ok=True)
   key = json.dumps([VERSION, dataclasses.asdict(config)], sort_keys=True)
-  target = cache / f'moving_digits-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
+  target = cache_folder(f'moving_digits-{hashlib.sha256(key.encode()).hexdigest()[:12]}')
   if target.is_dir():
     return target
-  with _locked(target.with_suffix('.lock')):
+  cache = target.parent
+  cache.mkdir(parents=True, exist_ok=True)
+  with locked(target.with_suffix('.lock'), 'moving digits', wait=True):
     # Under the lock no one else is generating: what lies around was left by a killed process.
     for leftover in cache.glob(f'{target.name}.tmp*'):
       shutil.rmtree(leftover)
@@ -184,18 +181,6 @@ def ensure(config: MovingDigits) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise
   return target
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-  """Holds an exclusive lock that the system gives back when the process dies."""
-  with file.open('w') as handle:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print('moving digits: waiting for another process that generates them', file=sys.stderr)
-      fcntl.flock(handle, fcntl.LOCK_EX)
-    yield
 
 
 def _generate(config: MovingDigits, folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from vivit_jax.distributed import hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
+from vivit_jax.files import cache_folder
 
 JOIN_TIMEOUT_SECONDS = 300.0  # seconds in which all processes must have started
 CONNECT_TIMEOUT_SECONDS = 60.0  # seconds for JAX to connect them, once they are there
@@ -193,8 +194,7 @@ def keep_compiled_programs() -> None:
 
   if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
     return
-  cache = Path(os.environ.get('VIVIT_CACHE') or Path.home() / '.cache/vivit_jax').expanduser()
-  folder = cache / 'compiled'
+  folder = cache_folder('compiled')
   if jax.default_backend() == 'cpu':
     kind = kind_of_cpu()
     if kind is None:

@@ -15,7 +15,7 @@ from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.distributed import hosts
-from vivit_jax.errors import TrainingError
+from vivit_jax.errors import TrainingError, and_more
 from vivit_jax.files import replace_file
 
 FILE = 'not_finite.csv'
@@ -53,11 +53,11 @@ def diverged(
   if hosts.is_first():
     replace_file(workdir / FILE, text.getvalue().encode())
   paths = [path for step, path in rows if step == steps[-1]]
-  shown = ', '.join(paths[:SHOWN]) + (', ...' if len(paths) > SHOWN else '')
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
-    f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and changed nothing; '
-    f'{_last_checkpoint(saved)}; the videos of step {steps[-1]} are {shown}, all are in '
+    f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and '
+    f'changed nothing; {_last_checkpoint(saved)}; the videos of step {steps[-1]} are '
+    f'{and_more(paths, SHOWN)}, all are in '
     f'{workdir / FILE}: {REMEDY}, or leave them out'
   )
 

@@ -19,6 +19,7 @@ from vivit_jax.data.pipeline import train_batches
 from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, shard_batch, shard_state
+from vivit_jax.errors import and_more
 from vivit_jax.model.vivit import build
 from vivit_jax.train.initialize import initial_state
 from vivit_jax.train.optimizer import make_optimizer
@@ -27,7 +28,6 @@ from vivit_jax.train.step import compile_step
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
 PARAMETERS_PER_VIDEO = 1000
-SHOWN = 5  # names in one line
 ROTATION = re.compile(r'(?<![a-z])(?:anti|counter)[-_ ]?(?=clockwise)', re.IGNORECASE)
 
 
@@ -66,7 +66,7 @@ def _mirrored(config: Config, data: Manifest) -> Iterator[str]:
       yield (
         f'config.augment.flip={config.augment.flip!r} shows half of all clips mirrored, but '
         f'{len(sides) + len(turns)} classes of {head!r} differ only in direction '
-        f'({_listed([names[i] for i in (*sides, *turns)])}): give --config.augment.flip={remedy}'
+        f'({and_more(names[i] for i in (*sides, *turns))}): give --config.augment.flip={remedy}'
       )
 
 
@@ -74,10 +74,6 @@ def _turns(names: Sequence[str]) -> list[int]:
   """Returns the classes that differ from another one only by clockwise and counterclockwise."""
   turned = [ROTATION.sub('', name.lower()) for name in names]
   return [i for i, name in enumerate(turned) if 'clockwise' in name and turned.count(name) > 1]
-
-
-def _listed(names: Sequence[str]) -> str:
-  return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
 
 
 def _without_examples(config: Config, data: Manifest) -> list[str]:
@@ -91,8 +87,7 @@ def _without_examples(config: Config, data: Manifest) -> list[str]:
     if missing:
       found.append(
         f'{len(missing)} of {len(names)} classes of {head!r} have no training video '
-        f'({_listed(missing)}): '
-        f'remove them from classes/{head}.txt, or add videos'
+        f'({and_more(missing)}): remove them from classes/{head}.txt, or add videos'
       )
   return found
 

@@ -6,7 +6,6 @@ Writes tensors as a safetensors file: whole or not at all, with a new file's per
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from vivit_jax.config.parse import parse
 from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
+from vivit_jax.files import replaced
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
 from vivit_jax.weights.read_safetensors import parse_json
 from vivit_jax.weights.resolve import settle
@@ -133,10 +133,8 @@ def write_tensors(
   path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
   """Writes a file, which is replaced if it exists; readers never see half of it."""
-  temporary = path.with_name(f'{path.name}.partial')
-  temporary.unlink(missing_ok=True)  # of a run that was killed, perhaps with other permissions
-  temporary.touch()
-  permissions = temporary.stat().st_mode & 0o777
-  safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
-  temporary.chmod(permissions)  # some versions of the library leave the file to its owner alone
-  os.replace(temporary, path)
+  with replaced(path) as temporary:
+    temporary.touch()
+    permissions = temporary.stat().st_mode & 0o777
+    safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
+    temporary.chmod(permissions)  # some versions of the library leave the file to its owner alone

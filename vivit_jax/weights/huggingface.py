@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.files import replace_file
 from vivit_jax.weights import rename
 from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, shown
 from vivit_jax.weights.export import write_tensors
@@ -197,7 +198,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(tree, indent=2) + '\n')
+  replace_file(path, (json.dumps(tree, indent=2) + '\n').encode())
 
 
 def read_processor(folder: Path, which: str, hints: CheckpointFacts) -> Preprocessing:

@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 
 from vivit_jax.config.schema import Init, Model
-from vivit_jax.errors import printable
+from vivit_jax.errors import closest, printable
 from vivit_jax.weights.entries import CheckpointFileError, Flat
 from vivit_jax.weights.positions import resize_positions
-from vivit_jax.weights.rename import nearest
 from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
 
 Fate = Literal['taken', 'resized', 'fresh', 'left over']
@@ -281,7 +280,7 @@ class _Merge:
   def left_over(self) -> list[Row]:
     """Returns a row for each parameter of the source that nothing took."""
     return [
-      Row('left over', name, nearest(name, self.params), array.shape, array.shape)
+      Row('left over', name, closest(name, self.params), array.shape, array.shape)
       for name, array in self.source.params.items()
       if name not in self.used
     ]

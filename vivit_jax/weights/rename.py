@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applies a table of names to a checkpoint: strictly, and before an array is loaded."""
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vivit_jax.errors import closest
 from vivit_jax.weights.entries import CheckpointFileError, Flat
 from vivit_jax.weights.names import TRANSFORMS, Rule, Table
 
@@ -118,12 +118,6 @@ def zero_biases(params: Flat) -> Flat:
   }
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-  """Returns the closest known name, if one is close."""
-  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-  return close[0] if close else None
-
-
 def _pattern(theirs: str) -> str:
   return re.escape(theirs).replace(re.escape('{i}'), _NUMBER)
 
@@ -137,6 +131,6 @@ def _with_nearest(unknown: list[str], table: Table) -> str:
   for name in unknown[:5]:
     number = re.search(r'[0-9]+', name)
     known = [rule.theirs.replace('{i}', number[0] if number else '0') for rule in table.rules]
-    close = nearest(name, known)
+    close = closest(name, known)
     parts.append(f'{name!r} (nearest known: {close!r})' if close else f'{name!r}')
   return ', '.join(parts) + (f' and {len(unknown) - 5} more' if len(unknown) > 5 else '')

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vivit_jax.data.index.annotations import split_name
 from vivit_jax.data.manifest import SPLITS, Video, parse_seconds
-from vivit_jax.errors import DataError, nearest
+from vivit_jax.errors import DataError, and_more, nearest
 
 _SHOWN = 3  # paths of each kind
 _OURS = {*(f'{split}.csv' for split in SPLITS), 'missing.csv', 'quarantine.csv'}  # of earlier runs
@@ -111,7 +111,7 @@ def _note(paths: Sequence[str], why: str, kinds: bool = True) -> tuple[str, ...]
     return ()
   counts = Counter(PurePosixPath(path).suffix.lower() or 'without suffix' for path in paths)
   listed = ', '.join(f'{count:,} {kind}' for kind, count in sorted(counts.items()))
-  shown = ', '.join(map(repr, paths[:_SHOWN])) + (', ...' if len(paths) > _SHOWN else '')
+  shown = and_more(map(repr, paths), _SHOWN)
   return (f'left out: {f"{listed}," if kinds else len(paths)} {why}: {shown}',)
 
 

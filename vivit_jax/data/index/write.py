@@ -12,7 +12,7 @@ from typing import Any
 
 from vivit_jax.data.index.annotations import Index, check, shared, tags
 from vivit_jax.data.manifest import SPLITS
-from vivit_jax.errors import DataError, printable
+from vivit_jax.errors import DataError, and_more, printable
 from vivit_jax.files import replace_file
 
 MISSING = 'missing.csv'
@@ -134,8 +134,7 @@ def as_table(index: Index) -> str:
       cells = (row.names[i] for row in found)
       seen = {name for cell in cells for name in (tags(cell) if index.multi_label else [cell])}
       empty = [name for name in names if name not in seen]
-      shown = ', '.join(empty[:_SHOWN]) + (', ...' if len(empty) > _SHOWN else '')
-      without = f'{len(empty)}: {shown}' if empty else '-'
+      without = f'{len(empty)}: {and_more(empty, _SHOWN)}' if empty else '-'
       lines.append(f'{start}  {head:{head_width}}{len(names):10,}  {without}')
       start = ' ' * 32
   return '\n'.join(map(printable, [*lines, *index.notes, *shared(index.rows)]))

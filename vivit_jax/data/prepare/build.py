@@ -5,16 +5,13 @@ First every video is checked, and cut and encoded where asked, into a work folde
 then the shards are written in one go, read back, and named by `prepared.json`, the last file.
 """
 
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from vivit_jax.data.failures import FILE as SKIPPED
@@ -29,7 +26,7 @@ from vivit_jax.data.prepare.samples import (
 )
 from vivit_jax.data.prepare.shards import FACTS, NAME, VERSION, WORK
 from vivit_jax.errors import DataError
-from vivit_jax.files import replace_file, write_json
+from vivit_jax.files import LockedError, locked, replace_file, write_json
 
 FORM = 1  # of what is written; another one is another build
 
@@ -57,12 +54,15 @@ def build(source: Path, target: Path, encoding: Encoding, max_bad_fraction: floa
   else:
     _check_target(target)
     try:
-      with _locked(target):
+      (target / WORK).mkdir(parents=True, exist_ok=True)
+      with locked(target / WORK / 'lock', str(target)):
         plan = target / WORK / 'plan.json'
         if plan.exists():
           _same(target, json.loads(plan.read_text()), key)
         write_json(plan, key)
         _run(source, target, wanted, encoding, max_bad_fraction, key)
+    except LockedError:
+      raise DataError(f'{target} is being built by another process: wait for it') from None
     except OSError as error:
       raise DataError(
         f'{target} cannot be written: {error.strerror}; mend that and run the same command '
@@ -149,18 +149,6 @@ def _same(target: Path, found: dict, key: dict) -> None:
   if differing:
     what = ', '.join(f'{name}={found.get(name)}, now {key[name]}' for name in differing)
     raise DataError(f'{target} is another build ({what}): give another target or delete it')
-
-
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-  """Refuses a second build of the same target; the system unlocks when the process dies."""
-  (target / WORK).mkdir(parents=True, exist_ok=True)
-  with (target / WORK / 'lock').open('w') as handle:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise DataError(f'{target} is being built by another process: wait for it') from None
-    yield
 
 
 def _summary(target: Path) -> str:
