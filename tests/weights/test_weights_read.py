@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vivit_jax.errors import UserError
-from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.errors import CheckpointError, UserError
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.readers import open_checkpoint
 
@@ -30,7 +29,7 @@ def read_all(path, **arguments):
 
 
 def reason(path, **arguments):
-  with pytest.raises(CheckpointFileError) as error:
+  with pytest.raises(CheckpointError) as error:
     read_all(path, **arguments)
   assert isinstance(error.value, UserError)
   assert str(error.value).startswith(str(path)[:10])
@@ -212,5 +211,5 @@ def test_fortran_order_and_compression(tmp_path):
 
 def test_foreign_parameters(tmp_path):
   np.savez(tmp_path / 'x.npz', weight=np.ones(3, np.float32))
-  with pytest.raises(CheckpointFileError, match='holds no vision transformer that we know'):
+  with pytest.raises(CheckpointError, match='holds no vision transformer that we know'):
     load_source(tmp_path / 'x.npz')

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vivit_jax import errors
+from vivit_jax.errors import CheckpointError
 
 Flat = dict[str, np.ndarray]
 
@@ -81,16 +81,14 @@ class Checkpoint:
     for name in names:
       entry = self.entries[name]
       if entry.dtype not in FLOATS:
-        raise CheckpointFileError(
-          entry.file, f'{name} has type {entry.dtype}, need one of {FLOATS}'
-        )
+        raise CheckpointError(entry.file, f'{name} has type {entry.dtype}, need one of {FLOATS}')
       if entry.nbytes == 0:
-        raise CheckpointFileError(entry.file, f'{name} of shape {entry.shape} has no elements')
+        raise CheckpointError(entry.file, f'{name} of shape {entry.shape} has no elements')
       raw = _read(entry, name)
       with np.errstate(over='ignore'):  # a float64 too large for float32 is caught just below
         array = _as_float32(raw, entry.dtype)
       if not np.isfinite(array).all():
-        raise CheckpointFileError(entry.file, f'{name} holds values that are not finite')
+        raise CheckpointError(entry.file, f'{name} holds values that are not finite')
       arrays[name] = array.reshape(entry.shape, order='F' if entry.fortran else 'C')
     return arrays
 
@@ -98,26 +96,17 @@ class Checkpoint:
 def check_entry(name: str, entry: Entry) -> Entry:
   """Returns `entry` if its name, type, shape and bytes agree; bounds everything that follows."""
   if len(name) > MAX_NAME:
-    raise CheckpointFileError(
-      entry.file, f'a name of {len(name)} characters, at most {MAX_NAME} fit'
-    )
+    raise CheckpointError(entry.file, f'a name of {len(name)} characters, at most {MAX_NAME} fit')
   if len(entry.shape) > MAX_DIMENSIONS or any(size < 0 for size in entry.shape):
-    raise CheckpointFileError(entry.file, f'{name!r} has the impossible shape {entry.shape[:9]}')
+    raise CheckpointError(entry.file, f'{name!r} has the impossible shape {entry.shape[:9]}')
   held = sum(count for _, count in entry.pieces)
   if held != entry.nbytes:
-    raise CheckpointFileError(
+    raise CheckpointError(
       entry.file,
       f'{name!r} of shape {entry.shape} and type {entry.dtype} needs {entry.nbytes} bytes, the '
       f'file gives it {held}',
     )
   return entry
-
-
-def shown(names: Iterable[str], limit: int = 5) -> str:
-  """Returns names for a message: the first few, and how many more there are."""
-  names = list(names)
-  text = ', '.join(repr(name) for name in names[:limit])
-  return text if len(names) <= limit else f'{text} and {len(names) - limit} more'
 
 
 def _as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
@@ -144,9 +133,9 @@ def _read(entry: Entry, name: str) -> np.ndarray:
           stream.seek(offset)
           filled += _fill(raw[filled : filled + count], stream.read)
   except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-    raise CheckpointFileError(entry.file, f'{name!r} cannot be read: {error}') from None
+    raise CheckpointError(entry.file, f'{name!r} cannot be read: {error}') from None
   if filled != entry.nbytes:
-    raise CheckpointFileError(entry.file, f'{name!r} ends after {filled} of {entry.nbytes} bytes')
+    raise CheckpointError(entry.file, f'{name!r} ends after {filled} of {entry.nbytes} bytes')
   return raw
 
 
@@ -165,17 +154,3 @@ def _fill(target: np.ndarray, read: Callable[[int], bytes]) -> int:
 def _skip(read: Callable[[int], bytes], count: int) -> None:
   if len(read(count)) != count:
     raise EOFError('file ended in the header')
-
-
-class CheckpointFileError(errors.CheckpointError):
-  """A checkpoint file that cannot be used; its message is one line naming file and reason.
-
-  Attributes:
-    path: the file or folder.
-    reason: what is wrong with it and, where there is one, the remedy.
-  """
-
-  def __init__(self, path: str | Path, reason: str):
-    self.path = Path(path)
-    self.reason = ' '.join(reason.split())
-    super().__init__(f'{self.path}: {self.reason}')

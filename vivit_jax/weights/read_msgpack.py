@@ -5,12 +5,12 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from vivit_jax.errors import CheckpointError
 from vivit_jax.weights.entries import (
   ITEM_BYTES,
   MAX_DIMENSIONS,
   MAX_ENTRIES,
   MAX_NAME,
-  CheckpointFileError,
   Entry,
   check_entry,
 )
@@ -58,8 +58,8 @@ class _Scanner:
     self.entries: dict[str, Entry] = {}
     self.numbers: dict[str, int] = {}
 
-  def error(self, reason: str) -> CheckpointFileError:
-    return CheckpointFileError(self.path, f'not a valid msgpack file at byte {self.at}: {reason}')
+  def error(self, reason: str) -> CheckpointError:
+    return CheckpointError(self.path, f'not a valid msgpack file at byte {self.at}: {reason}')
 
   def read(self, count: int) -> bytes:
     data = self.file.read(count) if count <= self.end - self.at else b''
@@ -177,7 +177,7 @@ def _join_chunks(
     while (size := numbers.get(f'{name}/shape/{len(shape)}')) is not None:
       shape.append(size)
     if sorted(chunks) != list(range(len(chunks))) or len({e.dtype for e in chunks.values()}) != 1:
-      raise CheckpointFileError(path, f'the chunks of {name!r} do not fit together')
+      raise CheckpointError(path, f'the chunks of {name!r} do not fit together')
     pieces = tuple(piece for i in range(len(chunks)) for piece in chunks[i].pieces)
     plain[name] = check_entry(name, Entry(chunks[0].dtype, tuple(shape), path, pieces))
   return plain

@@ -8,8 +8,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.errors import SAFE_CONVERSION
-from vivit_jax.weights.entries import MAX_ENTRIES, CheckpointFileError, Entry, check_entry, shown
+from vivit_jax.errors import SAFE_CONVERSION, CheckpointError, and_more
+from vivit_jax.weights.entries import MAX_ENTRIES, Entry, check_entry
 
 MAX_DIRECTORY = 16 * 2**20  # bytes of the archive's table of contents
 MAX_RATIO = 20  # of unpacked to packed size; trained weights stay below 2
@@ -63,40 +63,42 @@ def scan(path: Path, max_bytes: int) -> dict[str, Entry]:
     OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile
   ) as error:  # fmt: skip
     # NotImplementedError (compression methods) is a RuntimeError, UnicodeDecodeError a ValueError.
-    raise CheckpointFileError(path, f'not a valid npz archive: {error}') from None
+    raise CheckpointError(path, f'not a valid npz archive: {error}') from None
 
 
 def _check_sizes(path: Path, members: list[zipfile.ZipInfo], max_bytes: int) -> None:
   names = [member.filename for member in members]
   if any(name.endswith('data.pkl') for name in names):
-    raise CheckpointFileError(path, f'is a PyTorch archive of pickled objects. {SAFE_CONVERSION}')
+    raise CheckpointError(path, f'is a PyTorch archive of pickled objects. {SAFE_CONVERSION}')
   if len(names) > MAX_ENTRIES or len(set(names)) != len(names):
-    raise CheckpointFileError(path, f'{len(names)} members, some twice or more than {MAX_ENTRIES}')
+    raise CheckpointError(path, f'{len(names)} members, some twice or more than {MAX_ENTRIES}')
   foreign = [name for name in names if not name.endswith('.npy')]
   if foreign or not names:
-    raise CheckpointFileError(path, f'an archive without arrays or with others: {shown(foreign)}')
+    raise CheckpointError(
+      path, f'an archive without arrays or with others: {and_more(map(repr, foreign))}'
+    )
   total = sum(member.file_size for member in members)
   allowed = min(max_bytes, MAX_RATIO * path.stat().st_size + SLACK)
   if total > allowed:
-    raise CheckpointFileError(path, f'unpacks to {total} bytes, at most {allowed} allowed')
+    raise CheckpointError(path, f'unpacks to {total} bytes, at most {allowed} allowed')
 
 
 def _entry(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry:
   name = member.filename
   if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
-    raise CheckpointFileError(path, f'{name!r} is encrypted or packed in a way NumPy does not use')
+    raise CheckpointError(path, f'{name!r} is encrypted or packed in a way NumPy does not use')
   with archive.open(member) as stream:
     magic = stream.read(8)
     if magic[:6] != b'\x93NUMPY' or magic[6] not in (1, 2):
-      raise CheckpointFileError(path, f'{name!r} is not a NumPy array')
+      raise CheckpointError(path, f'{name!r} is not a NumPy array')
     width = 2 if magic[6] == 1 else 4
     length = int.from_bytes(stream.read(width), 'little')
     if length > MAX_HEADER:
-      raise CheckpointFileError(path, f'{name!r} has a header of {length} bytes, not {MAX_HEADER}')
+      raise CheckpointError(path, f'{name!r} has a header of {length} bytes, not {MAX_HEADER}')
     text = stream.read(length).decode('latin1')
   match = _HEADER.fullmatch(text)
   if match is None or match[2] not in DTYPES:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, f'{name!r} is not a plain array of numbers: {text[:60]!r}; types: {", ".join(DTYPES)}'
     )
   shape = tuple(int(size) for size in re.findall(r'[0-9]+', match[4]))

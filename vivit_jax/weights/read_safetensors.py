@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.weights.entries import MAX_ENTRIES, CheckpointFileError, Entry, check_entry
+from vivit_jax.errors import CheckpointError
+from vivit_jax.weights.entries import MAX_ENTRIES, Entry, check_entry
 
 MAX_HEADER = 8 * 2**20  # bytes; ViViT-H takes 60 kB
 # The types' names in the file; 8-bit floats and others we cannot use are refused by name.
@@ -29,7 +30,7 @@ def scan(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     if length > min(MAX_HEADER, size - 8):
-      raise CheckpointFileError(
+      raise CheckpointError(
         path,
         f'the safetensors header claims {length} bytes, of {size} in the file and {MAX_HEADER} '
         'allowed; the file is truncated or damaged',
@@ -37,19 +38,19 @@ def scan(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     header = parse_json(file.read(length), path)
   metadata = header.pop('__metadata__', {})
   if not _is_strings(metadata):
-    raise CheckpointFileError(path, 'the safetensors metadata must map strings to strings')
+    raise CheckpointError(path, 'the safetensors metadata must map strings to strings')
   if len(header) > MAX_ENTRIES:
-    raise CheckpointFileError(path, f'{len(header)} tensors, at most {MAX_ENTRIES} allowed')
+    raise CheckpointError(path, f'{len(header)} tensors, at most {MAX_ENTRIES} allowed')
   start = 8 + length
   entries = {name: _entry(path, name, value, start) for name, value in header.items()}
   end = start
   for name, entry in sorted(entries.items(), key=lambda item: item[1].pieces[0]):
     offset, count = entry.pieces[0]
     if offset != end:
-      raise CheckpointFileError(path, f'{name!r} starts at byte {offset}, expected {end}')
+      raise CheckpointError(path, f'{name!r} starts at byte {offset}, expected {end}')
     end += count
   if end != size:
-    raise CheckpointFileError(path, f'the tensors end at byte {end}, the file at {size}')
+    raise CheckpointError(path, f'the tensors end at byte {end}, the file at {size}')
   return entries, metadata
 
 
@@ -68,9 +69,9 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
   try:
     tree = json.loads(data.decode(), object_pairs_hook=unique)
   except (ValueError, RecursionError) as error:
-    raise CheckpointFileError(path, f'not valid JSON: {error}') from None
+    raise CheckpointError(path, f'not valid JSON: {error}') from None
   if not isinstance(tree, dict):
-    raise CheckpointFileError(path, 'not a JSON object')
+    raise CheckpointError(path, 'not a JSON object')
   return tree
 
 
@@ -79,13 +80,13 @@ def _entry(path: Path, name: str, value: Any, start: int) -> Entry:
     case {'dtype': str(dtype), 'shape': list(shape), 'data_offsets': [int(low), int(high)]}:
       pass
     case _:
-      raise CheckpointFileError(path, f'{name[:80]!r} has no dtype, shape and data_offsets')
+      raise CheckpointError(path, f'{name[:80]!r} has no dtype, shape and data_offsets')
   if dtype not in DTYPES:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, f'{name[:80]!r} has type {dtype[:20]!r}, known: {", ".join(DTYPES)}'
     )
   if not 0 <= low <= high or not all(type(n) is int for n in [low, high, *shape]):
-    raise CheckpointFileError(path, f'{name[:80]!r} has impossible offsets or shape')
+    raise CheckpointError(path, f'{name[:80]!r} has impossible offsets or shape')
   entry = Entry(DTYPES[dtype], tuple(shape), path, ((start + low, high - low),))
   return check_entry(name, entry)
 

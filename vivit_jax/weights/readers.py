@@ -6,9 +6,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.errors import SAFE_CONVERSION
+from vivit_jax.errors import SAFE_CONVERSION, CheckpointError, and_more
 from vivit_jax.weights import read_msgpack, read_npz, read_safetensors
-from vivit_jax.weights.entries import MAX_BYTES, Checkpoint, CheckpointFileError, Entry, shown
+from vivit_jax.weights.entries import MAX_BYTES, Checkpoint, Entry
 
 MAX_JSON = 8 * 2**20  # bytes of a config, an index or a table of labels
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json')
@@ -50,12 +50,10 @@ def open_checkpoint(
     if container == 'msgpack':
       return Checkpoint(path, container, read_msgpack.scan(path), {})
     if sha256 is not None:
-      raise CheckpointFileError(
-        path, 'sha256 cannot cover several shards: give the digest of one file'
-      )
+      raise CheckpointError(path, 'sha256 cannot cover several shards: give the digest of one file')
     return Checkpoint(path, 'safetensors', _shards(path, max_bytes), {})
   except OSError as error:
-    raise CheckpointFileError(path, f'cannot be read: {error.strerror}') from None
+    raise CheckpointError(path, f'cannot be read: {error.strerror}') from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,12 +78,10 @@ def _in_folder(folder: Path) -> Path:
       return folder / name
   pickled = [p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES]
   if pickled:
-    raise CheckpointFileError(
-      folder, f'holds only pickled weights: {shown(pickled)}. {SAFE_CONVERSION}'
+    raise CheckpointError(
+      folder, f'holds only pickled weights: {and_more(map(repr, pickled))}. {SAFE_CONVERSION}'
     )
-  raise CheckpointFileError(
-    folder, f'holds none of {", ".join(FOLDER_FILES)}; name the file itself'
-  )
+  raise CheckpointError(folder, f'holds none of {", ".join(FOLDER_FILES)}; name the file itself')
 
 
 def _start(path: Path, max_bytes: int) -> bytes:
@@ -93,15 +89,15 @@ def _start(path: Path, max_bytes: int) -> bytes:
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-      raise CheckpointFileError(path, 'is not a regular file')
+      raise CheckpointError(path, 'is not a regular file')
     if status.st_size > max_bytes:
-      raise CheckpointFileError(path, f'has {status.st_size} bytes, at most {max_bytes} allowed')
+      raise CheckpointError(path, f'has {status.st_size} bytes, at most {max_bytes} allowed')
     with path.open('rb') as file:
       return file.read(512)
   except FileNotFoundError:
-    raise CheckpointFileError(path, 'does not exist') from None
+    raise CheckpointError(path, 'does not exist') from None
   except (OSError, ValueError) as error:
-    raise CheckpointFileError(path, f'cannot be read: {error}') from None
+    raise CheckpointError(path, f'cannot be read: {error}') from None
 
 
 def _container(path: Path, start: bytes) -> str:
@@ -115,41 +111,40 @@ def _container(path: Path, start: bytes) -> str:
   if read_msgpack.is_msgpack(start):
     return 'msgpack'
   if start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
-    raise CheckpointFileError(path, f'holds pickled objects. {SAFE_CONVERSION}')
+    raise CheckpointError(path, f'holds pickled objects. {SAFE_CONVERSION}')
   if start.startswith(b'version https://git-lfs'):
-    raise CheckpointFileError(
-      path, 'is a Git LFS pointer, not the weights: run `git lfs pull` first'
-    )
+    raise CheckpointError(path, 'is a Git LFS pointer, not the weights: run `git lfs pull` first')
   if start.lstrip()[:1] == b'<':
-    raise CheckpointFileError(path, 'is a web page, not a checkpoint: the download went wrong')
-  raise CheckpointFileError(path, 'is neither safetensors, npz nor msgpack, or is damaged')
+    raise CheckpointError(path, 'is a web page, not a checkpoint: the download went wrong')
+  raise CheckpointError(path, 'is neither safetensors, npz nor msgpack, or is damaged')
 
 
 def _check_digest(path: Path, sha256: str) -> None:
   with path.open('rb') as file:
     found = hashlib.file_digest(file, 'sha256').hexdigest()
   if found != sha256.lower():
-    raise CheckpointFileError(path, f'has SHA-256 {found}, expected {sha256}')
+    raise CheckpointError(path, f'has SHA-256 {found}, expected {sha256}')
 
 
 def _shards(path: Path, max_bytes: int) -> dict[str, Entry]:
   """Returns the entries of all shards that an index names; both must agree exactly."""
   weights = read_json(path).get('weight_map')
   if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
-    raise CheckpointFileError(path, 'is JSON, but no index of safetensors shards: no weight_map')
+    raise CheckpointError(path, 'is JSON, but no index of safetensors shards: no weight_map')
   entries: dict[str, Entry] = {}
   for name in sorted(set(weights.values())):
     if Path(name).name != name or name in ('', '.', '..') or '\\' in name or '\0' in name:
-      raise CheckpointFileError(path, f'names a shard outside its folder: {name[:80]!r}')
+      raise CheckpointError(path, f'names a shard outside its folder: {name[:80]!r}')
     shard = path.parent / name
     if _container(shard, _start(shard, max_bytes)) != 'safetensors':
-      raise CheckpointFileError(shard, 'is no safetensors file')
+      raise CheckpointError(shard, 'is no safetensors file')
     max_bytes -= shard.stat().st_size
     held, _ = read_safetensors.scan(shard)
     listed = {tensor for tensor, file in weights.items() if file == name}
-    if held.keys() != listed:
-      raise CheckpointFileError(
-        shard, f'holds other tensors than {path.name} says: {shown(sorted(held.keys() ^ listed))}'
+    if differ := sorted(held.keys() ^ listed):
+      raise CheckpointError(
+        shard,
+        f'holds other tensors than {path.name} says: {and_more(map(repr, differ))}',
       )
     entries |= held
   return entries
