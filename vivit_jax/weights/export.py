@@ -17,8 +17,8 @@ import safetensors.numpy
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import Hints
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.weights.entries import Checkpoint
-from vivit_jax.weights.read_safetensors import parse_json
+from vivit_jax.weights.containers import parse_json
+from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import settle
 from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
 

@@ -12,10 +12,9 @@ from typing import Any, Literal
 from vivit_jax.config.schema import Hints
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint
 from vivit_jax.weights.export import write_tensors
 from vivit_jax.weights.names import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
-from vivit_jax.weights.readers import read_json
+from vivit_jax.weights.readers import Checkpoint, read_json
 from vivit_jax.weights.resolve import build
 from vivit_jax.weights.source import Preprocessing, Source
 from vivit_jax.weights.value_range import value_range

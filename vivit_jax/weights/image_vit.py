@@ -10,9 +10,8 @@ import numpy as np
 from vivit_jax.config.schema import Hints
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint, Flat
 from vivit_jax.weights.names import AUGREG, LAYER_SCALE, TIMM
-from vivit_jax.weights.readers import read_json
+from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import CHOICES, build
 from vivit_jax.weights.source import Preprocessing, Source
 from vivit_jax.weights.value_range import value_range

@@ -6,8 +6,7 @@ from pathlib import Path
 from vivit_jax.config.schema import Hints
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import export, huggingface, image_vit, scenic
-from vivit_jax.weights.entries import MAX_BYTES
-from vivit_jax.weights.readers import open_checkpoint
+from vivit_jax.weights.readers import MAX_BYTES, open_checkpoint
 from vivit_jax.weights.source import Source
 
 

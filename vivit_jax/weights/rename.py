@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vivit_jax.errors import CheckpointError, and_more
-from vivit_jax.weights.entries import Flat
 from vivit_jax.weights.names import TRANSFORMS, Rule, Table
+from vivit_jax.weights.readers import Flat
 
 _NUMBER = '(0|[1-9][0-9]{0,4})'
 Plan = dict[str, tuple[Rule, str]]  # their name -> its rule and the layer's number ('' if none)

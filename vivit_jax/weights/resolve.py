@@ -13,7 +13,7 @@ from typing import Any
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import Hints, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
-from vivit_jax.weights.entries import Flat
+from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Preprocessing, Source, check_source, facts, positions
 
 SIDES = ('frames', 'height', 'width')

@@ -8,9 +8,8 @@ from typing import Any
 from vivit_jax.config.schema import Hints, Task
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint
 from vivit_jax.weights.names import SCENIC
-from vivit_jax.weights.readers import side_car
+from vivit_jax.weights.readers import Checkpoint, side_car
 from vivit_jax.weights.resolve import CHOICES, build, checked_task
 from vivit_jax.weights.source import Preprocessing, Source
 

@@ -16,7 +16,7 @@ import numpy as np
 from vivit_jax.config.augment import LARGEST, Triple
 from vivit_jax.config.schema import Clip, Hints, Model, Task
 from vivit_jax.errors import CheckpointError, and_more
-from vivit_jax.weights.entries import Flat
+from vivit_jax.weights.readers import Flat
 
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
