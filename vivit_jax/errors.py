@@ -4,6 +4,7 @@
 import difflib
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 SAFE_CONVERSION = (
   'Unpickling runs code from the file, so it is refused. Where you trust it, convert it once, '
@@ -42,7 +43,18 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-  """A checkpoint that is missing, damaged or of another model."""
+  """A checkpoint that is missing, damaged or of another model.
+
+  Args:
+    parts: the file or folder if the message is about one, and the reason, which names the remedy.
+
+  Attributes:
+    reason: what is wrong, in one line without the file.
+  """
+
+  def __init__(self, *parts: str | Path):
+    self.reason = ' '.join(str(parts[-1]).split())
+    super().__init__(': '.join([*map(str, parts[:-1]), self.reason]))
 
 
 class DamagedError(CheckpointError):

@@ -87,8 +87,8 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[BinaryIO]:
       fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
       print(
-        f'vivit: hint: the file system of {what} has no locks ({error.strerror}): make sure that '
-        'no other process writes there',
+        f'vivit: warning: the file system of {what} has no locks ({error.strerror}): make sure '
+        'that no other process writes there',
         file=sys.stderr,
         flush=True,
       )

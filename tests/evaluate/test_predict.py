@@ -17,13 +17,12 @@ from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
-from vivit_jax.errors import ConfigError, DataError
+from vivit_jax.errors import CheckpointError, ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
 from vivit_jax.model.values import as_values
 from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights import pretrained as module
-from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing, Source, shapes
 
@@ -164,9 +163,9 @@ def test_stride_is_the_arguments_then_the_checkpoints_then_assumed_aloud(tmp_pat
 
 def test_what_cannot_be_predicted_with_is_said_in_one_line(checkpoint):
   source = load_pretrained(checkpoint).source
-  with pytest.raises(CheckpointFileError, match='no classifier'):
+  with pytest.raises(CheckpointError, match='no classifier'):
     make_protocol(dataclasses.replace(source, task=None))
-  with pytest.raises(CheckpointFileError, match='value range'):
+  with pytest.raises(CheckpointError, match='value range'):
     make_protocol(dataclasses.replace(source, preprocessing=Preprocessing(low=None, high=None)))
   for wrong in ({'temporal_views': 0}, {'spatial_views': 0}, {'stride': 0}):
     with pytest.raises(ConfigError, match='at least 1'):

@@ -15,9 +15,9 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.weights import export
-from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.readers import open_checkpoint
 from vivit_jax.weights.source import Preprocessing
@@ -49,7 +49,7 @@ def close(found, expected):
 
 def message(path, hints=None):
   """The one line that a user sees, without the path."""
-  with pytest.raises(CheckpointFileError) as error:
+  with pytest.raises(CheckpointError) as error:
     load_source(path, hints)
   assert '\n' not in str(error.value)
   return error.value.reason

@@ -11,8 +11,8 @@ import pytest
 import scipy.ndimage
 
 from vivit_jax.config.schema import Attention, Init, Model, Task
+from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.initialize import SCENIC, format_table, initialise
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.names import SCENIC as SCENIC_NAMES
@@ -187,7 +187,7 @@ def test_cls_on_either_side(theirs, ours):
 
 def test_refusals_name_both_sides(image):
   def reason(model, source, grid=(4, 4, 4), options=None):
-    with pytest.raises(CheckpointFileError) as error:
+    with pytest.raises(CheckpointError) as error:
       initialise(random(model, grid, 5), model, grid, source, options)
     return error.value.reason
 

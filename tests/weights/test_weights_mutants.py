@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import export, huggingface
-from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.readers import open_checkpoint
 from vivit_jax.weights.source import shapes
@@ -84,7 +84,7 @@ def survey(kind, folder, mutants, seed=0):
     start = time.perf_counter()
     try:
       source = load_source(victim, hints)
-    except CheckpointFileError as error:
+    except CheckpointError as error:
       outcomes[error.reason] += 1
     else:
       expected = shapes(source.model, source.grid, source.classes)
@@ -132,7 +132,7 @@ def loads(path, hints=None):
   """Whether a path loads; anything but success and a CheckpointError fails the test."""
   try:
     load_source(path, hints)
-  except CheckpointFileError as error:
+  except CheckpointError as error:
     assert '\n' not in error.reason  # noqa: PT017
     return False
   return True

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vivit_jax.errors import UserError
-from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.errors import CheckpointError, UserError
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.readers import open_checkpoint
 
@@ -30,7 +29,7 @@ def read_all(path, **arguments):
 
 
 def reason(path, **arguments):
-  with pytest.raises(CheckpointFileError) as error:
+  with pytest.raises(CheckpointError) as error:
     read_all(path, **arguments)
   assert isinstance(error.value, UserError)
   assert str(error.value).startswith(str(path)[:10])
@@ -44,12 +43,17 @@ def written(path, data):
 
 
 def header(tree, body=b''):
-  text = json.dumps(tree).encode()
+  text = tree if isinstance(tree, bytes) else json.dumps(tree).encode()
   return len(text).to_bytes(8, 'little') + text + body
 
 
 def tensor(dtype='F32', shape=(2,), offsets=(0, 8)):
   return {'a': {'dtype': dtype, 'shape': list(shape), 'data_offsets': list(offsets)}}
+
+
+# Two tensors of one name, of which the library reads the second.
+TENSOR = json.dumps(tensor()).encode()[1:-1]
+TWICE = header(b'{' + TENSOR + b', ' + TENSOR + b'}', bytes(8))
 
 
 def split_in_two(folder):
@@ -137,19 +141,21 @@ def test_pickle_is_refused_with_the_way_out(tmp_path):
   'data, expected',
   [
     ((2**62).to_bytes(8, 'little') + b'{', 'header claims 4611686018427387904 bytes'),
-    ((2).to_bytes(8, 'little') + b'{]', 'not valid JSON'),
-    ((100_000).to_bytes(8, 'little') + b'{"a":' + b'[' * 99_995, 'not valid JSON'),
-    (header(tensor(offsets=(0, 4)), bytes(4)), 'needs 8 bytes, the file gives it 4'),
-    (header(tensor(shape=(2**40, 2**40)), bytes(8)), 'needs 4835703278458516698824704 bytes'),
-    (header(tensor(shape=(-2,), offsets=(0, 8)), bytes(8)), 'impossible shape (-2,)'),
-    (header(tensor(offsets=(4, 12)), bytes(12)), "'a' starts at byte"),
-    (header(tensor(), bytes(9)), 'the tensors end at byte'),
+    ((2).to_bytes(8, 'little') + b'{]', 'invalid JSON in header'),
+    ((100_000).to_bytes(8, 'little') + b'{"a":' + b'[' * 99_995, 'recursion limit exceeded'),
+    (header(tensor(offsets=(0, 4)), bytes(4)), 'invalid shape, data type, or offset'),
+    (header(tensor(shape=(2**40, 2**40)), bytes(8)), 'overflow computing buffer size'),
+    (header(tensor(shape=(-2,), offsets=(0, 8)), bytes(8)), 'invalid value: integer `-2`'),
+    (header(tensor(offsets=(4, 12)), bytes(12)), 'invalid offset for tensor `a`'),
+    (header(tensor(), bytes(9)), 'file not fully covered'),
     (header(tensor('F8_E4M3', (8,)), bytes(8)), "has type 'F8_E4M3'"),
     (header(tensor('I64', (1,)), bytes(8)), 'a has type int64, need one of'),
     (header(tensor(shape=(0,), offsets=(0, 0))), 'a of shape (0,) has no elements'),
-    (header(tensor(), b'\xff' * 8), 'a holds values that are not finite'),
-    (header({'a': [1], '__metadata__': {}}), "'a' has no dtype, shape and data_offsets"),
-    (b'\x0e' + bytes(7) + b'{"a":1,"a":1} ', 'a key appears twice'),
+    (header(tensor(), b'\xff' * 8), 'a contains non-finite values'),
+    (header({'a': [1], '__metadata__': {}}), 'invalid JSON in header'),
+    (header({'x' * 600: tensor()['a']}, bytes(8)), 'a name of 600 characters'),
+    (header(tensor(shape=(1,) * 8 + (2,)), bytes(8)), "'a' has the impossible shape"),
+    (TWICE, 'a key appears twice'),
   ],
 )
 def test_hostile_safetensors(data, expected, tmp_path):
@@ -167,19 +173,22 @@ def array(shape=(2,), dtype='float32', data=bytes(8)):
 @pytest.mark.parametrize(
   'data, expected',
   [
-    (packed({'a': array()})[:-1], "'a' needs 21 bytes, 20 left"),
-    (packed({'a': array()}) + b'\0', '1 bytes follow the end'),
-    (packed({'a': msgpack.ExtType(7, b'x')}), "extension type 7 of 'a' is none of flax"),
+    (packed({'a': array()})[:-1], 'incomplete input'),
+    (packed({'a': array()}) + b'\0', 'received extra data'),
+    (packed({'a': msgpack.ExtType(7, b'x')}), 'extension type 7 is none of flax'),
     (packed({'a': array(shape=(3,))}), 'needs 12 bytes, the file gives it 8'),
     (packed({'a': array(dtype='object')}), "has type 'object'"),
-    (packed({'a': array(shape=(1,) * 9)}), "'a' has no shape"),
-    (packed({'x' * 600: 1}), 'a name of 600 bytes'),
-    (b'\xdf\xff\xff\xff\xff\xa1a\xc0', 'bytes needed'),
-    (b'\x81\xa1a\xdd\xff\xff\xff\xff' + b'\xc0' * 400_000, 'more than 300000 objects'),
-    (b'\x81\xa1a' * 100 + b'\xc0', 'nested deeper than 32'),
-    (b'\x82\xa1a\xc0\xa1a\xc0', "key 'a' appears twice"),
-    (b'\x81\xa1\xff\xc0', 'a name that is not UTF-8'),
-    (b'\x81\xc1\xc0', 'byte 0xc1 starts nothing'),
+    (packed({'a': array(shape=(1,) * 9)}), "'a' has the impossible shape"),
+    (packed({'x' * 600: 1}), 'is longer than 512'),
+    (b'\xdf\xff\xff\xff\xff\xa1a\xc0', '4294967295 exceeds max_map_len'),
+    (b'\x81\xa1a\xdd\xff\xff\xff\xff' + b'\xc0' * 400_000, '4294967295 exceeds max_array_len'),
+    (packed({str(i): [0] * 999 for i in range(400)}), 'more than 300000 objects'),
+    (packed({'a': {'b': array()}, 'a/b': array()}), "'a/b' appears twice"),
+    (packed({'a': msgpack.ExtType(1, packed([2, 'float32', b'']))}), 'is not (shape, type, bytes)'),
+    (b'\x81\xa1a' * 100 + b'\xc0', 'deeper than 32 keys'),
+    (b'\x82\xa1a\xc0\xa1a\xc0', 'a key appears twice'),
+    (b'\x81\xa1\xff\xc0', "'utf-8' codec can't decode"),
+    (b'\x81\xc1\xc0', 'not a valid msgpack file: FormatError'),
   ],
 )
 def test_hostile_msgpack(data, expected, tmp_path):
@@ -200,7 +209,7 @@ def test_npz_that_lies(tmp_path):
     archive.writestr(
       'a.npy', b'\x93NUMPY\x01\x00\x40\x00' + b"{'descr': __import__('os')".ljust(64)
     )
-  assert "'a.npy' is not a plain array of numbers" in reason(tmp_path / 'x.npz')
+  assert 'not a valid npz file' in reason(tmp_path / 'x.npz')
 
 
 def test_fortran_order_and_compression(tmp_path):
@@ -212,5 +221,5 @@ def test_fortran_order_and_compression(tmp_path):
 
 def test_foreign_parameters(tmp_path):
   np.savez(tmp_path / 'x.npz', weight=np.ones(3, np.float32))
-  with pytest.raises(CheckpointFileError, match='holds no vision transformer that we know'):
+  with pytest.raises(CheckpointError, match='holds no vision transformer that we know'):
     load_source(tmp_path / 'x.npz')

@@ -13,9 +13,9 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from vivit_jax.config.schema import Attention, CheckpointFacts, Clip, Model, Task
+from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights import export, huggingface
-from vivit_jax.weights.entries import CheckpointFileError
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.source import Preprocessing, grid, shapes
 
@@ -53,18 +53,16 @@ def test_own_export_keeps_several_heads_and_loads_without(tmp_path):
   headless = load_source(tmp_path / 'x.safetensors', CheckpointFacts(head=False))
   assert (headless.task, headless.classes) == (None, 0)
   export.write(headless, tmp_path / 'y.safetensors')
-  with pytest.raises(CheckpointFileError, match='has no classifier'):
+  with pytest.raises(CheckpointError, match='has no classifier'):
     load_source(tmp_path / 'y.safetensors')
 
 
 def test_own_export_refuses_other_settings(tmp_path):
   source = load_source(REFERENCE / 'scenic/factorised_encoder_cls.msgpack')
   export.write(source, tmp_path / 'x')
-  with pytest.raises(
-    CheckpointFileError, match="attention is 'factorised_encoder' by the file, but"
-  ):
+  with pytest.raises(CheckpointError, match="attention is 'factorised_encoder' by the file, but"):
     load_source(tmp_path / 'x', CheckpointFacts(attention='spatio_temporal'))
-  with pytest.raises(CheckpointFileError, match='frames is 8 by the file, but 16 by you'):
+  with pytest.raises(CheckpointError, match='frames is 8 by the file, but 16 by you'):
     load_source(tmp_path / 'x', CheckpointFacts(frames=16))
 
 
@@ -92,9 +90,7 @@ def test_huggingface_tensors_are_those_of_transformers(tmp_path):
 @pytest.mark.parametrize('name', [n for n in SCENIC if n != 'spatio_temporal_cls'])
 def test_huggingface_refuses_other_models(name, tmp_path):
   source = load_source(REFERENCE / f'scenic/{name}.msgpack', CLIP)
-  with pytest.raises(
-    CheckpointFileError, match="Hugging Face's ViViT is spatio_temporal with a cls"
-  ):
+  with pytest.raises(CheckpointError, match="Hugging Face's ViViT is spatio_temporal with a cls"):
     huggingface.write(source, tmp_path / 'folder')
   assert not (tmp_path / 'folder').exists()
 
@@ -103,7 +99,7 @@ def test_the_processor_of_google_feeds_another_range(tmp_path):
   """Its config maps 0..255 to [-1, 1], then normalises once more; ours says what was trained."""
   source = load_source(REFERENCE / 'huggingface/vivit')
   huggingface.write(source, tmp_path)
-  with pytest.raises(CheckpointFileError, match="so value_range='processor' is not known"):
+  with pytest.raises(CheckpointError, match="so value_range='processor' is not known"):
     load_source(REFERENCE / 'huggingface/vivit', CheckpointFacts(value_range='processor'))
   config = {
     'do_normalize': True,

@@ -16,10 +16,10 @@ import safetensors.numpy
 from vivit_jax.config.parse import parse
 from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import CheckpointFacts
-from vivit_jax.errors import ConfigError
+from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import replaced
-from vivit_jax.weights.entries import Checkpoint, CheckpointFileError
-from vivit_jax.weights.read_safetensors import parse_json
+from vivit_jax.weights.containers import parse_json
+from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import settle
 from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
 
@@ -67,7 +67,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   path = checkpoint.path
   about = parse_json(checkpoint.metadata[KEY].encode(), path)
   if about.get('version') != VERSION:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, f'has version {about.get("version")!r}, this program reads {VERSION}'
     )
   task = about.get('task')
@@ -78,13 +78,11 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     preprocessing = _preprocessing(about['preprocessing'])
     kind, name = about['kind'], about['format']
   except (ConfigError, KeyError, TypeError, ValueError) as error:
-    raise CheckpointFileError(path, f'its metadata cannot be used: {error}') from None
+    raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
-    raise CheckpointFileError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
+    raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
   if hints.head and task is None:
-    raise CheckpointFileError(
-      path, 'has no classifier; to initialise another model, say head=False'
-    )
+    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:
     unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}

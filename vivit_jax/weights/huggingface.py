@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.files import replace_file
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, shown
 from vivit_jax.weights.export import write_tensors
 from vivit_jax.weights.names import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
-from vivit_jax.weights.readers import read_json
+from vivit_jax.weights.readers import Checkpoint, read_json
 from vivit_jax.weights.resolve import build
 from vivit_jax.weights.source import Preprocessing, Source
 from vivit_jax.weights.value_range import value_range
@@ -53,14 +53,12 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   path, which = checkpoint.path, kind(checkpoint)
   beside = path.parent / 'config.json'
   if which is None:
-    raise CheckpointFileError(path, 'is no Hugging Face ViT or ViViT')
+    raise CheckpointError(path, 'is no Hugging Face ViT or ViViT')
   if not beside.is_file():
-    raise CheckpointFileError(
-      path, 'needs config.json beside it: heads, GELU and epsilon stand there'
-    )
+    raise CheckpointError(path, 'needs config.json beside it: heads, GELU and epsilon stand there')
   config = _DEFAULTS[which] | read_json(beside)
   if config.get('model_type', which) != which:
-    raise CheckpointFileError(
+    raise CheckpointError(
       beside, f'model_type is {config["model_type"]!r}, the tensors say {which}'
     )
   table = HUGGINGFACE_VIVIT if which == 'vivit' else HUGGINGFACE_VIT
@@ -69,15 +67,17 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   said = _read_config(beside, config)
   heads = said['heads']
   if type(heads) is not int or heads < 1:
-    raise CheckpointFileError(beside, f'num_attention_heads is {heads!r}')
+    raise CheckpointError(beside, f'num_attention_heads is {heads!r}')
   arrays = checkpoint.load(names[name] for name in rules)
   arrays = {name: arrays[names[name]] for name in rules}
   params = rename.apply(path, arrays, rules, heads)
   if not config['qkv_bias']:
     biases = [n for n in params if n.endswith(('/query/bias', '/key/bias', '/value/bias'))]
     if biases:
-      raise CheckpointFileError(
-        beside, f'qkv_bias is {config["qkv_bias"]!r}, but the tensors have {shown(biases, 1)}'
+      raise CheckpointError(
+        beside,
+        f'qkv_bias is {config["qkv_bias"]!r}, but the tensors have '
+        f'{and_more(map(repr, biases), 1)}',
       )
     params |= rename.zero_biases(params)
   return build(
@@ -118,7 +118,7 @@ def write(source: Source, folder: str | Path) -> None:
   }
   for what, refused in refusals.items():
     if refused:
-      raise CheckpointFileError(
+      raise CheckpointError(
         source.path,
         f"is {what}; Hugging Face's ViViT is spatio_temporal with a cls token, tubelets and one "
         'softmax head; write safetensors instead',
@@ -142,9 +142,9 @@ def _with_prefix(checkpoint: Checkpoint, which: str) -> dict[str, str]:
 def _read_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   activation = config['hidden_act']
   if not isinstance(activation, str) or activation not in _GELU:
-    raise CheckpointFileError(path, f'hidden_act is {activation!r}, ours have {", ".join(_GELU)}')
+    raise CheckpointError(path, f'hidden_act is {activation!r}, ours have {", ".join(_GELU)}')
   if config['num_channels'] != 3:
-    raise CheckpointFileError(path, f'num_channels is {config["num_channels"]!r}, ours have 3')
+    raise CheckpointError(path, f'num_channels is {config["num_channels"]!r}, ours have 3')
   said = {ours: config.get(theirs) for theirs, ours in _SIZES.items()} | {'patch': _patch(config)}
   size = config.get('image_size')
   high, wide = size if isinstance(size, list) and len(size) == 2 else (size, size)
@@ -216,7 +216,7 @@ def read_processor(folder: Path, which: str, hints: CheckpointFacts) -> Preproce
     return Preprocessing(short_side=short)
   if config is None:
     if hints.value_range == 'processor':
-      raise CheckpointFileError(beside, "does not exist, so value_range='processor' is not known")
+      raise CheckpointError(beside, "does not exist, so value_range='processor' is not known")
     return Preprocessing(None, None)
   scale, shift = config.get('rescale_factor', 1 / 255), 0.0
   if which == 'vivit':

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, Flat
 from vivit_jax.weights.names import AUGREG, LAYER_SCALE, TIMM
-from vivit_jax.weights.readers import read_json
+from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import CHOICES, build
 from vivit_jax.weights.source import Preprocessing, Source
 from vivit_jax.weights.value_range import value_range
@@ -53,19 +53,17 @@ def load_timm(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   rules, unused = rename.plan(path, checkpoint.entries, TIMM, hints.head)
   config = _read_config(checkpoint)
   if (pooling := config.get('global_pool')) not in (None, 'token', 'avg'):
-    raise CheckpointFileError(path, f'pools by {pooling!r}, ours by cls or mean')
+    raise CheckpointError(path, f'pools by {pooling!r}, ours by cls or mean')
   if (pooling == 'avg') and 'cls_token' in checkpoint.entries and hints.head:
-    raise CheckpointFileError(
-      path, 'averages tokens though it has a cls token; ours do one of both'
-    )
+    raise CheckpointError(path, 'averages tokens though it has a cls token; ours do one of both')
   missing = [f'{name}: {CHOICES[name]}' for name in _FOREIGN if getattr(hints, name) is None]
   if missing:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing)
     )
   assert hints.heads is not None
   if hints.heads < 1:
-    raise CheckpointFileError(path, f'heads={hints.heads} must be positive')
+    raise CheckpointError(path, f'heads={hints.heads} must be positive')
   params = rename.apply(path, checkpoint.load(rules), rules, hints.heads)
   params |= rename.zero_biases(params)
   params = _fold_layer_scale(checkpoint, params)
@@ -107,7 +105,7 @@ def _fold_layer_scale(checkpoint: Checkpoint, params: Flat) -> Flat:
     for leaf in ('kernel', 'bias'):
       array = params.get(f'{layer}/{leaf}')
       if array is None or gamma.ndim != 1 or array.shape[-1] != gamma.size:
-        raise CheckpointFileError(checkpoint.path, f'{name} fits no {layer}/{leaf} (in our names)')
+        raise CheckpointError(checkpoint.path, f'{name} fits no {layer}/{leaf} (in our names)')
       params[f'{layer}/{leaf}'] = array * gamma
   return params
 

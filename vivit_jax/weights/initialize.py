@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from vivit_jax.config.schema import Init, Model
-from vivit_jax.errors import closest, printable
-from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.errors import CheckpointError, closest, printable
 from vivit_jax.weights.positions import resize_positions
+from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
 
 Fate = Literal['taken', 'resized', 'fresh', 'left over']
@@ -142,10 +142,10 @@ def _check_models(source: Source, model: Model) -> None:
     pairs['temporal_layers'] = (theirs.temporal_layers, model.temporal_layers)
   for what, (held, wanted) in pairs.items():
     if held != wanted:
-      raise CheckpointFileError(source.path, f'has {what} {held}, the model to initialise {wanted}')
+      raise CheckpointError(source.path, f'has {what} {held}, the model to initialise {wanted}')
   mixed = {theirs.attention, model.attention} > {'factorised_encoder'}
   if source.kind == 'video' and mixed:
-    raise CheckpointFileError(
+    raise CheckpointError(
       source.path,
       f'is {theirs.attention}, which cannot start a {model.attention}: one of them has two '
       'transformers; start from an image model',
@@ -200,7 +200,7 @@ class _Merge:
     if held.shape == shape:
       return self.take(name, name)
     if held.shape[0] != 1:
-      raise CheckpointFileError(
+      raise CheckpointError(
         self.source.path,
         f'{name} has shape {held.shape}, the model to initialise {shape}: only 2D patches can be '
         'made longer',
@@ -241,7 +241,7 @@ class _Merge:
     same = held is not None and held.shape == self.params[name].shape
     if choice == 'load' and not same:
       shape = None if held is None else held.shape
-      raise CheckpointFileError(
+      raise CheckpointError(
         self.source.path,
         f'{name} has shape {shape}, the model to initialise {self.params[name].shape}',
       )
@@ -257,7 +257,7 @@ class _Merge:
     if held is None:
       return self.keep(name, 'the source has none')
     if held.shape != self.params[name].shape:
-      raise CheckpointFileError(
+      raise CheckpointError(
         self.source.path,
         f'{origin} has shape {held.shape}, {name} of the model to initialise '
         f'{self.params[name].shape}',

@@ -4,9 +4,9 @@
 from pathlib import Path
 
 from vivit_jax.config.schema import CheckpointFacts
+from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import export, huggingface, image_vit, scenic
-from vivit_jax.weights.entries import MAX_BYTES, CheckpointFileError, shown
-from vivit_jax.weights.readers import open_checkpoint
+from vivit_jax.weights.readers import MAX_BYTES, open_checkpoint
 from vivit_jax.weights.source import Source
 
 
@@ -39,8 +39,8 @@ def load_source(
     return huggingface.load(checkpoint, hints)
   if scenic.prefix(checkpoint) is not None:
     return scenic.load(checkpoint, hints)
-  raise CheckpointFileError(
+  raise CheckpointError(
     checkpoint.path,
     'holds no vision transformer that we know (Scenic, Hugging Face ViViT or ViT, AugReg, timm, '
-    f'our own export); its parameters are {shown(checkpoint.entries)}',
+    f'our own export); its parameters are {and_more(map(repr, checkpoint.entries))}',
   )

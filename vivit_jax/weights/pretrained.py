@@ -25,7 +25,7 @@ from vivit_jax.checkpoint.workdir import (
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, head_slices
 from vivit_jax.data.augmentation.crop import SpatialCrops
-from vivit_jax.errors import CheckpointError, InputError, printable
+from vivit_jax.errors import CheckpointError, InputError, and_more, printable
 from vivit_jax.model.values import as_values
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import localise
@@ -238,8 +238,7 @@ def _account(path: str, pretrained: Pretrained) -> str:
     f'taken     {len(source.params)} parameters',
   ]
   for why, names in reasons.items():
-    shown = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
-    lines.append(f'left over {shown} ({why})')
+    lines.append(f'left over {and_more(names, 3)} ({why})')
   return '\n'.join(map(printable, lines))
 
 

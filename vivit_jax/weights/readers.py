@@ -1,33 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens a checkpoint of any format, found out from its content; no pickle, no code, bounded."""
+"""Opens a checkpoint of any format, detected from its content; no pickle, bounded memory."""
 
+import dataclasses
 import hashlib
+import math
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.errors import SAFE_CONVERSION
-from vivit_jax.weights import read_msgpack, read_npz, read_safetensors
-from vivit_jax.weights.entries import MAX_BYTES, Checkpoint, CheckpointFileError, Entry, shown
+import numpy as np
 
-MAX_JSON = 8 * 2**20  # bytes of a config, an index or a table of labels
+from vivit_jax.errors import SAFE_CONVERSION, CheckpointError, and_more
+from vivit_jax.weights.containers import (
+  FLOATS,
+  MAX_JSON,
+  Entry,
+  describe,
+  parse_json,
+  read_container,
+)
+
+Flat = dict[str, np.ndarray]
+
+MAX_BYTES = 16 * 2**30  # of one checkpoint; ViViT-H with two moments of Adam takes 8 GiB
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLE_SUFFIXES = ('.bin', '.pt', '.pth', '.pkl', '.pickle', '.ckpt')
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """An opened checkpoint.
+
+  Attributes:
+    path: of the file that was opened, in a folder that the user may have named.
+    entries: every array by '/'- or '.'-joined name.
+    metadata: strings of a safetensors header.
+  """
+
+  path: Path
+  entries: Mapping[str, Entry]
+  metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def load(self, names: Iterable[str]) -> Flat:
+    """Returns the named arrays as float32.
+
+    Raises:
+      CheckpointError: for a type other than floating point, an empty array, a value that is
+        non-finite in float32, or an array that the file does not contain whole.
+    """
+    arrays = {}
+    for name in names:
+      dtype, shape, file, read = self.entries[name]
+      if dtype not in FLOATS:
+        raise CheckpointError(file, f'{name} has type {dtype}, need one of {FLOATS}')
+      if not math.prod(shape):
+        raise CheckpointError(file, f'{name} of shape {shape} has no elements')
+      try:
+        array = read()
+      except Exception as error:
+        raise CheckpointError(file, f'{name!r} cannot be read: {describe(error)}') from error
+      with np.errstate(over='ignore'):  # a float64 too large for float32 is caught just below
+        array = array.astype(np.float32, copy=False)
+      if not np.isfinite(array).all():
+        raise CheckpointError(file, f'{name} contains non-finite values')
+      arrays[name] = array.reshape(shape)
+    return arrays
 
 
 def open_checkpoint(
   path: str | Path, sha256: str | None = None, max_bytes: int = MAX_BYTES
 ) -> Checkpoint:
-  """Returns what a checkpoint holds; `Checkpoint.load` then reads arrays.
+  """Returns what a checkpoint contains; `Checkpoint.load` then reads arrays.
 
-  Time and memory are bounded before anything is allocated: opening takes seconds and some 200 MB
-  at most, loading the arrays as float32 and 5 times the largest one's bytes. Those bytes are part
-  of the file; of an npz they are at most 20 times the file, and at most `max_bytes`. A flipped bit
-  inside an array is still a number: only `sha256` finds it.
+  Memory is bounded by the size of the file: opening takes 200 MB at most, of msgpack also the
+  file's arrays; loading takes the arrays as float32. An npz may unpack to 20 times its size, and
+  at most to `max_bytes`. A flipped bit inside an array is still a number: only `sha256` finds it.
 
   Args:
     path: an npz, safetensors or msgpack file, an index of safetensors shards, or a folder with
-      model.safetensors or its index. Suffixes are not looked at.
+      model.safetensors or its index. Suffixes are ignored.
     sha256: hexadecimal digest that the file must have; not for shards.
     max_bytes: of the file, or of all shards together.
 
@@ -37,35 +89,24 @@ def open_checkpoint(
   path = Path(path)
   if path.is_dir():
     path = _in_folder(path)
-  start = _start(path, max_bytes)
+  container = _container(path, _start(path, max_bytes))
   if sha256 is not None:
+    if container == 'index':
+      raise CheckpointError(path, 'sha256 cannot cover several shards: give the digest of one file')
     _check_digest(path, sha256)
-  container = _container(path, start)
-  try:
-    if container == 'safetensors':
-      entries, metadata = read_safetensors.scan(path)
-      return Checkpoint(path, container, entries, metadata)
-    if container == 'npz':
-      return Checkpoint(path, container, read_npz.scan(path, max_bytes), {})
-    if container == 'msgpack':
-      return Checkpoint(path, container, read_msgpack.scan(path), {})
-    if sha256 is not None:
-      raise CheckpointFileError(
-        path, 'sha256 cannot cover several shards: give the digest of one file'
-      )
-    return Checkpoint(path, 'safetensors', _shards(path, max_bytes), {})
-  except OSError as error:
-    raise CheckpointFileError(path, f'cannot be read: {error.strerror}') from None
+  if container == 'index':
+    return Checkpoint(path, _shards(path, max_bytes))
+  return Checkpoint(path, *read_container(path, container, max_bytes))
 
 
 def read_json(path: Path) -> dict[str, Any]:
   """Returns a JSON object of at most 8 MiB.
 
   Raises:
-    CheckpointError: where it is none.
+    CheckpointError: for any other file.
   """
   _start(path, MAX_JSON)
-  return read_safetensors.parse_json(path.read_bytes(), path)
+  return parse_json(path.read_bytes(), path)
 
 
 def side_car(path: Path) -> dict[str, Any] | None:
@@ -80,12 +121,10 @@ def _in_folder(folder: Path) -> Path:
       return folder / name
   pickled = [p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES]
   if pickled:
-    raise CheckpointFileError(
-      folder, f'holds only pickled weights: {shown(pickled)}. {SAFE_CONVERSION}'
+    raise CheckpointError(
+      folder, f'holds only pickled weights: {and_more(map(repr, pickled))}. {SAFE_CONVERSION}'
     )
-  raise CheckpointFileError(
-    folder, f'holds none of {", ".join(FOLDER_FILES)}; name the file itself'
-  )
+  raise CheckpointError(folder, f'holds none of {", ".join(FOLDER_FILES)}; name the file itself')
 
 
 def _start(path: Path, max_bytes: int) -> bytes:
@@ -93,15 +132,15 @@ def _start(path: Path, max_bytes: int) -> bytes:
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-      raise CheckpointFileError(path, 'is not a regular file')
+      raise CheckpointError(path, 'is not a regular file')
     if status.st_size > max_bytes:
-      raise CheckpointFileError(path, f'has {status.st_size} bytes, at most {max_bytes} allowed')
+      raise CheckpointError(path, f'has {status.st_size} bytes, at most {max_bytes} allowed')
     with path.open('rb') as file:
       return file.read(512)
   except FileNotFoundError:
-    raise CheckpointFileError(path, 'does not exist') from None
+    raise CheckpointError(path, 'does not exist') from None
   except (OSError, ValueError) as error:
-    raise CheckpointFileError(path, f'cannot be read: {error}') from None
+    raise CheckpointError(path, f'cannot be read: {error}') from None
 
 
 def _container(path: Path, start: bytes) -> str:
@@ -112,44 +151,42 @@ def _container(path: Path, start: bytes) -> str:
     return 'safetensors'
   if start.lstrip()[:1] == b'{':
     return 'index'
-  if read_msgpack.is_msgpack(start):
+  if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map, as flax writes
     return 'msgpack'
   if start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
-    raise CheckpointFileError(path, f'holds pickled objects. {SAFE_CONVERSION}')
+    raise CheckpointError(path, f'holds pickled objects. {SAFE_CONVERSION}')
   if start.startswith(b'version https://git-lfs'):
-    raise CheckpointFileError(
-      path, 'is a Git LFS pointer, not the weights: run `git lfs pull` first'
-    )
+    raise CheckpointError(path, 'is a Git LFS pointer, not the weights: run `git lfs pull` first')
   if start.lstrip()[:1] == b'<':
-    raise CheckpointFileError(path, 'is a web page, not a checkpoint: the download went wrong')
-  raise CheckpointFileError(path, 'is neither safetensors, npz nor msgpack, or is damaged')
+    raise CheckpointError(path, 'is a web page, not a checkpoint: the download went wrong')
+  raise CheckpointError(path, 'is neither safetensors, npz nor msgpack, or is damaged')
 
 
 def _check_digest(path: Path, sha256: str) -> None:
   with path.open('rb') as file:
     found = hashlib.file_digest(file, 'sha256').hexdigest()
   if found != sha256.lower():
-    raise CheckpointFileError(path, f'has SHA-256 {found}, expected {sha256}')
+    raise CheckpointError(path, f'has SHA-256 {found}, expected {sha256}')
 
 
 def _shards(path: Path, max_bytes: int) -> dict[str, Entry]:
   """Returns the entries of all shards that an index names; both must agree exactly."""
   weights = read_json(path).get('weight_map')
   if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
-    raise CheckpointFileError(path, 'is JSON, but no index of safetensors shards: no weight_map')
+    raise CheckpointError(path, 'is JSON, but no index of safetensors shards: no weight_map')
   entries: dict[str, Entry] = {}
   for name in sorted(set(weights.values())):
     if Path(name).name != name or name in ('', '.', '..') or '\\' in name or '\0' in name:
-      raise CheckpointFileError(path, f'names a shard outside its folder: {name[:80]!r}')
+      raise CheckpointError(path, f'names a shard outside its folder: {name[:80]!r}')
     shard = path.parent / name
     if _container(shard, _start(shard, max_bytes)) != 'safetensors':
-      raise CheckpointFileError(shard, 'is no safetensors file')
+      raise CheckpointError(shard, 'is no safetensors file')
     max_bytes -= shard.stat().st_size
-    held, _ = read_safetensors.scan(shard)
+    held = read_container(shard, 'safetensors', max_bytes)[0]
     listed = {tensor for tensor, file in weights.items() if file == name}
-    if held.keys() != listed:
-      raise CheckpointFileError(
-        shard, f'holds other tensors than {path.name} says: {shown(sorted(held.keys() ^ listed))}'
+    if differ := sorted(held.keys() ^ listed):
+      raise CheckpointError(
+        shard, f'holds other tensors than {path.name} says: {and_more(map(repr, differ))}'
       )
     entries |= held
   return entries

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vivit_jax.errors import closest
-from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.errors import CheckpointError, and_more, closest
 from vivit_jax.weights.names import TRANSFORMS, Rule, Table
+from vivit_jax.weights.readers import Flat
 
 _NUMBER = '(0|[1-9][0-9]{0,4})'
 Plan = dict[str, tuple[Rule, str]]  # their name -> its rule and the layer's number ('' if none)
@@ -38,7 +38,7 @@ def plan(
     reason = _first(table.refused, name) or (_first(table.headless, name) if head else None)
     if reason:
       hint = '; to initialise a video model from it, leave the head out (head=False)'
-      raise CheckpointFileError(
+      raise CheckpointError(
         path,
         f'{table.name}: {name!r} shows {reason}'
         + (hint if _first(table.headless, name) is not None else ''),
@@ -57,9 +57,7 @@ def plan(
     else:
       unknown.append(name)
   if unknown:
-    raise CheckpointFileError(
-      path, f'{table.name}: unknown parameters {_with_nearest(unknown, table)}'
-    )
+    raise CheckpointError(path, f'{table.name}: unknown parameters {_with_nearest(unknown, table)}')
   return found, unused
 
 
@@ -75,14 +73,14 @@ def apply(path: Path, arrays: Flat, rules: Plan, heads: int) -> Flat:
     try:
       parts = TRANSFORMS[rule.transform].forward(array, heads)
     except (ValueError, IndexError):
-      raise CheckpointFileError(
+      raise CheckpointError(
         path,
         f'{name!r} has shape {array.shape}, but {rule.transform} with {heads} heads was expected',
       ) from None
     for target, part in zip(rule.ours, parts, strict=True):
       target = target.replace('{i}', layer)
       if target in ours:
-        raise CheckpointFileError(path, f'{name!r} is a second name for {target}')
+        raise CheckpointError(path, f'{name!r} is a second name for {target}')
       ours[target] = np.ascontiguousarray(part)
   return ours
 
@@ -128,9 +126,9 @@ def _first(patterns: Mapping[str, str], name: str) -> str | None:
 
 def _with_nearest(unknown: list[str], table: Table) -> str:
   parts = []
-  for name in unknown[:5]:
+  for name in unknown[:5]:  # comparing takes long
     number = re.search(r'[0-9]+', name)
     known = [rule.theirs.replace('{i}', number[0] if number else '0') for rule in table.rules]
     close = closest(name, known)
     parts.append(f'{name!r} (nearest known: {close!r})' if close else f'{name!r}')
-  return ', '.join(parts) + (f' and {len(unknown) - 5} more' if len(unknown) > 5 else '')
+  return and_more([*parts, *unknown[5:]])

@@ -12,8 +12,8 @@ from typing import Any
 
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Model, Task
-from vivit_jax.errors import ConfigError
-from vivit_jax.weights.entries import CheckpointFileError, Flat
+from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Preprocessing, Source, check_source, facts, positions
 
 SIDES = ('frames', 'height', 'width')
@@ -70,7 +70,7 @@ def solve(
     unclear.append('frames (the tensors do not depend on it)')
   found = (frames or 0, (high or 0) * h, (wide or 0) * w)
   if not unclear and both and (time or 0) * (high or 0) * (wide or 0) != both:
-    raise CheckpointFileError(path, f'positions hold {both} tokens, a clip of {found} has others')
+    raise CheckpointError(path, f'positions hold {both} tokens, a clip of {found} has others')
   return found, time or 0, unclear
 
 
@@ -78,19 +78,19 @@ def _tokens(path: Path, name: str, size: Any, patch: int) -> int | None:
   if size is None:
     return None
   if type(size) is not int or size < 1 or size % patch:
-    raise CheckpointFileError(path, f'{name}={size!r} is no positive multiple of the patch {patch}')
+    raise CheckpointError(path, f'{name}={size!r} is no positive multiple of the patch {patch}')
   return size // patch
 
 
 def _agree(path: Path, name: str, first: int | None, second: int | None) -> int | None:
   if first and second and first != second:
-    raise CheckpointFileError(path, f'{name} means {first} tokens, the positions hold {second}')
+    raise CheckpointError(path, f'{name} means {first} tokens, the positions hold {second}')
   return first or second
 
 
 def _divide(path: Path, total: int, part: int) -> int:
   if total % part:
-    raise CheckpointFileError(path, f'positions hold {total} tokens, which {part} does not divide')
+    raise CheckpointError(path, f'positions hold {total} tokens, which {part} does not divide')
   return total // part
 
 
@@ -161,9 +161,7 @@ def _model(
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
   if hints.head and 'head/kernel' not in params:
-    raise CheckpointFileError(
-      path, 'has no classifier; to initialise another model, say head=False'
-    )
+    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
   given = dataclasses.asdict(hints)
   given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in SAID}
   if given['tokenizer'] == 'image':
@@ -178,7 +176,7 @@ def _model(
     settings['clip.frames'] = 1
   clip, time, unclear = solve(path, settings, positions(path, params))
   if missing or unclear:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing + unclear)
     )
   if settings.get('tokenizer') == 'uniform_frame_sampling':
@@ -196,7 +194,7 @@ def checked_model(path: Path, settings: Mapping[str, Any], clip: tuple[int, int,
   try:
     return parse(tree).model
   except ConfigError as error:
-    raise CheckpointFileError(path, str(error)) from None
+    raise CheckpointError(path, str(error)) from None
 
 
 def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
@@ -204,7 +202,7 @@ def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
   try:
     return parse({'task': settings}).task
   except ConfigError as error:
-    raise CheckpointFileError(path, str(error)) from None
+    raise CheckpointError(path, str(error)) from None
 
 
 def settle(path: Path, witnesses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -220,7 +218,7 @@ def settle(path: Path, witnesses: Mapping[str, Mapping[str, Any]]) -> dict[str, 
       if value is None:
         continue
       if name in settled and settled[name] != value:
-        raise CheckpointFileError(
+        raise CheckpointError(
           path, f'{name} is {settled[name]!r} by {by[name]}, but {value!r} by {witness}'
         )
       settled[name] = value

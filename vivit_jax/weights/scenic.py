@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vivit_jax.config.schema import CheckpointFacts, Task
+from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import rename
-from vivit_jax.weights.entries import Checkpoint, CheckpointFileError, shown
 from vivit_jax.weights.names import SCENIC
-from vivit_jax.weights.readers import side_car
+from vivit_jax.weights.readers import Checkpoint, side_car
 from vivit_jax.weights.resolve import CHOICES, build, checked_task
 from vivit_jax.weights.source import Preprocessing, Source
 
@@ -50,7 +50,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   """
   path, start = checkpoint.path, prefix(checkpoint)
   if start is None:
-    raise CheckpointFileError(path, 'is no Scenic state: it has no embedding/kernel')
+    raise CheckpointError(path, 'is no Scenic state: it has no embedding/kernel')
   names = [name for name in checkpoint.entries if name.startswith(start)]
   rules, unused = rename.plan(path, [n.removeprefix(start) for n in names], SCENIC, hints.head)
   config = side_car(path)
@@ -58,11 +58,11 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   flat = len(checkpoint.entries[f'{start}embedding/kernel'].shape) == 4
   tokenizer = hints.tokenizer or said.get('tokenizer') or (None if flat else 'tubelet')
   if tokenizer is None:
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, f'the tensors do not tell, so say as arguments: tokenizer: {CHOICES["tokenizer"]}'
     )
   if flat == (tokenizer == 'tubelet'):
-    raise CheckpointFileError(
+    raise CheckpointError(
       path, f'has {2 if flat else 3}D patches, which tokenizer={tokenizer!r} cannot have'
     )
   image = tokenizer == 'image'
@@ -123,7 +123,7 @@ def _preprocessing(path: Path, config: Mapping[str, Any] | None) -> Preprocessin
   low = -1.0 if data.get('zero_centering', True) else 0.0
   stride, short = data.get('stride'), data.get('min_resize')
   if any(value is not None and type(value) is not int for value in (stride, short)):
-    raise CheckpointFileError(path, f'its side-car has stride={stride!r}, min_resize={short!r}')
+    raise CheckpointError(path, f'its side-car has stride={stride!r}, min_resize={short!r}')
   return Preprocessing(low=(low, low, low), stride=stride, short_side=short)
 
 
@@ -134,21 +134,21 @@ def _task(path: Path, config: Mapping[str, Any] | None) -> Task | None:
   if classes is None:
     return None
   if not isinstance(classes, list) or not isinstance(heads, list) or len(classes) != len(heads):
-    raise CheckpointFileError(
-      path, f'its side-car has class_splits={classes!r}, split_names={heads!r}'
-    )
+    raise CheckpointError(path, f'its side-car has class_splits={classes!r}, split_names={heads!r}')
   return checked_task(path, {'heads': heads, 'classes': classes})
 
 
 def _section(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
   section = config.get(name) or {}
   if not isinstance(section, dict):
-    raise CheckpointFileError(path, f'its side-car has {name}={section!r}, not a section')
+    raise CheckpointError(path, f'its side-car has {name}={section!r}, not a section')
   return section
 
 
 def _choice(path: Path, name: str, section: Mapping[str, Any], known: Mapping[str, str]) -> str:
   value = section[name.rpartition('.')[2]]
   if not isinstance(value, str) or value not in known:
-    raise CheckpointFileError(path, f'its side-car has {name}={value!r}, known: {shown(known)}')
+    raise CheckpointError(
+      path, f'its side-car has {name}={value!r}, known: {and_more(map(repr, known))}'
+    )
   return known[value]

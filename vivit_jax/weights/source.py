@@ -15,7 +15,8 @@ import numpy as np
 
 from vivit_jax.config.augment import LARGEST, Triple
 from vivit_jax.config.schema import CheckpointFacts, Clip, Model, Task
-from vivit_jax.weights.entries import CheckpointFileError, Flat, shown
+from vivit_jax.errors import CheckpointError, and_more
+from vivit_jax.weights.readers import Flat
 
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
@@ -81,12 +82,14 @@ def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> Non
     CheckpointError: naming the parameters, and both sides of a mismatch.
   """
   if missing := [name for name in expected if name not in params]:
-    raise CheckpointFileError(path, f'misses {shown(missing)} (in our names)')
+    raise CheckpointError(path, f'misses {and_more(map(repr, missing))} (in our names)')
   if extra := [name for name in params if name not in expected]:
-    raise CheckpointFileError(path, f'holds {shown(extra)} (in our names) that its model lacks')
+    raise CheckpointError(
+      path, f'holds {and_more(map(repr, extra))} (in our names) that its model lacks'
+    )
   for name, shape in expected.items():
     if params[name].shape != shape:
-      raise CheckpointFileError(
+      raise CheckpointError(
         path, f'{name} (in our names) has shape {params[name].shape}, its model needs {shape}'
       )
 
@@ -101,11 +104,11 @@ def facts(path: Path, params: Flat) -> dict[str, Any]:
   """
   stages = {name.partition('/')[0] for name in params} - {'tokenizer', 'head'}
   if stages not in ({'spacetime'}, {'spatial'}, {'spatial', 'temporal'}):
-    raise CheckpointFileError(path, f'holds the transformers {sorted(stages)}, which no model has')
+    raise CheckpointError(path, f'holds the transformers {sorted(stages)}, which no model has')
   main = 'spatial' if 'spatial' in stages else 'spacetime'
   kernel = _get(path, params, 'tokenizer/kernel', 5)
   if kernel.shape[3] != 3:
-    raise CheckpointFileError(path, f'its patches have {kernel.shape[3]} channels, ours have 3')
+    raise CheckpointError(path, f'its patches have {kernel.shape[3]} channels, ours have 3')
   suffix = '_space' if f'{main}/block_0/attention_space/query/kernel' in params else ''
   query = _get(path, params, f'{main}/block_0/attention{suffix}/query/kernel', 3)
   cls = f'{main}/cls' in params
@@ -140,7 +143,7 @@ def positions(path: Path, params: Flat) -> dict[str, int]:
 def _get(path: Path, params: Flat, name: str, dimensions: int) -> np.ndarray:
   if name not in params or params[name].ndim != dimensions:
     held = f'has shape {params[name].shape}' if name in params else 'is missing'
-    raise CheckpointFileError(path, f'{name} (in our names) {held}, need {dimensions} dimensions')
+    raise CheckpointError(path, f'{name} (in our names) {held}, need {dimensions} dimensions')
   return params[name]
 
 
@@ -149,9 +152,7 @@ def _layers(path: Path, names: Iterable[str], stage: str) -> int:
   matches = [match for name in names if (match := _BLOCK.fullmatch(name)) and match[1] == stage]
   numbers = sorted({int(match[2]) for match in matches})
   if not numbers or numbers != list(range(len(numbers))):
-    raise CheckpointFileError(
-      path, f'the blocks of {stage} are numbered {numbers[:20]}, not 0, 1, ...'
-    )
+    raise CheckpointError(path, f'the blocks of {stage} are numbered {numbers[:20]}, not 0, 1, ...')
   return len(numbers)
 
 
@@ -218,10 +219,10 @@ class Source:
       CheckpointError: no classifier, or no value range.
     """
     if self.task is None:
-      raise CheckpointFileError(self.path, 'has no classifier, so it predicts nothing')
+      raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
     low, high = self.preprocessing.low, self.preprocessing.high
     if low is None or high is None:
-      raise CheckpointFileError(self.path, 'does not tell the value range that its weights expect')
+      raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
     return low, high
 
   @property
@@ -253,7 +254,7 @@ def check_source(source: Source) -> Source:
   expected = shapes(source.model, source.grid, source.classes)
   check_shapes(source.path, source.params, expected)
   if source.labels is not None and len(source.labels) != source.classes:
-    raise CheckpointFileError(
+    raise CheckpointError(
       source.path, f'names {len(source.labels)} labels for a head of {source.classes} classes'
     )
   return source
@@ -263,14 +264,14 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
   for name in ('stride', 'short_side'):
     value = getattr(wants, name)
     if value is not None and not (type(value) is int and 1 <= value <= LARGEST):
-      raise CheckpointFileError(path, f'{name} is {value!r}, need a whole number from 1 on')
+      raise CheckpointError(path, f'{name} is {value!r}, need a whole number from 1 on')
   seconds = wants.stride_seconds
   if seconds is not None and not 0 < seconds < math.inf:
-    raise CheckpointFileError(path, f'stride_seconds is {seconds!r}, need a number above 0')
+    raise CheckpointError(path, f'stride_seconds is {seconds!r}, need a number above 0')
   for name in ('low', 'high'):
     values = getattr(wants, name)
     if values is not None and not all(map(math.isfinite, values)):
-      raise CheckpointFileError(path, f'{name} is {values}, need finite numbers')
+      raise CheckpointError(path, f'{name} is {values}, need finite numbers')
 
 
 def check_hints(source: Source, hints: CheckpointFacts) -> None:
@@ -282,11 +283,11 @@ def check_hints(source: Source, hints: CheckpointFacts) -> None:
   for name in ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer'):
     said, held = getattr(hints, name), getattr(source.model, name)
     if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
-      raise CheckpointFileError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+      raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
   for name in ('frames', 'height', 'width'):
     said, held = getattr(hints, name), getattr(source, name)
     if said is not None and said != held:
-      raise CheckpointFileError(
+      raise CheckpointError(
         source.path,
         f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
         'from it',

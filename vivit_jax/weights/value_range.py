@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vivit_jax.weights.entries import CheckpointFileError
+from vivit_jax.errors import CheckpointError
 from vivit_jax.weights.source import Source
 
 
@@ -22,9 +22,7 @@ def value_range(
   lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
   numbers = [scale, *mean, *std] if lists else []
   if len(numbers) != 7 or not all(_is_number(n) for n in numbers) or 0 in std:
-    raise CheckpointFileError(
-      path, f'has no usable value range: {scale!r}, {mean!r}, {std!r}'[:200]
-    )
+    raise CheckpointError(path, f'has no usable value range: {scale!r}, {mean!r}, {std!r}'[:200])
   low = [(-shift - m) / s for m, s in zip(mean, std, strict=True)]
   high = [(255 * scale - shift - m) / s for m, s in zip(mean, std, strict=True)]
   return (low[0], low[1], low[2]), (high[0], high[1], high[2])
@@ -45,7 +43,7 @@ def to_unit_range(source: Source) -> Source:
   """
   low, high = source.preprocessing.low, source.preprocessing.high
   if low is None or high is None:
-    raise CheckpointFileError(source.path, 'does not tell the value range that its weights expect')
+    raise CheckpointError(source.path, 'does not tell the value range that its weights expect')
   if (low, high) == ((-1.0,) * 3, (1.0,) * 3):
     return source
   slope = (np.array(high) - np.array(low)) / 2
