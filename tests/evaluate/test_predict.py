@@ -19,7 +19,7 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
-from vivit_jax.model.values import as_values
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights import pretrained as module
@@ -113,7 +113,7 @@ def test_value_range_and_channel_order_are_those_of_the_weights(tmp_path, rng):
   pixels = np.zeros((1, 1, 1, 2, 3), np.uint8)
   pixels[..., 1, :] = 255
   pixels[..., 0, 0] = 51  # a little red, which comes last
-  values = np.asarray(as_values(jnp.asarray(pixels), low, high, 'bgr'))
+  values = np.asarray(normalize_pixels(jnp.asarray(pixels), low, high, 'bgr'))
   np.testing.assert_allclose(values[0, 0, 0], [(0.0, -1.0, -2.0 + 4.5 / 5), high], rtol=1e-6)
   assert values.dtype == np.float32
   video = write_video(tmp_path / 'x.mp4', 20)

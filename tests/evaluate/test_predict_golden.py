@@ -68,11 +68,11 @@ DRIFTS = {
     patch, frames.PlaneCutter, 'cut', lambda crops: crops[:, ::-1]
   ),
   'from 0 to 1': lambda patch: [
-    patched(patch, module, 'as_values', lambda values: (values + 1) / 2)
+    patched(patch, module, 'normalize_pixels', lambda values: (values + 1) / 2)
     for module in (make, pretrained)
   ],
   'from -3 to 1': lambda patch: [
-    patched(patch, module, 'as_values', lambda values: values * 2 - 1)
+    patched(patch, module, 'normalize_pixels', lambda values: values * 2 - 1)
     for module in (make, pretrained)
   ],
   'another stride': lambda patch: patch.setattr(

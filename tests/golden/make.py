@@ -17,7 +17,7 @@ from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import Sample, draw, encode
 from vivit_jax.data.views import read_all_views
-from vivit_jax.model.values import as_values
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights import export
 from vivit_jax.weights.pretrained import load_pretrained
@@ -39,7 +39,7 @@ def describe(folder: Path = FOLDER) -> dict[str, Any]:
   protocol = make_protocol(pretrained.source)
   views = read_all_views(Video(str(folder / CLIP), None, None, ()), protocol)
   pixels = jnp.asarray(views.pixels)
-  values = np.asarray(as_values(pixels, protocol.low, protocol.high, protocol.channels))
+  values = np.asarray(normalize_pixels(pixels, protocol.low, protocol.high, protocol.channels))
   (prediction,) = predict(pretrained, [folder / CLIP])
   return {
     'protocol': dataclasses.asdict(protocol),
