@@ -12,11 +12,11 @@ import pytest
 from flax import traverse_util
 
 from support.videos import write_video
+from support.views import read_views
 from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
 from vivit_jax.model.values import normalize_pixels
@@ -54,7 +54,7 @@ def checkpoint(tmp_path, rng):
 
 def logits_of(pretrained, video, low, high, flip=False):
   """The mean over views, written down once more."""
-  views = read_all_views(video, make_protocol(pretrained.source, 2, 3)).pixels
+  views, _ = read_views(pretrained.source, video, 2, 3)
   views = views[..., ::-1] if flip else views
   values = (views / 255.0 * (np.array(high) - low) + low).astype(np.float32)
   return np.asarray(
@@ -136,8 +136,8 @@ def test_each_head_has_its_own_softmax_and_tags_their_own_sigmoid(tmp_path, rng)
   for best in found.heads.values():
     np.testing.assert_allclose(sum(share for _, share in best), 1.0)
   protocol = make_protocol(pretrained.source)
-  assert ' verb ' in as_table([found], str(protocol))
-  assert ' noun ' in as_table([found], str(protocol))
+  assert ' verb ' in as_table([found], protocol)
+  assert ' noun ' in as_table([found], protocol)
 
   task = Task(kind='multi_label', heads=('tags',), classes=(6,))
   pretrained = load_pretrained(write_checkpoint(tmp_path / 'b.safetensors', rng, task))
@@ -158,7 +158,7 @@ def test_stride_is_the_arguments_then_the_checkpoints_then_assumed_aloud(tmp_pat
     protocol = make_protocol(source, stride=stride)
     assert (protocol.stride, protocol.stride_from) == expected
     assert ('the checkpoint does not say' in str(protocol)) == (expected[1] == 'assumed')
-    document = json.loads(as_json([], dataclasses.asdict(protocol)))
+    document = json.loads(as_json([], protocol))
     assert document['protocol']['stride_from'] == expected[1]
 
 
