@@ -18,6 +18,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
+  package_data={'vivit_jax.evaluate': ['page.html']},
   install_requires=[
     'array_record>=0.8.1',
     'av>=18.0',
@@ -27,6 +28,7 @@ setup(
     'grain>=0.2.18',
     'jax>=0.8.2',
     'jaxtyping>=0.3',
+    'Jinja2>=3.1',
     'matplotlib>=3.10.8',
     'ml_collections>=1.1',
     'msgpack>=1.0',

@@ -1,32 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says about video files: every view of each decoded once, logits averaged."""
+"""Predictions of a checkpoint for video files: an evaluation without labels."""
 
+import contextlib
 import dataclasses
-import functools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
 from tqdm import tqdm
 
 from vivit_jax.config.parse import check_views
-from vivit_jax.config.schema import Clip, Task, head_slices
+from vivit_jax.config.schema import Clip, Config, Evaluate
+from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
-from vivit_jax.data.manifest import Video
-from vivit_jax.data.video.reader import DecodeError
-from vivit_jax.data.views import Protocol, read_all_views
+from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.pipeline import evaluation_batches
 from vivit_jax.errors import ConfigError
-from vivit_jax.evaluate import predictions as page
-from vivit_jax.evaluate.predictions import Prediction
+from vivit_jax.evaluate import predictions as printer
+from vivit_jax.evaluate.accumulate import answers
+from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
-DECODERS = 2  # videos read side by side while the model runs; each holds its views in memory
 
 
 def run(
@@ -40,7 +37,7 @@ def run(
   as_json: bool = False,
   progress: bool = True,
 ) -> int:
-  """Prints what a checkpoint says about videos; the body of `vivit predict`.
+  """Prints predictions for videos; the body of `vivit predict`.
 
   Args:
     pretrained: of load_pretrained.
@@ -57,21 +54,20 @@ def run(
     UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
   """
   protocol = make_protocol(pretrained.source, *views, stride)
-  answers = predict(
-    pretrained,
-    collect_videos(videos),
-    temporal_views=views[0],
-    spatial_views=views[1],
-    top=top,
-    stride=stride,
-    batch_size=batch_size,
-    progress=progress,
+  predictions = list(
+    predict(
+      pretrained,
+      collect_videos(videos),
+      temporal_views=views[0],
+      spatial_views=views[1],
+      top=top,
+      stride=stride,
+      batch_size=batch_size,
+      progress=progress,
+    )
   )
-  predictions = list(answers)
-  if as_json:
-    print(page.as_json(predictions, dataclasses.asdict(protocol)))
-  else:
-    print(page.as_table(predictions, str(protocol)))
+  show = printer.as_json if as_json else printer.as_table
+  print(show(predictions, protocol))
   return int(any(prediction.error for prediction in predictions))
 
 
@@ -108,8 +104,11 @@ def predict(
   if min(top, batch_size) < 1:
     raise ConfigError(f'top={top} and batch_size={batch_size} must be at least 1')
   jobs = [v if isinstance(v, Video) else Video(str(v), None, None, ()) for v in videos]
-  rows = max(1, min(batch_size, protocol.views * len(jobs)))
-  return _stream(pretrained, jobs, protocol, top, rows, progress)
+  if not jobs:
+    return iter(())
+  rows = min(batch_size, protocol.views * len(jobs))
+  config = experiment(pretrained.source, protocol, rows)
+  return _stream(pretrained, jobs, protocol, top, config, progress)
 
 
 def make_protocol(
@@ -142,101 +141,57 @@ def make_protocol(
   )
 
 
-@dataclasses.dataclass(eq=False)
-class _Entry:
-  """A video whose views are on their way through the model."""
+def experiment(source: Source, protocol: Protocol, batch_size: int = 1) -> Config:
+  """Returns the configuration of an evaluation of a checkpoint under this protocol."""
+  assert source.task is not None  # see make_protocol
+  evaluate = Evaluate(
+    protocol.temporal_views, protocol.spatial_views, protocol.short_side, batch_size
+  )
+  return Config(task=source.task, model=source.model, clip=protocol.clip, evaluate=evaluate)
 
-  prediction: Prediction
-  left: int  # views without logits
-  logits: Any = 0.0  # their sum so far
+
+def unlabelled(videos: Sequence[Video]) -> Manifest:
+  """Returns a manifest of videos without labels, whose evaluation is a prediction."""
+  return Manifest('predict', tuple(videos), {}, '', multi_label=False)
 
 
 def _stream(
   pretrained: Pretrained,
-  videos: list[Video],
+  videos: Sequence[Video],
   protocol: Protocol,
   top: int,
-  batch_size: int,
+  config: Config,
   progress: bool,
 ) -> Iterator[Prediction]:
   """Yields predictions; batches fill up across videos, so that only the last one has a rest."""
-  task, labels = cast(Task, pretrained.source.task), pretrained.source.labels
-  waiting: deque[_Entry] = deque()
-  rows: list[tuple[np.ndarray, _Entry]] = []
-
-  def run_batch() -> None:
-    batch = np.zeros((batch_size, *rows[0][0].shape), np.uint8)
-    for place, (view, _) in zip(batch, rows, strict=False):
-      place[:] = view
-    for (_, entry), logits in zip(rows, pretrained.logits(batch), strict=False):
-      entry.logits = entry.logits + logits.astype(np.float64)
-      entry.left -= 1
-    del rows[:batch_size]
-
-  def finished() -> Iterator[Prediction]:
-    while waiting and not waiting[0].left:
-      entry = waiting.popleft()
-      bar.update()
-      if entry.prediction.error is None:
-        yield _with_labels(entry.prediction, entry.logits / protocol.views, task, labels, top)
+  task, labels = config.task, pretrained.source.labels
+  batches = evaluation_batches(
+    unlabelled(videos),
+    config,
+    temporal_views=protocol.temporal_views,
+    spatial_views=protocol.spatial_views,
+    batch_size=config.evaluate.batch_size,
+  )
+  disable = None if progress else True  # None: unless standard error is a terminal
+  shown = tqdm(videos, unit='video', desc='predict', disable=disable)
+  with contextlib.closing(batches):
+    for video, found in zip(
+      shown, answers(pretrained.logits, batches, protocol.views), strict=True
+    ):
+      if found.failure is not None:
+        yield Prediction(video.path, {}, error=found.failure)
+        continue
+      reading = Reading(*found.label)
+      prediction = Prediction(
+        video.path,
+        {},
+        int(reading.frames),
+        reading.seconds,
+        int(reading.used),
+        int(reading.missing),
+      )
+      if np.isfinite(found.logits).all():
+        heads = most_probable(found.logits, task, labels, top)
+        yield dataclasses.replace(prediction, heads=heads)
       else:
-        yield entry.prediction
-
-  quiet = None if progress else True  # None: where standard error is a terminal
-  with tqdm(total=len(videos), unit='video', desc='predict', disable=quiet) as bar:
-    for prediction, pixels in _ahead(functools.partial(_read, protocol=protocol), videos):
-      waiting.append(_Entry(prediction, len(pixels)))
-      rows.extend((view, waiting[-1]) for view in pixels)
-      while len(rows) >= batch_size:
-        run_batch()
-      yield from finished()
-    if rows:
-      run_batch()
-    yield from finished()
-
-
-def _read(video: Video, protocol: Protocol) -> tuple[Prediction, Sequence[np.ndarray]]:
-  """Returns a prediction that lacks its labels, and the views; or one with an error, and none."""
-  try:
-    views = read_all_views(video, protocol)
-  except DecodeError as error:
-    return Prediction(video.path, {}, error=error.reason), []
-  used = len(np.unique(views.indices)) - views.missing
-  found = Prediction(video.path, {}, views.frames, views.seconds, used, views.missing)
-  return found, list(views.pixels)
-
-
-def _ahead(read: Callable, videos: Sequence[Video]) -> Iterator[Any]:
-  """Yields read(video) in order, a few videos ahead of who asks, in threads."""
-  with ThreadPoolExecutor(DECODERS) as pool:
-    queue: deque[Future] = deque()
-    for video in videos:
-      queue.append(pool.submit(read, video))
-      if len(queue) > DECODERS:
-        yield queue.popleft().result()
-    while queue:
-      yield queue.popleft().result()
-
-
-def _with_labels(
-  prediction: Prediction,
-  logits: Float64[np.ndarray, ' c'],
-  task: Task,
-  labels: tuple[str, ...] | None,
-  top: int,
-) -> Prediction:
-  """Returns the prediction with the likeliest labels of each head."""
-  if not np.isfinite(logits).all():
-    return dataclasses.replace(prediction, error='the model gives logits that are not finite')
-  heads = {}
-  for head, part in head_slices(task).items():
-    own = logits[part]
-    if task.kind == 'multi_label':
-      shares = np.exp(-np.logaddexp(0.0, -own))
-    else:
-      shares = np.exp(own - own.max())
-      shares /= shares.sum()
-    names = labels[part] if labels else [f'class {i}' for i in range(len(own))]
-    best = np.argsort(-shares, kind='stable')[:top]
-    heads[head] = tuple((names[i], float(shares[i])) for i in best)
-  return dataclasses.replace(prediction, heads=heads)
+        yield dataclasses.replace(prediction, error='the model gives logits that are not finite')

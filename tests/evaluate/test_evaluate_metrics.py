@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, top_k_accuracy_score
 
 from vivit_jax.config.schema import Evaluate, Task
-from vivit_jax.evaluate.accumulate import Predictions, hits, ranks
+from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.metrics import compute, confusion, most_confident_mistakes
+from vivit_jax.evaluate.ranks import hits, ranks
 
 PROTOCOL = Evaluate(temporal_views=1, spatial_views=1)
 

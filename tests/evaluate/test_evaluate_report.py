@@ -11,9 +11,10 @@ import pytest
 from matplotlib.image import imread
 
 from vivit_jax.config.schema import Evaluate, Task
-from vivit_jax.evaluate.accumulate import Predictions, hits
+from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.metrics import Mistake, compute, most_confident_mistakes, most_confused
 from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
+from vivit_jax.evaluate.ranks import hits
 from vivit_jax.evaluate.report import ShownMistake, write_report
 
 HOSTILE = '<script>alert("1")</script> & $x^{$'

@@ -8,7 +8,7 @@ import pytest
 
 from vivit_jax.config.schema import Task
 from vivit_jax.errors import EvaluationError
-from vivit_jax.evaluate.accumulate import Predictions, collect
+from vivit_jax.evaluate.accumulate import Predictions, answers, collect
 
 ACTION = Task(heads=('verb', 'noun'), classes=(3, 6), joint='action')
 VIDEOS, VIEWS = 11, 4
@@ -82,6 +82,40 @@ def test_order_and_batch_size_change_no_bit(rng, size):
   logits[:4] *= np.float32(1e-6)
   straight = run(np.arange(len(ids)), ids, logits, labels)
   assert same(straight, run(rng.permutation(len(ids)), ids, logits, labels, size=size))
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 16])
+def test_a_stream_answers_each_video_as_soon_as_its_views_are_done(rng, size):
+  ids, logits, labels = views_of(rng)
+  unreadable, taken = {2: 'damaged', 7: 'empty'}, []
+
+  def batches():
+    for start in range(0, len(ids), size):
+      rows = np.arange(start, min(start + size, len(ids)))
+      first = [i for i in ids[rows[rows % VIEWS == 0]].tolist() if i in unreadable]
+      padding = size - len(rows)
+      taken.append(rows[-1])
+      yield {
+        'video': np.append(rows, np.full(padding, -1)),
+        'label': np.append(labels[ids[rows]], np.zeros((padding, 2), int), axis=0),
+        'mask': np.append(~np.isin(ids[rows], list(unreadable)), np.zeros(padding, bool)),
+        'id': np.append(ids[rows], np.full(padding, -1)),
+        'failures': [('same name.mp4', unreadable[i]) for i in first],
+      }
+
+  def apply(rows):
+    return np.where(rows[:, None] < 0, np.nan, logits[rows])
+
+  whole = collect(apply, batches(), ACTION, videos=VIDEOS)
+  taken.clear()
+  found = []
+  for answer in answers(apply, batches(), VIEWS):
+    assert taken[-1] < (len(found) + 1) * VIEWS + size  # no batch more than it needs
+    found.append(answer)
+  assert [answer.failure for answer in found] == [unreadable.get(i) for i in range(VIDEOS)]
+  readable = [answer for answer in found if answer.failure is None]
+  np.testing.assert_array_equal([answer.logits for answer in readable], whole.mean_logits())
+  np.testing.assert_array_equal([answer.label for answer in readable], whole.labels[whole.seen])
 
 
 @pytest.mark.parametrize('kind', ['single_label', 'multi_label'])

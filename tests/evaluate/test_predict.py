@@ -12,14 +12,14 @@ import pytest
 from flax import traverse_util
 
 from support.videos import write_video
+from support.views import read_views
 from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import CheckpointError, ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
-from vivit_jax.model.values import as_values
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights import pretrained as module
@@ -53,7 +53,7 @@ def checkpoint(tmp_path, rng):
 
 def logits_of(pretrained, video, low, high, flip=False):
   """The mean over views, written down once more."""
-  views = read_all_views(video, make_protocol(pretrained.source, 2, 3)).pixels
+  views, _ = read_views(pretrained.source, video, 2, 3)
   views = views[..., ::-1] if flip else views
   values = (views / 255.0 * (np.array(high) - low) + low).astype(np.float32)
   return np.asarray(
@@ -112,7 +112,7 @@ def test_value_range_and_channel_order_are_those_of_the_weights(tmp_path, rng):
   pixels = np.zeros((1, 1, 1, 2, 3), np.uint8)
   pixels[..., 1, :] = 255
   pixels[..., 0, 0] = 51  # a little red, which comes last
-  values = np.asarray(as_values(jnp.asarray(pixels), low, high, 'bgr'))
+  values = np.asarray(normalize_pixels(jnp.asarray(pixels), low, high, 'bgr'))
   np.testing.assert_allclose(values[0, 0, 0], [(0.0, -1.0, -2.0 + 4.5 / 5), high], rtol=1e-6)
   assert values.dtype == np.float32
   video = write_video(tmp_path / 'x.mp4', 20)
@@ -135,8 +135,8 @@ def test_each_head_has_its_own_softmax_and_tags_their_own_sigmoid(tmp_path, rng)
   for best in found.heads.values():
     np.testing.assert_allclose(sum(share for _, share in best), 1.0)
   protocol = make_protocol(pretrained.source)
-  assert ' verb ' in as_table([found], str(protocol))
-  assert ' noun ' in as_table([found], str(protocol))
+  assert ' verb ' in as_table([found], protocol)
+  assert ' noun ' in as_table([found], protocol)
 
   task = Task(kind='multi_label', heads=('tags',), classes=(6,))
   pretrained = load_pretrained(write_checkpoint(tmp_path / 'b.safetensors', rng, task))
@@ -157,7 +157,7 @@ def test_stride_is_the_arguments_then_the_checkpoints_then_assumed_aloud(tmp_pat
     protocol = make_protocol(source, stride=stride)
     assert (protocol.stride, protocol.stride_from) == expected
     assert ('the checkpoint does not say' in str(protocol)) == (expected[1] == 'assumed')
-    document = json.loads(as_json([], dataclasses.asdict(protocol)))
+    document = json.loads(as_json([], protocol))
     assert document['protocol']['stride_from'] == expected[1]
 
 

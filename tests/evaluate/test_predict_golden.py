@@ -9,7 +9,7 @@ import pytest
 
 from golden import make
 from vivit_jax import predict
-from vivit_jax.data import views
+from vivit_jax.data import examples
 from vivit_jax.data.video import frames, reader
 from vivit_jax.weights import pretrained
 
@@ -59,7 +59,7 @@ DRIFTS = {
     patch, frames, 'resize', lambda crop: np.roll(crop, 1, axis=1)
   ),
   'one frame late': lambda patch: patched(
-    patch, views, 'evaluation_clips', lambda indices: np.minimum(indices + 1, 23)
+    patch, examples, 'evaluation_clips', lambda indices: np.minimum(indices + 1, 23)
   ),
   'blue first': lambda patch: patched(
     patch, reader.VideoReader, 'read', lambda frames: frames[..., ::-1]
@@ -68,11 +68,11 @@ DRIFTS = {
     patch, frames.PlaneCutter, 'cut', lambda crops: crops[:, ::-1]
   ),
   'from 0 to 1': lambda patch: [
-    patched(patch, module, 'as_values', lambda values: (values + 1) / 2)
+    patched(patch, module, 'normalize_pixels', lambda values: (values + 1) / 2)
     for module in (make, pretrained)
   ],
   'from -3 to 1': lambda patch: [
-    patched(patch, module, 'as_values', lambda values: values * 2 - 1)
+    patched(patch, module, 'normalize_pixels', lambda values: values * 2 - 1)
     for module in (make, pretrained)
   ],
   'another stride': lambda patch: patch.setattr(

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import av
@@ -12,15 +13,16 @@ from flax import traverse_util
 
 from golden import make
 from support.videos import numbers, write_video
+from support.views import read_views
 from vivit_jax.cli import main
 from vivit_jax.cli.options import parse_views
 from vivit_jax.config.file import load
 from vivit_jax.config.parse import MAX_VIEWS, check_views
 from vivit_jax.config.schema import Clip, Model, Task
+from vivit_jax.data import decoders, pipeline
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.video.lenient import LenientReader
 from vivit_jax.data.video.reader import DecodeError, VideoReader
-from vivit_jax.data.views import read_all_views
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.predictions import as_table
 from vivit_jax.model.vivit import ViViT, abstract_params
@@ -139,16 +141,17 @@ def test_nothing_to_decode_is_still_an_error(tmp_path, pretrained):
 def test_an_answer_from_the_frames_there_are_says_so(tmp_path, pretrained, capsys):
   good = write_video(tmp_path / 'good.mp4', 40)
   bad = spoil(write_video(tmp_path / 'bad.mp4', 40), 20)
-  protocol = make_protocol(pretrained.source)
-  views = read_all_views(Video(str(bad), None, None, ()), protocol)
-  whole = read_all_views(Video(str(good), None, None, ()), protocol)
+  views, whole = (
+    read_views(pretrained.source, Video(str(file), None, None, ()))[1] for file in (bad, good)
+  )
   assert whole.missing == 0
   assert views.missing > 0
-  np.testing.assert_array_equal(views.indices, whole.indices)
+  assert views.used + views.missing == whole.used
+  assert views.frames == whole.frames
 
   assert run(pretrained, [good, bad]) == 0
   out = capsys.readouterr().out
-  assert f'{bad} is damaged: {views.missing} frames of its views cannot be decoded' in out
+  assert f'{bad} is damaged: {views.missing:.0f} frames of its views cannot be decoded' in out
   assert out.count('damaged') == 1
   assert run(pretrained, [good, bad], as_json=True) == 0
   document = json.loads(capsys.readouterr().out)
@@ -159,4 +162,42 @@ def test_an_answer_from_the_frames_there_are_says_so(tmp_path, pretrained, capsy
 
   (found,) = predict(pretrained, [bad])
   odd = dataclasses.replace(found, path='\x1b[2J.mp4')
-  assert '\x1b' not in as_table([odd], '')
+  assert '\x1b' not in as_table([odd], make_protocol(pretrained.source))
+
+
+def test_each_span_of_one_file_has_its_own_answer(tmp_path, pretrained):
+  file = str(write_video(tmp_path / 'x.mp4', 40))  # 4 seconds
+  spans = [(9.0, 10.0), (0.0, 2.0), (7.0, 8.0), (None, None)]
+  found = list(predict(pretrained, [Video(file, *span, ()) for span in spans], batch_size=5))
+  assert [p.frames for p in found] == [0, 20, 0, 40]
+  assert ['no frame from 9.0' in (p.error or '') for p in found] == [True, False, False, False]
+  assert ['no frame from 7.0' in (p.error or '') for p in found] == [False, False, True, False]
+
+
+def test_views_that_wait_are_bounded_in_bytes_on_any_number_of_cores(
+  tmp_path, pretrained, monkeypatch
+):
+  found = []
+
+  class Assembly(pipeline.Assembly):
+    def __init__(self, *args, ahead, **options):
+      found.append(ahead)
+      super().__init__(*args, ahead=ahead, **options)
+
+  monkeypatch.setattr(pipeline, 'Assembly', Assembly)
+  monkeypatch.setattr(decoders, 'cores', lambda: 64)
+  files = [write_video(tmp_path / f'{k}.mp4') for k in range(3)]
+  frame = 32 * 32 * 3 * 8
+  monkeypatch.setattr(pipeline, 'AHEAD_BYTES', 5 * frame)
+  assert [p.error for p in predict(pretrained, files)] == [None] * 3
+  assert found == [5]
+
+
+def test_an_iterator_that_is_left_ends_its_decoders(tmp_path, pretrained):
+  before = set(threading.enumerate())
+  files = [write_video(tmp_path / f'{k}.mp4') for k in range(9)]
+  predictions = predict(pretrained, files)
+  next(predictions)
+  assert set(threading.enumerate()) > before
+  predictions.close()
+  assert set(threading.enumerate()) <= before

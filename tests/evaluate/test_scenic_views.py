@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from support.recipes import recipe
 from support.videos import config, write_dataset, write_images
+from support.views import read_views
 from vivit_jax.config.augment import Augment, TrainingCrop
 from vivit_jax.config.file import load
 from vivit_jax.config.parse import parse, to_dict
@@ -19,7 +20,6 @@ from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.examples import EvaluationVideos, read_view
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.video.sampling import evaluation_clips
-from vivit_jax.data.views import read_all_views
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.predict import make_protocol
 from vivit_jax.weights import export
@@ -127,9 +127,8 @@ def test_validation_testing_and_prediction_show_the_same(tmp_path, rng, said, sh
   source = load_source(_release(tmp_path, settings))
   write_run(source, tmp_path / 'run')
   for pretrained in (source, load_run(tmp_path / 'run').source):
-    protocol = make_protocol(pretrained, 2, 3)
-    assert protocol.short_side == shown
-    predicted = read_all_views(manifest.videos[0], protocol).pixels
+    assert make_protocol(pretrained, 2, 3).short_side == shown
+    predicted, _ = read_views(pretrained, manifest.videos[0], 2, 3)
     np.testing.assert_array_equal(predicted, tested)
 
 

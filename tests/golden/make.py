@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The golden clip: what predict makes of it, and `python -m tests.golden.make`, which wrote it.
+"""The golden clip: what predict makes of it, and `python -m golden.make` in tests/, which wrote it.
 
 Written once. A change of expected.json says that every user's videos will look different to their
 weights; make it only together with the reason for it, in CHANGELOG.md.
@@ -13,11 +13,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from support.views import read_views
 from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import Sample, draw, encode
-from vivit_jax.data.views import read_all_views
-from vivit_jax.model.values import as_values
+from vivit_jax.data.video.reader import VideoReader
+from vivit_jax.data.video.sampling import evaluation_clips
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights import export
 from vivit_jax.weights.pretrained import load_pretrained
@@ -37,14 +39,16 @@ def describe(folder: Path = FOLDER) -> dict[str, Any]:
   """Returns what expected.json holds, computed from the clip and the checkpoint of a folder."""
   pretrained = load_pretrained(folder / CHECKPOINT)
   protocol = make_protocol(pretrained.source)
-  views = read_all_views(Video(str(folder / CLIP), None, None, ()), protocol)
-  pixels = jnp.asarray(views.pixels)
-  values = np.asarray(as_values(pixels, protocol.low, protocol.high, protocol.channels))
+  views, reading = read_views(pretrained.source, Video(str(folder / CLIP), None, None, ()))
+  pixels = jnp.asarray(views)
+  values = np.asarray(normalize_pixels(pixels, protocol.low, protocol.high, protocol.channels))
+  with VideoReader(str(folder / CLIP)) as reader:
+    indices = evaluation_clips(reader.times, protocol.clip, protocol.temporal_views)
   (prediction,) = predict(pretrained, [folder / CLIP])
   return {
     'protocol': dataclasses.asdict(protocol),
-    'frames': views.frames,
-    'indices': views.indices.tolist(),
+    'frames': int(reading.frames),
+    'indices': indices.tolist(),
     'range': [float(values.min()), float(values.max())],
     # Per view: its overall colour; and, which a shift by one pixel or frame changes, how bright
     # the quarters of its first and last frame are.

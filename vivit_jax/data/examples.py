@@ -6,10 +6,10 @@ until one of them can be read (by a `Reader`, which any process can do).
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
 from vivit_jax.config.schema import Config
 from vivit_jax.data.augmentation.augment import draw
@@ -17,16 +17,16 @@ from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.timing import stage
-from vivit_jax.data.video.reader import DecodeError
+from vivit_jax.data.video.lenient import LenientReader
+from vivit_jax.data.video.reader import DecodeError, VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips, training_clip
-from vivit_jax.data.views import read_clips
 from vivit_jax.errors import DataError
 
 ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
 
 Record = dict[str, Any]
 Failure = tuple[str, str]  # path, reason
-Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c']
+Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c'] | Float64[np.ndarray, ' 4']
 Sample = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
 
 
@@ -163,6 +163,15 @@ class TrainingExamples:
     return {**record, 'video': record['video'][0]}
 
 
+class Reading(NamedTuple):
+  """How a video without labels was read."""
+
+  frames: float  # of the video, or of its span
+  seconds: float  # from the first of them to the last
+  used: float  # different frames that the views show
+  missing: float  # more that they would show, but that cannot be decoded; the nearest stand in
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationReader:
   """Reads all views of one video; see `Reader`."""
@@ -173,14 +182,25 @@ class EvaluationReader:
   spatial_views: int
 
   def __call__(self, attempt: Attempt) -> Sample:
-    """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError."""
+    """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError.
+
+    A frame that several views show is decoded and resized once. If the manifest has no labels, a
+    damaged video is read as far as it can be, and its `Reading` stands in for the label.
+    """
     clip = self.config.clip
     crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
-    with self.manifest.open(attempt.index, attempt.video) as reader:
+    kind = VideoReader if self.manifest.class_names else LenientReader
+    with self.manifest.open(attempt.index, attempt.video, kind) as reader:
       indices = evaluation_clips(reader.times, clip, self.temporal_views)
       if self.config.data.freeze_time:
         indices = np.broadcast_to(indices[:, :1], indices.shape)
-      return read_clips(reader, indices, crops), label(attempt.video, self.manifest)
+      frames = reader.read(indices.reshape(-1), crops)  # [T * F, S, H, W, 3]
+      clips = frames.reshape(*indices.shape, *frames.shape[1:]).swapaxes(1, 2)
+      views = np.ascontiguousarray(clips).reshape(-1, clip.frames, *frames.shape[2:])
+      if not isinstance(reader, LenientReader):
+        return views, label(attempt.video, self.manifest)
+      used = len(np.unique(indices)) - reader.missing
+      return views, np.array(Reading(reader.frames, reader.seconds, used, reader.missing))
 
 
 class EvaluationVideos:
@@ -242,7 +262,12 @@ def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarra
 
 
 def label(video: Video, manifest: Manifest) -> Label:
-  """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C]."""
+  """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C].
+
+  Of a manifest without labels, zeros for a `Reading`, float64 [4].
+  """
+  if not manifest.class_names:
+    return np.zeros(len(Reading._fields))
   if not manifest.multi_label:
     return np.array(video.labels, np.int32)
   row = np.zeros(len(next(iter(manifest.class_names.values()))), np.float32)

@@ -42,23 +42,26 @@ class Manifest:
 
   split: str
   videos: tuple[Video, ...]
-  class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids
+  class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids; {}: no labels
   fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
   multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
   contents: Contents | None = None  # None: `Video.path` is a local file
 
-  def open(self, index: int, video: Video | None = None) -> VideoReader:
+  def open(
+    self, index: int, video: Video | None = None, kind: type[VideoReader] = VideoReader
+  ) -> VideoReader:
     """Returns the frames of a video between its start and end; raises DecodeError.
 
     Args:
       index: in `videos`.
       video: what stands there, for a process that was not given `videos`.
+      kind: of reader.
     """
     video = video or self.videos[index]
     with stage('fetch'):
       content = None if self.contents is None else self.contents[index]
     with stage('open'):
-      return VideoReader(video.path, video.start, video.end, content)
+      return kind(video.path, video.start, video.end, content)
 
 
 def read_manifest(root: str | Folder, split: str, task: Task) -> Manifest:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from vivit_jax.data.decoders import Processes, Threads
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
 from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
+
+AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever decodes them
 
 
 def train_batches(
@@ -68,7 +71,9 @@ def evaluation_batches(
 
   Returns:
     Batches as in `train_batches` with B = batch_size / hosts views; 'mask' is False for videos that
-    cannot be read and for padding, whose 'id' is -1.
+    cannot be read and for padding, whose 'id' is -1. Videos come in order, each whole. Without
+    labels (a manifest without class names) damaged videos are read as far as they can be, and
+    'label' is a `Reading`, float64 [B, 4].
   """
   size = batch_size // hosts
   videos = EvaluationVideos(manifest, config, temporal_views, spatial_views)
@@ -101,6 +106,6 @@ def _batches(
     padding,
     batches=batches,
     size=size,
-    ahead=decoders.jobs * examples.rows,
+    ahead=min(decoders.jobs * examples.rows, AHEAD_BYTES // math.prod(row)),
   )
   yield from stream.stream(decoders, buffers)

@@ -1,32 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams views of videos through a model and sums what it says about each video.
-
-How far from the first place the truth lands, for each head and for all heads together.
-
-What all processes saw of the videos, in each of them, to the last bit.
-"""
+"""Streams views of videos through a model and sums the logits of each video."""
 
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float, Float64, Int, UInt8
+from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from tqdm import tqdm
 
-from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.config.schema import Task
 from vivit_jax.errors import EvaluationError
+from vivit_jax.evaluate.ranks import hits, metric_names
 
 Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
 
 # Below 2 ** 23 in sum, multiples of 2 ** -30 add without rounding in float64, so no order of
 # batches and no split over hosts changes a bit of a result; what is lost is under 1e-9 of a logit.
 _GRAIN = 2.0**30
+
+
+def _exact(logits: Float[np.ndarray, 'b c']) -> Float64[np.ndarray, 'b c']:
+  """Returns logits that can be summed in any order."""
+  with np.errstate(invalid='ignore'):
+    return np.round(logits.astype(np.float64) * _GRAIN) / _GRAIN
+
+
+class VideoAnswer(NamedTuple):
+  """What a model says about one video."""
+
+  logits: Float64[np.ndarray, ' c']  # mean over views (paper, section 4.2)
+  label: Shaped[np.ndarray, ' label']  # as in the batches
+  failure: str | None  # why the video could not be read; the logits then mean nothing
+
+
+def answers(
+  apply: Apply, batches: Iterable[Mapping[str, Any]], views: int
+) -> Iterator[VideoAnswer]:
+  """Yields the answer to each video as soon as its views are done; memory for one video.
+
+  Args:
+    apply: as in `collect`.
+    batches: as in `collect`, of one process: the videos in order, each with all its views.
+    views: of each video.
+  """
+  failures: deque[str] = deque()
+  total, left = np.float64(0.0), views
+  for batch in batches:
+    logits = _exact(np.asarray(apply(batch['video'])))
+    failures.extend(reason for _, reason in batch['failures'])
+    for row in np.flatnonzero(batch['id'] >= 0):
+      total, left = total + logits[row], left - 1
+      if not left:
+        failure = None if batch['mask'][row] else failures.popleft()
+        yield VideoAnswer(total / views, batch['label'][row], failure)
+        total, left = np.float64(0.0), views
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,89 +184,11 @@ def _add(
       'videos: mask rows that are padding'
     )
   with np.errstate(invalid='ignore'):
-    np.add.at(total.logit_sums, ids, np.round(logits.astype(np.float64) * _GRAIN) / _GRAIN)
+    np.add.at(total.logit_sums, ids, _exact(logits))
   np.add.at(total.views, ids, 1)
   total.labels[ids] = labels
   if task.kind == 'single_label':
     total.clip_hits[:] += hits(logits, labels, task).sum(axis=0)
-
-
-TOP = (1, 5)
-
-
-def metric_names(task: Task) -> tuple[str, ...]:
-  """Returns what a single_label task is scored on: its heads, then the joint metric if any."""
-  return (*task.heads, task.joint) if task.joint else task.heads
-
-
-def finite_or_worst(logits: Float[np.ndarray, 'n c']) -> Float[np.ndarray, 'n c']:
-  """Returns the logits with every NaN and infinity at -inf, behind all finite ones."""
-  return np.where(np.isfinite(logits), logits, -np.inf)
-
-
-def ranks(logits: Float[np.ndarray, 'n c'], truth: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n']:
-  """Returns how many classes come before the true one, 0 = predicted.
-
-  Ties go to the lower class id, so a constant predictor scores one class and not all of them.
-
-  Args:
-    logits: any scale; a truth whose logit is not finite gets rank c, worse than any other.
-    truth: class ids in [0, c).
-  """
-  logits = finite_or_worst(logits)
-  own = np.take_along_axis(logits, truth[:, None], axis=1)
-  lower_id = np.arange(logits.shape[1]) < truth[:, None]
-  before = (logits > own) | ((logits == own) & lower_id)
-  return np.where(np.isfinite(own[:, 0]), before.sum(axis=1), logits.shape[1])
-
-
-def joint_ranks(
-  logits: Sequence[Float[np.ndarray, 'n _']], head_ranks: Sequence[Int[np.ndarray, 'n']]
-) -> Int[np.ndarray, 'n']:
-  """Returns the rank of the true combination by the product of the heads' softmaxes, up to 4.
-
-  The softmax's denominator is the same for all classes of a head, so the sum of logits ranks as the
-  product does. A combination in the first five has each of its classes in the first five of its
-  head, so 5 ** heads combinations a video are compared instead of all (97 * 300 = 29,100, say).
-
-  Args:
-    logits: per head [n, classes].
-    head_ranks: per head, `ranks` of the truth.
-
-  Returns:
-    The exact rank where it is below 5, else any larger number; 0 exactly if all heads are right.
-  """
-  kept = [min(max(TOP), head.shape[1]) for head in logits]
-  sums = np.zeros((len(head_ranks[0]), 1))
-  for head, k in zip(logits, kept, strict=True):
-    best = -np.sort(-finite_or_worst(head).astype(np.float64), axis=1)[:, :k]
-    sums = (sums[:, :, None] + best[:, None, :]).reshape(len(sums), sums.shape[1] * k)
-
-  within = np.all([rank < k for rank, k in zip(head_ranks, kept, strict=True)], axis=0)
-  places = [np.minimum(rank, k - 1) for rank, k in zip(head_ranks, kept, strict=True)]
-  # Ties go to the combination whose classes rank higher: the truth is first only if all heads are.
-  return np.where(within, ranks(sums, np.ravel_multi_index(places, kept)), prod(kept) + max(TOP))
-
-
-def hits(
-  logits: Float[np.ndarray, 'n c'], labels: Int[np.ndarray, 'n heads'], task: Task
-) -> Bool[np.ndarray, 'n metrics 2']:
-  """Returns whether the truth is the first, and among the first five, for each metric.
-
-  Args:
-    logits: over the class axis of all heads.
-    labels: class ids per head.
-    task: a single_label task; its `metric_names` order the second axis. Five is clipped to the
-      number of classes (of combinations for the joint metric).
-  """
-  heads = [logits[:, part] for part in head_slices(task).values()]
-  rows = [ranks(head, labels[:, i]) for i, head in enumerate(heads)]
-  counts = list(task.classes)
-  if task.joint:
-    rows = [*rows, joint_ranks(heads, rows)]
-    counts = [*counts, prod(counts)]
-  limits = np.minimum(np.array(TOP), np.array(counts)[:, None])
-  return np.stack(rows, axis=1)[:, :, None] < limits
 
 
 def merged_over_hosts(mine: Predictions) -> Predictions:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from sklearn.metrics import average_precision_score
 
 from vivit_jax.config.schema import Evaluate, Task, head_slices
-from vivit_jax.evaluate.accumulate import TOP, Predictions, finite_or_worst, hits, metric_names
+from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.ranks import TOP, finite_or_worst, hits, metric_names, probabilities
 
 
 def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
@@ -151,29 +152,27 @@ def most_confident_mistakes(
   logits = predictions.mean_logits()
   finite = np.isfinite(logits).all(axis=1)
   ids, logits = predictions.seen[finite], logits[finite]
+  shares = probabilities(logits, task)
   labels = predictions.labels[ids]
   if task.kind == 'multi_label':
-    found = _false_alarms(ids, logits, labels, class_names[task.heads[0]])
+    found = _false_alarms(ids, logits, shares, labels, class_names[task.heads[0]])
   else:
-    found = _wrong_predictions(ids, logits, labels.astype(np.int64), task, class_names)
+    found = _wrong_predictions(ids, shares, labels.astype(np.int64), task, class_names)
   return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.video))[:n]
 
 
 def _wrong_predictions(
   ids: Int[np.ndarray, 'n'],
-  logits: Float[np.ndarray, 'n c'],
+  shares: Float[np.ndarray, 'n c'],
   labels: Int[np.ndarray, 'n heads'],
   task: Task,
   class_names: Mapping[str, Sequence[str]],
 ) -> list[Mistake]:
   """Returns every video for which not all heads of the headline metric are right."""
   heads = task.heads if task.joint else task.heads[:1]
-  parts = [logits[:, head_slices(task)[head]] for head in heads]
+  parts = [shares[:, head_slices(task)[head]] for head in heads]
   predicted = np.stack([part.argmax(axis=1) for part in parts], axis=1)
-  # The predicted class's softmax: its own term is exp(0).
-  confidence = np.prod(
-    [1 / np.exp(part - part.max(axis=1, keepdims=True)).sum(axis=1) for part in parts], axis=0
-  )
+  confidence = np.prod([part.max(axis=1) for part in parts], axis=0)
   labels = labels[:, : len(heads)]
 
   def named(row: Int[np.ndarray, 'heads']) -> str:
@@ -188,16 +187,15 @@ def _wrong_predictions(
 def _false_alarms(
   ids: Int[np.ndarray, 'n'],
   logits: Float[np.ndarray, 'n c'],
+  shares: Float[np.ndarray, 'n c'],
   labels: Float[np.ndarray, 'n c'],
   names: Sequence[str],
 ) -> list[Mistake]:
-  """Returns every video whose first class is absent."""
+  """Returns every video whose most probable class is absent."""
   found = []
-  for i, top in enumerate(logits.argmax(axis=1)):
+  for i, top in enumerate(logits.argmax(axis=1)):  # sigmoids may round to 1
     if labels[i, top] > 0:
       continue
     truth = ', '.join(names[int(c)] for c in np.flatnonzero(labels[i] > 0)) or 'none'
-    # 1 / (1 + exp(-x)) overflows for large -x; logaddexp does not.
-    confidence = float(np.exp(-np.logaddexp(0.0, -logits[i, top])))
-    found.append(Mistake(int(ids[i]), truth, names[int(top)], confidence))
+    found.append(Mistake(int(ids[i]), truth, names[int(top)], float(shares[i, top])))
   return found

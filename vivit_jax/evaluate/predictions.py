@@ -1,12 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says about videos, as a table to read and as JSON to go on with."""
+"""Predictions for videos as a table or as JSON, with how the videos were read."""
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
+import numpy as np
+from jaxtyping import Float
+
+from vivit_jax.config.augment import Triple
+from vivit_jax.config.schema import Clip, Task, head_slices
 from vivit_jax.errors import printable
+from vivit_jax.evaluate.ranks import probabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """How videos become what a model sees."""
+
+  frames: int  # of a clip
+  stride: int  # in frames of the video; see config.Clip for all three
+  stride_from: Literal['argument', 'checkpoint', 'assumed']
+  stride_seconds: float | None
+  sampling: Literal['stride', 'whole_video']
+  height: int  # pixels
+  width: int
+  short_side: int  # see SpatialCrops
+  low: Triple  # what a pixel of 0 becomes, per channel
+  high: Triple  # what 255 becomes
+  channels: Literal['rgb', 'bgr']  # the order of low, high and of what the model sees
+  temporal_views: int
+  spatial_views: int
+
+  @property
+  def views(self) -> int:
+    """Of each video."""
+    return self.temporal_views * self.spatial_views
+
+  @property
+  def clip(self) -> Clip:
+    """Which frames and pixels a view has."""
+    return Clip(
+      self.frames, self.stride, self.stride_seconds, self.sampling, self.height, self.width
+    )
+
+  def __str__(self) -> str:
+    """Returns all of it in one line, including what had to be assumed."""
+    stride = f'every {self.stride} frames' if self.stride > 1 else 'every frame'
+    if self.stride_seconds is not None:
+      stride = f'every {self.stride_seconds:g} s'
+    if self.sampling == 'whole_video':
+      stride = 'evenly from the whole video'
+    if self.stride_from == 'assumed':
+      stride += ' (assumed: the checkpoint does not say)'
+    return (
+      f'{self.temporal_views}x{self.spatial_views} views of {self.frames} frames, {stride}, '
+      f'{self.height}x{self.width} pixels of a short side of {self.short_side}, '
+      f'{self.channels} from {_values(self.low)} to {_values(self.high)}'
+    )
+
+
+def _values(channels: Triple) -> str:
+  """Returns one number if all channels have the same."""
+  if len(set(channels)) == 1:
+    return f'{channels[0]:g}'
+  return f'({", ".join(f"{value:.3g}" for value in channels)})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +92,45 @@ class Prediction:
   error: str | None = None
 
 
-def as_json(predictions: Sequence[Prediction], protocol: Mapping[str, Any]) -> str:
+def most_probable(
+  logits: Float[np.ndarray, ' c'], task: Task, labels: Sequence[str] | None, top: int
+) -> dict[str, tuple[tuple[str, float], ...]]:
+  """Returns the `heads` of a Prediction.
+
+  Args:
+    logits: of one video, finite.
+    task: what they mean.
+    labels: one name per class of all heads; None: `class 0`, `class 1` and so on per head.
+    top: labels per head.
+  """
+  shares = probabilities(logits[None], task)[0]
+  heads = {}
+  for head, part in head_slices(task).items():
+    names = labels[part] if labels else [f'class {i}' for i in range(len(shares[part]))]
+    best = np.argsort(-shares[part], kind='stable')[:top]
+    heads[head] = tuple((names[i], float(shares[part][i])) for i in best)
+  return heads
+
+
+def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   """Returns {"protocol": ..., "videos": [{"path", "heads": {head: [{"label", "probability"}]}}]}.
 
   A video without an answer has an "error" that is not null, and no heads.
-
-  Args:
-    predictions: in their order.
-    protocol: how videos were read, plain values.
   """
-  videos: list[dict[str, Any]] = []
-  for prediction in predictions:
-    heads = {
-      head: [{'label': label, 'probability': share} for label, share in best]
-      for head, best in prediction.heads.items()
+  videos = [
+    {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
+    | {
+      'heads': {
+        head: [{'label': label, 'probability': share} for label, share in best]
+        for head, best in prediction.heads.items()
+      }
     }
-    fields = {f.name: getattr(prediction, f.name) for f in dataclasses.fields(prediction)}
-    videos.append(fields | {'heads': heads})
-  return json.dumps({'protocol': dict(protocol), 'videos': videos}, indent=2)
+    for prediction in predictions
+  ]
+  return json.dumps({'protocol': dataclasses.asdict(protocol), 'videos': videos}, indent=2)
 
 
-def as_table(predictions: Sequence[Prediction], title: str) -> str:
+def as_table(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   """Returns aligned text: a title that says how videos were read, and a row per label or error."""
   several = any(len(prediction.heads) > 1 for prediction in predictions)
   header = ['video', 'frames', 'used', 'seconds', *(['head'] if several else []), 'label', '']
@@ -62,7 +139,7 @@ def as_table(predictions: Sequence[Prediction], title: str) -> str:
     rows += _rows(prediction, several)
   widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 2)]
   label = max((len(row[-2]) for row in rows if row[-1]), default=0)
-  lines = [title, '']
+  lines = [str(protocol), '']
   for *cells, last, share in rows:
     left = [
       cell.rjust(width) if 1 <= i <= 3 else cell.ljust(width)

@@ -52,11 +52,6 @@ def accuracy(
   return {'top1': every.mean(), **(result if len(right) > 1 else {})}
 
 
-def normalize_pixels(video: Array) -> Float[Array, 'b f h w c']:
-  """Returns video of [0, 255], uint8 or blended, scaled to float32 in [-1, 1]."""
-  return video.astype(jnp.float32) / 127.5 - 1.0
-
-
 def targets(task: Task, labels: Int[Array, 'b heads'] | Float[Array, 'b c']) -> Float[Array, 'b c']:
   """Returns target probabilities over the class axis.
 

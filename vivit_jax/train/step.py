@@ -21,6 +21,7 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train import losses
 from vivit_jax.train.gradients import accumulated, clipped_by_group
@@ -60,7 +61,7 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, losses.normalize_pixels(video), key)
+    logits = apply(model, params, normalize_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = jax.value_and_grad(objective, has_aux=True)
@@ -122,6 +123,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, losses.normalize_pixels(video))
+      return apply(model, params, normalize_pixels(video))
 
   return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))

@@ -26,7 +26,7 @@ from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, head_slices
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.errors import CheckpointError, InputError, and_more, printable
-from vivit_jax.model.values import as_values
+from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import localise
 from vivit_jax.weights.initialize import format_table, initialise
@@ -98,7 +98,7 @@ class Pretrained:
     channels = self.source.preprocessing.channels
     params = jax.device_put(self.params)
     compiled = jax.jit(
-      lambda params, views: apply(self.model, params, as_values(views, low, high, channels))
+      lambda params, views: apply(self.model, params, normalize_pixels(views, low, high, channels))
     )
     return functools.partial(compiled, params)
 
