@@ -8,7 +8,6 @@ single frame of every verb: only time can tell the verbs apart.
 """
 
 import contextlib
-import csv
 import dataclasses
 import fcntl
 import functools
@@ -206,13 +205,12 @@ def _generate(config: MovingDigits, folder: Path) -> None:
   jobs = []
   for split in SHARES:
     (folder / split).mkdir()
-    with (folder / f'{split}.csv').open('w', newline='') as handle:
-      writer = csv.writer(handle, lineterminator='\n')
-      writer.writerow(['path', 'verb', 'noun', 'tags'])
-      for k, sample in enumerate(samples(config, split)):
-        path = f'{split}/{k:05d}.mp4'
-        jobs.append((folder / path, sample))
-        writer.writerow([path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'])
+    rows = [('path', 'verb', 'noun', 'tags')]
+    for k, sample in enumerate(samples(config, split)):
+      path = f'{split}/{k:05d}.mp4'
+      jobs.append((folder / path, sample))
+      rows.append((path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'))
+    (folder / f'{split}.csv').write_bytes(as_csv(rows))
   # Drawing and encoding release the interpreter lock; leaving the block stops the threads.
   with ThreadPool(len(os.sched_getaffinity(0))) as pool:
     done = pool.imap_unordered(lambda job: encode(job[0], draw(job[1])), jobs)
