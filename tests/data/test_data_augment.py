@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from support.examples import reading
 from support.videos import config, write_dataset, write_images
 from vivit_jax.config.augment import Augment, ColorJitter, RandAugment, RandomErasing, TrainingCrop
 from vivit_jax.config.schema import Clip
@@ -74,7 +75,7 @@ def test_equal_frames_stay_equal_but_for_noise(rng):
 
 def examples(root, augment, **kwargs):
   settings = dataclasses.replace(config(clip=CLIP, **kwargs), augment=augment)
-  return TrainingExamples(read_manifest(root, 'train', settings.task), settings)
+  return reading(TrainingExamples(read_manifest(root, 'train', settings.task), settings))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.bad_files import BAD, FRAMES, GOOD
+from support.examples import reading
 from support.videos import config, numbers, write_dataset
 from vivit_jax.data.examples import EvaluationVideos, TrainingExamples
 from vivit_jax.data.failures import Failures
@@ -29,7 +30,7 @@ def test_each_kind_is_named_replaced_in_training_and_excluded_from_evaluation(ki
   settings = config(max_bad_fraction=0.5)
   manifest = read_manifest(root, 'train', settings.task)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  examples = TrainingExamples(manifest, settings)
+  examples = reading(TrainingExamples(manifest, settings))
   records = [examples(number) for number in range(3)]
   assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEGABYTES
   failures = [failure for record in records for failure in record['failures']]
@@ -41,7 +42,7 @@ def test_each_kind_is_named_replaced_in_training_and_excluded_from_evaluation(ki
   assert set(failures) == {(path, reason)}, 'the same words every time'
   assert all(int(record['id']) != 1 for record in records)
 
-  videos = EvaluationVideos(manifest, settings, 2, 1)
+  videos = reading(EvaluationVideos(manifest, settings, 2, 1))
   assert [bool(videos(k)['mask']) for k in range(3)] == [True, False, True]
   assert not videos(1)['video'].any()
   ((path, reason),) = videos(1)['failures']

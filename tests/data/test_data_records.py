@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from support.examples import reading
 from support.videos import config, numbers, write_dataset, write_images
 from vivit_jax.config.schema import Clip, Evaluate, Task
 from vivit_jax.data.examples import ATTEMPTS, EvaluationVideos, TrainingExamples, read_view
@@ -25,18 +26,18 @@ def train(root, **kwargs):
 
 def test_an_epoch_shows_each_video_once_in_an_order_of_its_own(root):
   manifest, settings = train(root)
-  examples = TrainingExamples(manifest, settings)
+  examples = reading(TrainingExamples(manifest, settings))
   epochs = [[int(examples(6 * e + i)['id']) for i in range(6)] for e in range(6)]
   assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
   assert len({tuple(epoch) for epoch in epochs}) > 3
-  other = TrainingExamples(manifest, dataclasses.replace(settings, seed=1))
+  other = reading(TrainingExamples(manifest, dataclasses.replace(settings, seed=1)))
   shifted = [[int(other(6 * e + i)['id']) for i in range(6)] for e in range(5)]
   assert shifted != epochs[1:], 'seeds must not be shifted copies of each other'
 
 
 def test_clips_are_consecutive_frames_with_the_label_of_their_video(root):
   manifest, settings = train(root)
-  examples = TrainingExamples(manifest, settings)
+  examples = reading(TrainingExamples(manifest, settings))
   starts = set()
   for i in range(30):
     record = examples(i)
@@ -51,14 +52,14 @@ def test_clips_are_consecutive_frames_with_the_label_of_their_video(root):
 
 def test_frozen_time_repeats_the_first_frame_of_the_same_clip(root):
   manifest, settings = train(root)
-  moving = TrainingExamples(manifest, settings)
+  moving = reading(TrainingExamples(manifest, settings))
   manifest, settings = train(root, freeze_time=True)
-  frozen = TrainingExamples(manifest, settings)
+  frozen = reading(TrainingExamples(manifest, settings))
   for i in range(5):
     still = frozen(i)['video']
     np.testing.assert_array_equal(still, np.broadcast_to(still[:1], still.shape))
     np.testing.assert_array_equal(still[0], moving(i)['video'][0])
-  views = EvaluationVideos(manifest, settings, 3, 1)(0)['video']
+  views = reading(EvaluationVideos(manifest, settings, 3, 1))(0)['video']
   np.testing.assert_array_equal(numbers(views), np.repeat([[0], [8], [17]], 4, axis=1))
 
 
@@ -66,7 +67,7 @@ def test_unreadable_videos_are_replaced_by_others_fixed_by_the_number(root):
   for k in (1, 4):
     (root / f'{k}.mp4').write_text('ffconcat version 1.0\nfile 0.mp4\n')
   manifest, settings = train(root)
-  examples = TrainingExamples(manifest, settings)
+  examples = reading(TrainingExamples(manifest, settings))
   first = [examples(i) for i in range(12)]
   assert not {1, 4} & {int(r['id']) for r in first}
   replaced = [r for r in first if r['failures']]
@@ -82,7 +83,7 @@ def test_nothing_readable_ends_in_one_line(root):
     (root / f'{k}.mp4').unlink()
   manifest, settings = train(root)
   with pytest.raises(DataError, match=rf'^{ATTEMPTS} videos of train.csv .*\.mp4: .*No such file'):
-    TrainingExamples(manifest, settings)(0)
+    reading(TrainingExamples(manifest, settings))(0)
 
 
 def test_views_are_clip_by_clip_with_the_crops_next_to_each_other(tmp_path, rng):
@@ -93,7 +94,7 @@ def test_views_are_clip_by_clip_with_the_crops_next_to_each_other(tmp_path, rng)
   write_images(root / '0.mp4', images)
   manifest, settings = train(root, clip=Clip(frames=4, stride=2, height=24, width=24))
   settings = dataclasses.replace(settings, evaluate=Evaluate(short_side=24))
-  record = EvaluationVideos(manifest, settings, 2, 3)(0)
+  record = reading(EvaluationVideos(manifest, settings, 2, 3))(0)
   levels = record['video'].astype(float).mean(axis=(2, 3, 4)).reshape(2, 3, 4)
   np.testing.assert_allclose(np.diff(levels, axis=0), 17 * 3, atol=2)
   np.testing.assert_allclose(np.diff(levels, axis=1), 25, atol=2)
@@ -109,7 +110,7 @@ def test_tags_are_multi_hot_rows(root):
   settings = config()
   task = Task(kind='multi_label', classes=(2,))
   manifest = read_manifest(root, 'train', task)
-  videos = EvaluationVideos(manifest, dataclasses.replace(settings, task=task), 1, 1)
+  videos = reading(EvaluationVideos(manifest, dataclasses.replace(settings, task=task), 1, 1))
   labels = np.stack([videos(k)['label'] for k in range(3)])
   assert labels.dtype == np.float32
   np.testing.assert_array_equal(labels, [[0, 1], [1, 1], [0, 0]])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from support.examples import reading
 from support.recipes import recipe
 from support.videos import config, write_dataset, write_images
 from support.views import read_views
@@ -120,8 +121,8 @@ def test_validation_testing_and_prediction_show_the_same(tmp_path, rng, said, sh
   )
   assert settings.test_short_side == shown
   manifest = read_manifest(root, 'validation', settings.task)
-  tested = EvaluationVideos(manifest, settings, 2, 3)(0)['video']
-  validated = EvaluationVideos(manifest, settings, 1, 1)(0)['video']
+  tested = reading(EvaluationVideos(manifest, settings, 2, 3))(0)['video']
+  validated = reading(EvaluationVideos(manifest, settings, 1, 1))(0)['video']
   np.testing.assert_array_equal(validated[0], read_view(manifest, 0, settings))
 
   source = load_source(_release(tmp_path, settings))

@@ -6,7 +6,7 @@ until one of them can be read (by a `Reader`, which any process can do).
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
@@ -18,13 +18,12 @@ from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video.lenient import LenientReader
-from vivit_jax.data.video.reader import DecodeError, VideoReader
+from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips, training_clip
 from vivit_jax.errors import DataError
 
 ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
 
-Record = dict[str, Any]
 Failure = tuple[str, str]  # path, reason
 Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c'] | Float64[np.ndarray, ' 4']
 Sample = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
@@ -149,19 +148,6 @@ class TrainingExamples:
     """Is never asked for: every training example is readable."""
     raise NotImplementedError
 
-  def __call__(self, number: int) -> Record:
-    """Returns one clip; where its video cannot be read, one of another.
-
-    Returns:
-      'video' uint8 [F, H, W, 3]; 'label' (see `label`); 'mask' True; 'id' int32, the video's index
-      in the manifest; 'failures', (path, reason) of the videos that could not be read.
-
-    Raises:
-      DataError: none of ATTEMPTS videos could be read.
-    """
-    record = _read(self, number)
-    return {**record, 'video': record['video'][0]}
-
 
 class Reading(NamedTuple):
   """How a video without labels was read."""
@@ -219,40 +205,10 @@ class EvaluationVideos:
     """Returns the label of a video."""
     return label(self._manifest.videos[number], self._manifest)
 
-  def __call__(self, index: int) -> Record:
-    """Returns the views of one video, zeros where it cannot be read.
-
-    Returns:
-      'video' uint8 [T * S, F, H, W, 3]; 'label', 'id' and 'failures' as in training; 'mask' whether
-      it could be read.
-    """
-    return _read(self, index)
-
 
 def _bare(manifest: Manifest) -> Manifest:
   """Returns a manifest without its videos, which can be many."""
   return dataclasses.replace(manifest, videos=())
-
-
-def _read(examples: Any, number: int) -> Record:
-  """Does the attempts at an example, one after the other."""
-  failures: list[Failure] = []
-  while (attempt := examples.attempt(number, failures)) is not None:
-    try:
-      pixels, found = examples.reader(attempt)
-    except DecodeError as error:
-      failures.append((error.path, error.reason))
-      continue
-    record = {'video': pixels, 'label': found, 'mask': np.bool_(True)}
-    return {**record, 'id': np.int32(attempt.index), 'failures': failures}
-  clip = examples.reader.config.clip
-  return {
-    'video': np.zeros((examples.rows, clip.frames, clip.height, clip.width, 3), np.uint8),
-    'label': examples.label(number),
-    'mask': np.bool_(False),
-    'id': np.int32(number),
-    'failures': failures,
-  }
 
 
 def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:

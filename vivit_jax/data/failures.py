@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos that could not be read: named, counted, listed in a file, and too many of them refused."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.tables import as_csv, parse_table, read_text
 from vivit_jax.distributed import hosts
 from vivit_jax.errors import DataError
 from vivit_jax.files import naming
@@ -73,16 +73,16 @@ class Failures:
     try:
       if not self._file.is_file():
         raise ValueError('it is not a regular file')
-      with self._file.open(newline='', encoding='utf-8') as handle:
-        return {row[0] for row in csv.reader(handle) if row}
-    except (ValueError, csv.Error) as error:
-      raise DataError(f'{self._file} is damaged ({error}): delete it') from None
+      table = parse_table(self._file, read_text(self._file), columns=('path',))
+      return {cells['path'] for _, cells in table}
+    except (ValueError, DataError) as error:
+      why = str(error).removeprefix(f'{self._file} ')
+      raise DataError(f'{self._file} is damaged ({why}): delete it') from None
 
   def _list(self, path: str, reason: str) -> None:
     if path in self._listed:
       return
     self._listed.add(path)
-    new = not self._file.exists()
-    with naming(self._file), self._file.open('a', newline='', encoding='utf-8') as handle:
-      writer = csv.writer(handle, lineterminator='\n')
-      writer.writerows([*([('path', 'reason')] if new else []), (path, reason)])
+    rows = [(path, reason)] if self._file.exists() else [('path', 'reason'), (path, reason)]
+    with naming(self._file), self._file.open('ab') as handle:
+      handle.write(as_csv(rows))

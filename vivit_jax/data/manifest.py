@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which videos a split has and what they are labelled as: CSV manifests and class name files."""
 
-import csv
 import dataclasses
 import hashlib
 import math
@@ -9,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
 from vivit_jax.config.schema import Task
-from vivit_jax.data.storage import Folder, Objects, exists, folder, is_remote, reading
+from vivit_jax.data.storage import Folder, Objects, exists, folder, is_remote
+from vivit_jax.data.tables import MissingFileError, read_table, read_text
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.errors import DataError, nearest
@@ -84,11 +84,8 @@ def read_manifest(root: str | Folder, split: str, task: Task) -> Manifest:
   file = root / f'{split}.csv'
   content = _read_text(file)
   ids = {h: {name: i for i, name in enumerate(names)} for h, names in class_names.items()}
-  videos = tuple(
-    _video(root, f'{file}:{line}', row, task, ids) for line, row in _rows(file, content, task)
-  )
-  if not videos:
-    raise DataError(f'{file} lists no videos: give one row per video below the header')
+  table = read_table(file, ('path', *task.heads), text=content)
+  videos = tuple(_video(root, where, cells, task, ids) for where, cells in table)
   parts = [content, *(f'{head}\n' + '\n'.join(names) for head, names in class_names.items())]
   digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
   contents = Objects(tuple(video.path for video in videos)) if is_remote(root) else None
@@ -102,9 +99,8 @@ def read_class_names(root: Folder, task: Task) -> dict[str, tuple[str, ...]]:
 
 def _read_text(file: Folder) -> str:
   try:
-    with reading(file):
-      return file.read_bytes().decode('utf-8-sig')
-  except FileNotFoundError:
+    return read_text(file)
+  except MissingFileError:
     there = [f'{name}.csv' for name in SPLITS if exists(file.parent / f'{name}.csv')]
     if there:
       raise DataError(f'{file} does not exist: {file.parent} has {" and ".join(there)}') from None
@@ -112,10 +108,6 @@ def _read_text(file: Folder) -> str:
       f'{file} does not exist: config.data.root must hold {", ".join(f"{s}.csv" for s in SPLITS)} '
       'and classes/<head>.txt'
     ) from None
-  except UnicodeDecodeError as error:
-    raise DataError(f'{file} is not UTF-8 text: byte {error.start}; save it as UTF-8') from None
-  except OSError as error:
-    raise DataError(f'{file} cannot be read: {error.strerror}') from None
 
 
 def _read_classes(file: Folder) -> tuple[str, ...]:
@@ -141,28 +133,6 @@ def _check_counts(root: Folder, task: Task, class_names: dict[str, tuple[str, ..
         f'{root / "classes" / head}.txt has {count} classes but config.task.classes expects '
         f'{expected}: use --config.task.classes="({override})"'
       )
-
-
-def _rows(file: Folder, content: str, task: Task):
-  """Yields (line, row by column) after checking the header and the number of cells."""
-  reader = csv.DictReader(content.splitlines(), strict=True)
-  try:
-    columns = list(reader.fieldnames or [])
-    for name in ('path', *task.heads):
-      if name not in columns:
-        raise DataError(f'{file}:1 has no column {name!r}{nearest(name, columns or ["path"])}')
-    if len(set(columns)) != len(columns):
-      raise DataError(f'{file}:1 has a column twice: {",".join(columns)}; remove one of them')
-    for row in reader:
-      cells = len(columns) + len(row.get(None) or []) - sum(v is None for v in row.values())
-      if None in row or cells != len(columns):
-        raise DataError(
-          f'{file}:{reader.line_num} has {cells} cells, the header {len(columns)}: '
-          'quote values that contain a comma'
-        )
-      yield reader.line_num, row
-  except csv.Error as error:
-    raise DataError(f'{file}:{reader.line_num} is not valid CSV: {error}') from None
 
 
 def _video(

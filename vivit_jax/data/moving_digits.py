@@ -7,7 +7,6 @@ which and whether forwards. All four start uniform and independent, and so they 
 single frame of every verb: only time can tell the verbs apart.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
@@ -27,6 +26,7 @@ from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from vivit_jax.config.schema import MovingDigits
+from vivit_jax.data.tables import as_csv
 from vivit_jax.distributed import hosts
 from vivit_jax.files import cache_folder, locked
 
@@ -191,13 +191,12 @@ def _generate(config: MovingDigits, folder: Path) -> None:
   jobs = []
   for split in SHARES:
     (folder / split).mkdir()
-    with (folder / f'{split}.csv').open('w', newline='') as handle:
-      writer = csv.writer(handle, lineterminator='\n')
-      writer.writerow(['path', 'verb', 'noun', 'tags'])
-      for k, sample in enumerate(samples(config, split)):
-        path = f'{split}/{k:05d}.mp4'
-        jobs.append((folder / path, sample))
-        writer.writerow([path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'])
+    rows = [('path', 'verb', 'noun', 'tags')]
+    for k, sample in enumerate(samples(config, split)):
+      path = f'{split}/{k:05d}.mp4'
+      jobs.append((folder / path, sample))
+      rows.append((path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'))
+    (folder / f'{split}.csv').write_bytes(as_csv(rows))
   # Drawing and encoding release the interpreter lock; leaving the block stops the threads.
   with ThreadPool(len(os.sched_getaffinity(0))) as pool:
     done = pool.imap_unordered(lambda job: encode(job[0], draw(job[1])), jobs)

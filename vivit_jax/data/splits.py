@@ -4,10 +4,8 @@
 The list of bad videos that `vivit data check` writes and that opening a split obeys.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +15,7 @@ from vivit_jax.data import moving_digits
 from vivit_jax.data.manifest import Manifest, parse_seconds, read_class_names, read_manifest
 from vivit_jax.data.prepare.shards import FACTS, is_prepared, open_prepared
 from vivit_jax.data.storage import Folder, exists, folder
+from vivit_jax.data.tables import MissingFileError, as_csv, parse_table, read_text
 from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.files import replace_file
 
@@ -101,31 +100,21 @@ class Bad:
 def read_list(file: Path) -> list[Bad]:
   """Returns what a list holds, nothing where there is none; raises DataError."""
   try:
-    text = file.read_text(encoding='utf-8')
-  except FileNotFoundError:
+    table = parse_table(file, read_text(file), COLUMNS)
+  except MissingFileError:
     return []
-  except (OSError, UnicodeDecodeError) as error:
-    raise DataError(f'{file} cannot be read: {error}; run `vivit data check` again') from None
-  rows = csv.DictReader(text.splitlines())
-  if tuple(rows.fieldnames or ()) != COLUMNS:
-    raise DataError(f'{file}:1 must be {",".join(COLUMNS)}: run `vivit data check` again')
+  except DataError as error:
+    raise DataError(f'{error}; run `vivit data check` again') from None
   found = []
-  for row in rows:
-    where = f'{file}:{rows.line_num}'
-    if None in row or None in row.values():
-      raise DataError(f'{where} has not {len(COLUMNS)} cells: run `vivit data check` again')
-    start, end = (parse_seconds(where, name, row[name]) for name in ('start', 'end'))
-    found.append(Bad(row['path'], start, end, row['reason']))
+  for where, cells in table:
+    start, end = (parse_seconds(where, name, cells[name]) for name in ('start', 'end'))
+    found.append(Bad(cells['path'], start, end, cells['reason']))
   return found
 
 
 def write_list(file: Path, found: Iterable[Bad]) -> None:
   """Writes or replaces a list."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(COLUMNS)
-  writer.writerows(dataclasses.astuple(bad) for bad in found)
-  replace_file(file, text.getvalue().encode())
+  replace_file(file, as_csv([COLUMNS, *map(dataclasses.astuple, found)]))
 
 
 def leave_out(manifest: Manifest, root: Path) -> Manifest:

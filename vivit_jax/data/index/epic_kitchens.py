@@ -16,11 +16,11 @@ from vivit_jax.data.index.annotations import (
   found,
   in_order,
   locate,
-  read_table,
   whole_number,
 )
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
+from vivit_jax.data.tables import read_table
 from vivit_jax.errors import DataError
 
 NEEDS = 'EPIC_100_train.csv or EPIC_100_validation.csv, EPIC_100_verb_classes.csv, ...noun...'

@@ -13,9 +13,10 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vivit_jax.data.index.annotations import Cells, Index, Row, read_table, split_name, subfolders
+from vivit_jax.data.index.annotations import Index, Row, split_name, subfolders
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
+from vivit_jax.data.tables import Cells, read_table
 from vivit_jax.data.video.diagnose import ERRORS
 from vivit_jax.data.video.reader import LOCAL, OPEN_OPTIONS
 from vivit_jax.errors import DataError

@@ -14,10 +14,10 @@ from vivit_jax.data.index.annotations import (
   in_order,
   locate,
   read_lines,
-  read_table,
   whole_number,
 )
 from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.data.tables import read_table
 from vivit_jax.errors import DataError
 
 NEEDS = 'moments_categories.txt with trainingSet.csv or validationSet.csv'

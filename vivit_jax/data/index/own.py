@@ -22,13 +22,13 @@ from vivit_jax.data.index.annotations import (
   Index,
   Row,
   divide,
-  read_table,
   refuse_alike,
   split_name,
   tags,
 )
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import SEPARATOR, check_path, parse_span
+from vivit_jax.data.tables import read_table
 from vivit_jax.errors import DataError
 
 

@@ -10,16 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.data.index.annotations import (
-  Index,
-  Row,
-  found,
-  in_order,
-  locate,
-  read_lines,
-  read_text,
-)
+from vivit_jax.data.index.annotations import Index, Row, found, in_order, locate, read_lines
 from vivit_jax.data.index.videos import VideoFiles
+from vivit_jax.data.tables import read_text
 from vivit_jax.errors import DataError
 
 NEEDS = 'labels.json with train.json or validation.json'

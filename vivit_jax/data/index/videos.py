@@ -4,17 +4,17 @@
 Which videos a command line means: files, folders of them, and CSV files that list them.
 """
 
-import csv
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from vivit_jax.data.index.annotations import split_name
-from vivit_jax.data.manifest import SPLITS, Video, parse_seconds
-from vivit_jax.errors import DataError, and_more, nearest
+from vivit_jax.data.manifest import SPLITS, Video, parse_span
+from vivit_jax.data.tables import read_table
+from vivit_jax.errors import DataError, and_more
 
 _SHOWN = 3  # paths of each kind
 _OURS = {*(f'{split}.csv' for split in SPLITS), 'missing.csv', 'quarantine.csv'}  # of earlier runs
@@ -164,36 +164,16 @@ def _folder(folder: Path) -> list[Video]:
 
 
 def _listed(file: Path) -> list[Video]:
+  videos = []
+  for where, cells in read_table(file, ('path',)):
+    path = cells['path']
+    if not path or '\0' in path:
+      raise DataError(f'{where} has no usable path ({path!r})')
+    start, end = parse_span(where, cells.get('start'), cells.get('end'))
+    videos.append((where, Video(str(file.parent / path), start, end, ())))
   # Rows that do not exist are found before hours of work on those that do.
-  videos = list(_rows(file))
-  if not videos:
-    raise DataError(f'{file} lists no videos: give one row per video below the header')
-  missing = [(line, video.path) for line, video in videos if not Path(video.path).exists()]
+  missing = [(where, video.path) for where, video in videos if not Path(video.path).exists()]
   if missing:
     more = f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''
-    raise DataError(f'{file}:{missing[0][0]} {missing[0][1]} does not exist{more}')
+    raise DataError(f'{missing[0][0]} {missing[0][1]} does not exist{more}')
   return [video for _, video in videos]
-
-
-def _rows(file: Path) -> Iterator[tuple[int, Video]]:
-  try:
-    text = file.read_text(encoding='utf-8-sig')
-  except UnicodeDecodeError as error:
-    raise DataError(f'{file} is not UTF-8 text: byte {error.start}; save it as UTF-8') from None
-  except OSError as error:
-    raise DataError(f'{file} cannot be read: {error.strerror}') from None
-  reader = csv.DictReader(text.splitlines(), strict=True)
-  try:
-    columns = list(reader.fieldnames or [])
-    if 'path' not in columns:
-      raise DataError(f"{file}:1 has no column 'path'{nearest('path', columns or ['path'])}")
-    for row in reader:
-      where = f'{file}:{reader.line_num}'
-      if not row['path'] or '\0' in row['path']:
-        raise DataError(f'{where} has no usable path ({row["path"]!r})')
-      start, end = (parse_seconds(where, name, row.get(name)) for name in ('start', 'end'))
-      if end is not None and end <= (start or 0.0):
-        raise DataError(f'{where} end={end} is not after start={start or 0.0}')
-      yield reader.line_num, Video(str(file.parent / row['path']), start, end, ())
-  except csv.Error as error:
-    raise DataError(f'{file}:{reader.line_num} is not valid CSV: {error}') from None

@@ -4,14 +4,12 @@
 The table that says what a data set has, split by split, and what it lacks.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from vivit_jax.data.index.annotations import Index, check, shared, tags
 from vivit_jax.data.manifest import SPLITS
+from vivit_jax.data.tables import as_csv
 from vivit_jax.errors import DataError, and_more, printable
 from vivit_jax.files import replace_file
 
@@ -54,7 +52,7 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
       for row in found
       if row.split == split
     ]
-    files[output / f'{split}.csv'] = _csv(header, rows) if rows else None
+    files[output / f'{split}.csv'] = as_csv([header, *rows]) if rows else None
   missing = output / MISSING
   _refuse_to_lose([*files, missing], index.inputs)
   if not force:
@@ -63,7 +61,7 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
   if link is not None and not link.is_symlink():
     link.symlink_to(folder.resolve(), target_is_directory=True)
   lost = [[row.split, row.wanted, row.where] for row in index.rows if row.path is None]
-  files[missing] = _csv(['split', 'video', 'annotation'], lost) if lost else None
+  files[missing] = as_csv([('split', 'video', 'annotation'), *lost]) if lost else None
   for file, content in files.items():
     if content is None:
       file.unlink(missing_ok=True)
@@ -102,14 +100,6 @@ def _refuse_to_replace(files: dict[Path, bytes | None]) -> None:
       f'{differ[0]} exists and says something else{more}: --force replaces it, or give another '
       '--output=FOLDER'
     )
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(header)
-  writer.writerows(rows)
-  return text.getvalue().encode()
 
 
 def _seconds(time: float | None) -> str:

@@ -5,11 +5,9 @@ First every video is checked, and cut and encoded where asked, into a work folde
 then the shards are written in one go, read back, and named by `prepared.json`, the last file.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +23,7 @@ from vivit_jax.data.prepare.samples import (
   read_source,
 )
 from vivit_jax.data.prepare.shards import FACTS, NAME, VERSION, WORK
+from vivit_jax.data.tables import as_csv
 from vivit_jax.errors import DataError
 from vivit_jax.files import LockedError, locked, replace_file, write_json
 
@@ -114,13 +113,11 @@ def _run(
 
 def _manifest(heads: tuple[Head, ...], rows: list) -> bytes:
   """Returns the CSV of a split, in the order of the records."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(['path', *(head.name for head in heads), 'frames', 'fps', 'bytes', 'sha256'])
+  table: list[list] = [['path', *(head.name for head in heads), 'frames', 'fps', 'bytes', 'sha256']]
   for sample, facts in rows:
     known = (facts.frames, f'{facts.fps:.6g}', facts.size, facts.sha256)
-    writer.writerow([sample.name, *sample.cells(heads), *known])
-  return text.getvalue().encode()
+    table.append([sample.name, *sample.cells(heads), *known])
+  return as_csv(table)
 
 
 def _write_skipped(target: Path, failures: Failures) -> None:
@@ -128,12 +125,9 @@ def _write_skipped(target: Path, failures: Failures) -> None:
   if not failures:
     (target / SKIPPED).unlink(missing_ok=True)
     return
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(['path', 'reason', 'split'])
-  for sample in sorted(failures, key=lambda sample: (sample.split, sample.index)):
-    writer.writerow([sample.name, failures[sample], sample.split])
-  replace_file(target / SKIPPED, text.getvalue().encode())
+  listed = sorted(failures, key=lambda sample: (sample.split, sample.index))
+  rows = [(sample.name, failures[sample], sample.split) for sample in listed]
+  replace_file(target / SKIPPED, as_csv([('path', 'reason', 'split'), *rows]))
 
 
 def _check_target(target: Path) -> None:
