@@ -225,7 +225,7 @@ class Checkpoints:
     _set_aside(self._best, damaged, 'the next evaluation chooses the best anew')
 
   def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int, dict[str, Any]]:
-    """Returns parameters as a nested dict of NumPy arrays, their step and the values stored with it.
+    """Returns parameters as a nested dict of NumPy arrays, their step and the values stored there.
 
     If a trainer replaces `best` or `last` in the meantime, reads the new one.
 

@@ -177,7 +177,7 @@ def _loop(
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
-          log.validation(step, evaluate(step, state))  # last: it need not be done again
+          log.validation(step, evaluate(step, state))  # last, as it marks the step as done
         if saves and (last or not buffer.last_step_skipped()):
           save(step, state, wait=last)
         checkpoints.check()
