@@ -126,4 +126,4 @@ def test_accuracy_of_multi_label_counts_classes():
 
 def test_pixels_span_minus_one_to_one():
   video = jnp.array([0, 255, 51], jnp.uint8).reshape(1, 1, 1, 1, 3)
-  np.testing.assert_allclose(losses.normalize_pixels(video).ravel(), [-1.0, 1.0, -0.6], atol=1e-7)
+  np.testing.assert_allclose(losses.as_pixels(video).ravel(), [-1.0, 1.0, -0.6], atol=1e-7)

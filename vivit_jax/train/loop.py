@@ -83,7 +83,7 @@ def train(
     with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
       _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
-        return evaluate_run(workdir, heed=stop.raise_if_stopped)
+        return evaluate_run(workdir, before_batch=stop.raise_if_stopped)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ def accuracy(
   return {'top1': every.mean(), **(result if len(right) > 1 else {})}
 
 
-def normalize_pixels(video: Array) -> Float[Array, 'b f h w c']:
+def as_pixels(video: Array) -> Float[Array, 'b f h w c']:
   """Returns video of [0, 255], uint8 or blended, scaled to float32 in [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1.0
 

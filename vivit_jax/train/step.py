@@ -60,7 +60,7 @@ def train_step(
     if train.frozen:  # spares the backward pass below them
       trained = is_trained(params, train.frozen)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, losses.normalize_pixels(video), key)
+    logits = apply(model, params, losses.as_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = jax.value_and_grad(objective, has_aux=True)
@@ -122,6 +122,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, losses.normalize_pixels(video))
+      return apply(model, params, losses.as_pixels(video))
 
   return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))
