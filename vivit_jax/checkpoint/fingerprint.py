@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells one array from another whatever devices hold it: shape, type and a hash of its bits.
+"""Fingerprints of arrays that do not depend on sharding: shape, type and a hash of the bits.
 
-Orbax restores an array of which a bit has flipped, or one of another type, without a word.
+Orbax restores an array with a flipped bit or another type without an error.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}  # by bytes; others are read as several
 
 
 def describe(tree: Any) -> dict[str, tuple[str, int]]:
-  """Returns type with shape, and fingerprint, of each array of a tree, by its name."""
-  # One after the other: sums over several hosts that are under way at once can block each other.
+  """Returns type and shape, and the fingerprint, of each array of a tree, by name."""
+  # One at a time: concurrent sums over several hosts can deadlock.
   return {name: (kind(leaf), int(fingerprint(leaf))) for name, leaf in named_leaves(tree).items()}
 
 
 def kinds(tree: Any) -> dict[str, str]:
-  """Returns type and shape of each array, or shape, of a tree, as in `float32[4, 3]`."""
+  """Returns type and shape of each array or shape of a tree, by name, as in `float32[4, 3]`."""
   return {name: kind(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-  """Returns the leaves of a tree by a/b/c, the same for all kinds of entries."""
+  """Returns the leaves of a tree by their path a/b/c, for all kinds of tree nodes."""
   return {
     '/'.join(str(getattr(p, 'key', getattr(p, 'name', getattr(p, 'idx', p)))) for p in path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -38,11 +38,11 @@ def kind(leaf: Any) -> str:
 
 @jax.jit
 def fingerprint(array: Any) -> jax.Array:
-  """Returns a hash of the bits of an array and of where they stand, in 32 bits.
+  """Returns a 32-bit hash of the bits of an array and their positions.
 
   Each element is mixed with its position by a bijection (MurmurHash3's finalizer, public domain, by
-  Austin Appleby), so that a change of one element always shows, and of several but once in 2^32
-  times. The sum, modulo 2^32, is the same in any order, thus on any mesh and any sharding.
+  Austin Appleby). A change of one element is always detected, a change of several is missed once in
+  2^32 times. The sum modulo 2^32 does not depend on the order, so neither on mesh nor sharding.
   """
   if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
     array = jax.random.key_data(array)
@@ -56,7 +56,7 @@ def fingerprint(array: Any) -> jax.Array:
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-  """Returns each element's place in the whole array, modulo 2^32, without moving it."""
+  """Returns each element's index in the whole array, modulo 2^32, without moving data."""
   position, stride = jnp.zeros(shape, jnp.uint32), 1
   for axis in reversed(range(len(shape))):
     place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training states on disk: asynchronous, atomic, the newest always kept, the best beside them."""
+"""Checkpoints of a run: saved asynchronously and atomically, the newest states and the best."""
 
 import contextlib
 import math
@@ -19,11 +19,11 @@ BEST = 'best'
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; saves only as a context manager, since leaving must wait.
+  """The checkpoints of one workdir; saves only as a context manager, which waits on exit.
 
-  `checkpoints/STEP` holds whole states, the newest `keep` of them. `best/STEP` holds the parameters
-  that scored highest so far. They are separate, because Orbax's `best_fn` would delete the newest
-  state, and let a NaN push out the true best.
+  `checkpoints/STEP` has the newest `keep` states. `best/STEP` has the parameters with the highest
+  score so far. They are separate, because Orbax's `best_fn` would delete the newest state, and
+  would replace the best by one whose score is NaN.
   """
 
   def __init__(
@@ -38,9 +38,9 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      keep: how many whole states.
-      read_only: where another process may be writing them.
-      on_disk_full: whether a save that finds no space is an error, or a warning.
+      keep: number of states.
+      read_only: another process may be writing them.
+      on_disk_full: whether a full disk is an error or a warning.
     """
     self._workdir = workdir
     self._states = Store(workdir / CHECKPOINTS, 'state', keep, read_only)
@@ -64,7 +64,7 @@ class Checkpoints:
     except SaveError as failure:
       if error is None:
         raise
-      _say(f'error: {failure}')  # and not instead of what ended the run
+      _say(f'error: {failure}')  # must not hide the error that ended the run
 
   def _close(self) -> None:
     with contextlib.closing(self._best), contextlib.closing(self._states):
@@ -72,7 +72,7 @@ class Checkpoints:
 
   @property
   def steps(self) -> list[int]:
-    """Steps with a whole state, ascending."""
+    """Steps that have a state, ascending."""
     return self._states.steps
 
   @property
@@ -84,25 +84,25 @@ class Checkpoints:
     """Starts writing a state.
 
     Args:
-      step: its name; a step that exists already is left as it is.
+      step: its name; an existing step is not saved again.
       state: tree of arrays.
-      about: what the state needs to be understood: configuration and what identifies the data.
+      about: JSON values stored with it: the configuration and the fingerprint of the data.
 
     Raises:
-      SaveError: where the state does not fit on the disk (unless `on_disk_full` is continue).
+      SaveError: the state does not fit on the disk, unless `on_disk_full` is continue.
     """
     assert self._entered, 'a save outside of `with` would be lost on leaving'
     if step not in self.steps:
       with self._warning_of_full_disk():
-        self._best.wait()  # a run that goes on from this state must find the best until then
+        self._best.wait()  # a run that resumes from this state must find the best up to it
         self._states.save(step, state, about)
 
   def about(self, step: int) -> dict[str, Any]:
-    """Returns what was said about a state as it was saved; raises CheckpointError."""
+    """Returns what was stored with a state; raises CheckpointError."""
     return self._states.about(step)
 
   def abouts(self) -> list[dict[str, Any]]:
-    """Returns what was said about each step, its number among it, but for those damaged."""
+    """Returns what was stored with each undamaged step, including its number."""
     found = []
     for store in (self._states, self._best):
       for step in store.steps:
@@ -118,7 +118,7 @@ class Checkpoints:
     loss: float = math.nan,
     about: Mapping[str, Any] = MappingProxyType({}),
   ) -> bool:
-    """Starts writing the parameters if they are better than what is there.
+    """Starts writing the parameters if they are better than the saved ones.
 
     Of equal scores the lower loss is better, of equal losses the later step. NaN ranks worst.
 
@@ -126,11 +126,11 @@ class Checkpoints:
       step: its name.
       params: tree of arrays.
       score: of a validation; higher is better.
-      loss: of the same.
-      about: what the parameters need to be understood, as for `save`.
+      loss: of the same validation.
+      about: JSON values stored with them, as for `save`.
 
     Returns:
-      Whether they are.
+      Whether they are better.
 
     Raises:
       SaveError: as for `save`.
@@ -149,20 +149,20 @@ class Checkpoints:
     try:
       best, its_loss = self.best_score()
       return step != self.best_step and (score, -loss) >= (best, -its_loss)
-    except DamagedError as error:  # while the run goes on
+    except DamagedError as error:  # was damaged during this run
       assert self.best_step is not None
       _set_aside(self._best, [(self.best_step, str(error))], f'step {step} is the best now')
       return True
 
   def best_score(self) -> tuple[float, float]:
-    """Returns score and loss of the best parameters; earlier versions kept no loss: infinity."""
+    """Returns score and loss of the best parameters; loss is infinite for earlier versions."""
     self._best.wait()
     assert self.best_step is not None
     about = self._best.about(self.best_step)
     return float(about['score']), float(about.get('loss', math.inf))
 
   def check(self) -> None:
-    """Raises SaveError, or warns, where a save has failed by now; costs no time."""
+    """Raises SaveError, or warns, if a save has failed; does not block."""
     for store in (self._states, self._best):
       with self._warning_of_full_disk():
         store.check()
@@ -171,7 +171,7 @@ class Checkpoints:
     """Returns once this state is on disk.
 
     Raises:
-      SaveError: where it could not be written, whatever `on_disk_full` says.
+      SaveError: it could not be written, whatever `on_disk_full` is.
     """
     self._states.wait()
     if step not in self.steps:
@@ -190,20 +190,20 @@ class Checkpoints:
     """Returns the state of a step, placed as the abstract tree's shardings say.
 
     Raises:
-      CheckpointError: where the step is missing or its arrays are not those of `abstract`.
-      DamagedError: where they are not what was written.
+      CheckpointError: the step is missing, or its arrays differ from `abstract`.
+      DamagedError: the arrays are not those that were written.
     """
     return self._states.restore(step, abstract)
 
   def restore_newest(self, abstract: Any) -> Any | None:
-    """Returns the newest whole state, or None where none was ever saved.
+    """Returns the newest undamaged state, or None if none was ever saved.
 
-    What is damaged after it is named and renamed, so that the run can write those steps again.
+    Prints and renames damaged states after it, so that the run can write those steps again.
 
     Raises:
-      CheckpointError: where the state is of another model, or none is whole any more.
+      CheckpointError: the state is of another model, or all states are damaged.
     """
-    step, state, damaged = _newest_whole(self._states, abstract)
+    step, state, damaged = _newest_undamaged(self._states, abstract)
     folder = self._states.folder
     if state is None and (damaged or any(folder.glob(f'{DAMAGED}*'))):
       problem = damaged[0][1] if damaged else f'{folder} holds only damaged steps'
@@ -216,25 +216,25 @@ class Checkpoints:
     return state
 
   def check_best(self, abstract: Any) -> None:
-    """Names and renames the best parameters if they are damaged: others will then be the best.
+    """Prints and renames the best parameters if they are damaged; others become the best then.
 
     Raises:
-      CheckpointError: where they are of another model.
+      CheckpointError: they are of another model.
     """
-    damaged = _newest_whole(self._best, abstract)[2]
+    damaged = _newest_undamaged(self._best, abstract)[2]
     _set_aside(self._best, damaged, 'the next evaluation chooses the best anew')
 
   def read_params(self, wanted: int | Literal['best', 'last']) -> tuple[Any, int, dict[str, Any]]:
-    """Returns parameters as a nested dict of NumPy arrays, their step and what was said about them.
+    """Returns parameters as a nested dict of NumPy arrays, their step and the values stored there.
 
-    Of `best` and `last`, while a trainer replaces them, the ones that are there in the end.
+    If a trainer replaces `best` or `last` in the meantime, reads the new one.
 
     Args:
-      wanted: `best` (the newest state where none was scored yet), `last`, or a step.
+      wanted: `best` (the newest state if none has a score yet), `last`, or a step.
 
     Raises:
-      CheckpointError: where there is no such step.
-      DamagedError: where it is not what was written.
+      CheckpointError: there is no such step.
+      DamagedError: it is not what was written.
     """
     states = self._states
     if wanted == 'best' and self.best_step is not None:
@@ -261,22 +261,22 @@ class Checkpoints:
 
 
 def _read(store: Store, wanted: int | None = None) -> tuple[Any, int, dict[str, Any]]:
-  """Returns the arrays of a step, by default the newest, its number and what was said about it."""
+  """Returns the arrays of a step (default: the newest), its number and what was stored with it."""
   while True:
     step = store.steps[-1] if wanted is None else wanted
     try:
       return store.read(step), step, store.about(step)
     except CheckpointError:
       store.look_again()
-      # A trainer removes a step once it has written the next one, which is then the one to read.
+      # A trainer removes a step after it has written the next one, which is to be read then.
       if wanted is not None or store.steps[-1:] in ([], [step]):
         raise
 
 
-def _newest_whole(
+def _newest_undamaged(
   store: Store, abstract: Any
 ) -> tuple[int | None, Any | None, list[tuple[int, str]]]:
-  """Returns the newest step that is whole and its arrays, and what is wrong with those after it."""
+  """Returns the newest undamaged step, its arrays, and the damaged steps after it with reasons."""
   damaged: list[tuple[int, str]] = []
   for step in reversed(store.steps):
     tree, problem = None, f'{store.folder}/{step} is damaged, as another host found'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Orbax leaves unchecked of its files: odd paths, pipes, missing parts, changed JSON."""
+"""Checks of checkpoint files that Orbax lacks: odd paths, pipes, missing parts, changed JSON."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from vivit_jax.errors import ConfigError
 
 
 def literal_path(folder: Path, *, make: bool) -> tuple[Path, Callable[[], None]]:
-  """Returns a path to a folder without glob characters, and what releases it.
+  """Returns a path to a folder without glob characters, and a function that releases it.
 
-  Orbax globs whole paths: below a folder `lr[0.1]` it finds none of the files that it has written,
+  Orbax globs whole paths: below a folder `lr[0.1]` it does not find the files that it has written,
   and leaves a step that cannot be read.
 
   Args:
     folder: an absolute path.
-    make: whether to make the folder if it is missing.
+    make: whether to create the folder if it is missing.
 
   Raises:
-    ConfigError: where this system has no such path.
+    ConfigError: this system has no such path.
   """
   found = re.search(r'[*?[]', str(folder))
   if make:
@@ -43,11 +43,11 @@ def literal_path(folder: Path, *, make: bool) -> tuple[Path, Callable[[], None]]
   return place, lambda: os.close(descriptors.pop()) if descriptors else None
 
 
-def keep_whole(step: Path, item: str) -> None:
-  """Deletes a step that lacks a file without which nothing can be restored.
+def delete_incomplete(step: Path, item: str) -> None:
+  """Deletes a step that lacks a file required to restore it.
 
   Raises:
-    FileNotFoundError: where it does, naming the file.
+    FileNotFoundError: a file is missing; names it.
   """
   for part in (f'{item}/manifest.ocdbt', f'{item}/_METADATA', 'about/metadata'):
     if not (step / part).is_file():
@@ -56,26 +56,26 @@ def keep_whole(step: Path, item: str) -> None:
 
 
 def check_regular_files(folder: Path) -> None:
-  """Raises ValueError for what is neither a file nor a folder, FileNotFoundError for dead links."""
+  """Raises ValueError for anything but files and folders, FileNotFoundError for dead links."""
   for path in folder.rglob('*'):
     if path.is_symlink() or not path.is_dir():
       check_regular(path)
 
 
 def check_regular(file: Path) -> None:
-  """Raises ValueError where a file is a pipe, say, of which reading would never end."""
+  """Raises ValueError if a file is, for example, a pipe, from which reading would block forever."""
   if not stat.S_ISREG(file.stat().st_mode):
     raise ValueError(f'{file.name} in {file.parent.name}/ is not a regular file')
 
 
 def seal(about: dict[str, Any]) -> dict[str, Any]:
-  """Returns plain values with their checksum."""
+  """Returns JSON values with their checksum."""
   about = json.loads(json.dumps(about))
   return {'about': about, 'crc32': _crc32(about)}
 
 
 def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
-  """Returns the values again; raises ValueError where they have changed."""
+  """Returns the values; raises ValueError if they do not match their checksum."""
   if 'crc32' not in sealed:
     raise ValueError('it has no fingerprints, as of an earlier version')
   if _crc32(sealed['about']) != sealed['crc32']:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One folder of numbered steps: a tree of arrays each, proven on reading to be what was written."""
+"""A folder of numbered steps, each a tree of arrays that is verified when it is read."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from vivit_jax.checkpoint.fingerprint import describe, kinds
 from vivit_jax.checkpoint.step_files import (
   check_regular,
   check_regular_files,
-  keep_whole,
+  delete_incomplete,
   literal_path,
   seal,
   unseal,
@@ -31,12 +31,12 @@ DAMAGED = 'damaged-'
 # Fields of saved training states that have a new name since; both are read.
 RENAMED = {'average': 'ema_params'}
 LEFTOVERS = '*.orbax-checkpoint-tmp*'
-METADATA = 4096  # bytes on disk beside the values of an array, as seen
+METADATA = 4096  # bytes on disk per array besides its values, as measured
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Store:
-  """Steps `folder/STEP`, written in the background; of each, `item` and what is said about it."""
+  """Steps `folder/STEP`, written in the background: the arrays `item`, and JSON values `about`."""
 
   def __init__(self, folder: Path, item: str, keep: int, read_only: bool):
     self.folder = folder.absolute()
@@ -46,7 +46,7 @@ class Store:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    if self._read_only:  # a cleaning reader would delete what the writer has not finished
+    if self._read_only:  # a reader that cleans up would delete unfinished saves of the writer
       options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, max_to_keep=None, save_interval_steps=0
       )
@@ -67,9 +67,9 @@ class Store:
       ) from None
 
   def _remove_leftovers(self) -> None:
-    """Removes what killed and failed saves left; Orbax overlooks folders without any content."""
+    """Removes leftovers of killed and failed saves; Orbax overlooks empty folders."""
     if jax.process_index() == 0:
-      for _ in range(50):  # writers that had not failed yet may still add files
+      for _ in range(50):  # writer threads that are still running may add files
         leftovers = list(self.folder.glob(LEFTOVERS))
         for leftover in leftovers:
           shutil.rmtree(leftover, ignore_errors=True)
@@ -79,14 +79,14 @@ class Store:
 
   @property
   def steps(self) -> list[int]:
-    """Steps, ascending; one that is being written counts."""
+    """Steps, ascending, including one that is being written."""
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
     """Starts writing a step.
 
     Raises:
-      SaveError: where it does not fit on the disk, or the save before it failed.
+      SaveError: it does not fit on the disk, or the save before it failed.
     """
     self.wait()
     size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
@@ -100,12 +100,12 @@ class Store:
     try:
       with self._noticing_failure():
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
-    except KeyboardInterrupt:  # nothing to wait for then
+    except KeyboardInterrupt:  # then there is nothing to wait for
       self._writing = None
       raise
 
   def check(self) -> None:
-    """Raises SaveError where a save has failed by now; waits for nothing."""
+    """Raises SaveError if a save has failed; does not block."""
     if self._writing is not None and not self._manager.is_saving_in_progress():
       self.wait()
 
@@ -113,28 +113,28 @@ class Store:
     """Returns once the last save is on disk.
 
     Raises:
-      SaveError: where it failed; its temporary files are gone then.
+      SaveError: it failed; its temporary files are removed.
     """
     if self._writing is not None:
       with self._noticing_failure():
         self._manager.wait_until_finished()
-        # Orbax's join takes its thread for dead once it was interrupted (Python 3.11).
+        # After an interrupt, Orbax's join wrongly reports that the thread has ended (Python 3.11).
         while not self._is_written() and self._manager.is_saving_in_progress():
           time.sleep(0.005)
         self._manager.wait_until_finished()
-        if not self._is_written():  # Orbax keeps silent about what it cancelled
+        if not self._is_written():  # Orbax does not report a cancelled save
           raise RuntimeError('it was cancelled')
         if jax.process_index() == 0:
-          keep_whole(self.folder / str(self._writing[0]), self._item)
+          delete_incomplete(self.folder / str(self._writing[0]), self._item)
       self._writing = None
 
   def _is_written(self) -> bool:
-    """Returns whether the last step has its name; other hosts may see that later than the first."""
+    """Returns whether the last step has its final name, which only the first process can tell."""
     assert self._writing is not None
     return jax.process_index() > 0 or (self.folder / str(self._writing[0])).is_dir()
 
   def close(self) -> None:
-    """Waits as `wait` does, and ends the threads that write."""
+    """Waits as `wait` does, and ends the writer threads."""
     failure = None
     try:
       self.wait()
@@ -152,9 +152,9 @@ class Store:
     except Exception as error:
       assert self._writing is not None
       failed, self._writing = self._writing, None
-      with contextlib.suppress(Exception):  # says the same once more
+      with contextlib.suppress(Exception):  # reports the same error again
         self._manager.close()
-      self._manager = self._open()  # which has forgotten the steps that it was about to replace
+      self._manager = self._open()  # a new one does not list the failed step
       reason = ' '.join(str(error).replace(str(self._place), str(self.folder)).split())
       raise self._not_saved(*failed, reason) from None
 
@@ -171,11 +171,11 @@ class Store:
     )
 
   def about(self, step: int) -> dict[str, Any]:
-    """Returns what was said about a step.
+    """Returns what was stored with a step.
 
     Raises:
-      CheckpointError: where there is no such step.
-      DamagedError: where it is not what was written.
+      CheckpointError: there is no such step.
+      DamagedError: it is not what was written.
     """
     if step not in self.steps:
       steps = ', '.join(map(str, self.steps)) or 'none'
@@ -184,7 +184,7 @@ class Store:
       check_regular_files(self.folder / str(step))
       arguments = ocp.args.Composite(about=ocp.args.JsonRestore())
       about = unseal(self._manager.restore(step, args=arguments)['about'])
-      if about.setdefault('step', step) != step:  # earlier versions did not say it
+      if about.setdefault('step', step) != step:  # earlier versions did not store it
         raise ValueError(f'it was saved as step {about["step"]}')
       return about
 
@@ -192,8 +192,8 @@ class Store:
     """Returns the arrays of a step, placed as the abstract tree's shardings say.
 
     Raises:
-      CheckpointError: where the step is missing or its arrays are not those of `abstract`.
-      DamagedError: where they are not what was written.
+      CheckpointError: the step is missing, or its arrays differ from `abstract`.
+      DamagedError: the arrays are not those that were written.
     """
     written = self.about(step)['arrays']
     target = self._with_stored_names(step, abstract)
@@ -250,7 +250,7 @@ class Store:
 
   @contextlib.contextmanager
   def _naming_damage(self, step: int) -> Iterator[None]:
-    """Names the step where files are missing or changed: Orbax then fails in all kinds of ways."""
+    """Turns any error of Orbax about missing or changed files into one that names the step."""
     try:
       yield
     except Exception as error:
@@ -260,7 +260,7 @@ class Store:
       ) from None
 
   def look_again(self) -> None:
-    """Finds the steps that another process has written or removed since."""
+    """Updates the list of steps, which another process may have changed."""
     self._manager.reload()
 
   def set_aside(self, step: int) -> str:
@@ -268,16 +268,16 @@ class Store:
     number = 1
     while (aside := self.folder / f'{DAMAGED}{step}{f"-{number}" * (number > 1)}').exists():
       number += 1
-    all_hosts(True)  # have looked
+    all_hosts(True)  # barrier: all have chosen the name
     if jax.process_index() == 0:
       (self.folder / str(step)).rename(aside)
-    all_hosts(True)  # will find it renamed
+    all_hosts(True)  # barrier: it is renamed
     self._manager.reload()
     return aside.name
 
 
 def all_hosts(here: bool) -> bool:
-  """Returns whether it is so on all hosts, which must all ask."""
+  """Returns whether the value is True on all hosts; a barrier, which all must call."""
   return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
 
 

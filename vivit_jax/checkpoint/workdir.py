@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workdir remembers of its experiment, and whether a command may continue it."""
+"""The snapshot of an experiment in its workdir, and whether a command may continue the run."""
 
 import contextlib
 import datetime
@@ -26,10 +26,10 @@ from vivit_jax.files import LockedError, locked, naming, write_json
 SNAPSHOT = 'config.json'
 LOCK = '.lock'
 
-# Sections that say what the weights mean: each checkpoint keeps its own, but for what is free.
+# Sections that define what the weights mean; each checkpoint stores them, except settings in FREE.
 MEANING = ('task', 'model', 'clip')
 
-# Settings that change neither the numbers of a run nor what its checkpoints mean.
+# Settings that change neither the results of a run nor the meaning of its checkpoints.
 FREE = (
   'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.decode_timeout_seconds',
   'data.root', 'data.max_bad_fraction', 'train.grad_accum_steps', 'train.log_every',
@@ -40,12 +40,12 @@ FREE = (
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-  """Makes the workdir and keeps other trainers out of it, since two would destroy its checkpoints.
+  """Creates and locks the workdir, since two trainers would destroy each other's checkpoints.
 
-  The lock goes with the process that holds it, however that ends.
+  The lock is released when the process ends, however it ends.
 
   Raises:
-    ConfigError: where it cannot be a folder, or another process trains in it.
+    ConfigError: the folder cannot be created, or another process trains in it.
   """
   with contextlib.ExitStack() as stack:
     try:
@@ -70,7 +70,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 def _this_process() -> str:
   try:
     user = getpass.getuser()
-  except (KeyError, OSError):  # a container's user without a name
+  except (KeyError, OSError):  # a user ID without a name, as in a container
     user = str(os.getuid())
   now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
   return f'process {os.getpid()} of {user} on {socket.gethostname()} since {now}'
@@ -83,20 +83,20 @@ def check_compatible(
   allow_changes: bool = False,
   saved: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-  """Returns how this command differs from the run in the workdir, if it may; says so on stderr.
+  """Returns how this command differs from the run in the workdir; prints it to standard error.
 
-  A run that ended before its first checkpoint binds nobody.
+  If the run has no checkpoint yet, any configuration may be used.
 
   Args:
     workdir: of the run.
     config: of this command.
     data: fingerprint of the training data.
-    allow_changes: whether it may differ.
-    saved: what its checkpoints say about themselves (see `Checkpoints.abouts`): their settings
-      count, whatever became of config.json.
+    allow_changes: whether the command may differ.
+    saved: what the checkpoints store about themselves (see `Checkpoints.abouts`). Their settings
+      are compared too, in case config.json was changed.
 
   Raises:
-    ConfigError: it differs and may not, naming the settings.
+    ConfigError: the command differs and `allow_changes` is False; names the settings.
   """
   different = []
   history: list[dict[str, Any]] = []
@@ -155,7 +155,7 @@ def write_snapshot(
 
 
 def meaning(config: Config) -> dict[str, Any]:
-  """Returns the settings that weights mean nothing without, by `model.gelu`, as JSON holds them."""
+  """Returns the settings that define what weights mean, as JSON values by `model.gelu`."""
   plain = _plain(config)
   settings = flatten_dict({section: plain[section] for section in MEANING}, sep='.')
   return {name: value for name, value in settings.items() if not _is_free(name)}
@@ -164,14 +164,14 @@ def meaning(config: Config) -> dict[str, Any]:
 def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
   """Returns the configuration of a run with the settings that these weights were saved with.
 
-  They are those of config.json, except where `--allow-changes` has changed them since.
+  They are those of config.json unless `--allow-changes` has changed them since.
 
   Args:
     workdir: of the run.
-    about: what was said about the weights; earlier versions said nothing of settings.
+    about: what was stored about the weights; earlier versions stored no settings.
 
   Raises:
-    CheckpointError: where config.json says another thing that no `--allow-changes` tells of.
+    CheckpointError: config.json differs, and no `--allow-changes` explains it.
   """
   config, step = read_config(workdir), about['step']
   for name, saved, found in _contradictions(config, about, _read(workdir)['changes']):
@@ -187,7 +187,7 @@ def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
 def _contradictions(
   config: Config, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Any, Any]]:
-  """Yields name, saved value and that of `config` where no change after the save explains it."""
+  """Yields name, saved and current value of settings that no later `--allow-changes` explains."""
   now = meaning(config)
   later = [line for entry in history if entry['after_step'] >= about['step']
            for line in entry['changes']]  # fmt: skip
@@ -202,13 +202,13 @@ def _is_free(name: str) -> bool:
 
 
 def _saved(workdir: Path) -> list[int]:
-  """Returns the steps of which anything was saved."""
+  """Returns the steps that have a checkpoint."""
   folders = [path for part in (CHECKPOINTS, BEST) for path in (workdir / part).glob('[0-9]*')]
   return [int(path.name) for path in folders if path.name.isdecimal()]
 
 
 def _plain(config: Config) -> dict[str, Any]:
-  """Returns the settings as JSON holds them."""
+  """Returns the settings as JSON values."""
   return json.loads(json.dumps(to_dict(config)))
 
 
@@ -216,7 +216,7 @@ def read_config(workdir: Path) -> Config:
   """Returns the configuration of a run.
 
   Raises:
-    CheckpointError: where the folder holds no run, or one of settings that this version lacks.
+    CheckpointError: the folder has no run, or its settings do not exist in this version.
   """
   try:
     return parse(modernize(_read(workdir)['config']))
@@ -254,7 +254,7 @@ def _are_texts(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-# What the snapshot holds, and what tells whether that has the right type.
+# The entries of the snapshot, each with a check of its type.
 CONTENT: dict[str, Callable[[Any], bool]] = {
   'config': lambda value: isinstance(value, dict),
   'data': lambda value: isinstance(value, str),

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process learns that it is one of several, and joins the others.
-
-JAX's cache of compiled programs, from which a second start of the same command is quick.
-"""
+"""Starts a process of a multi-process run, and JAX's cache of compiled programs."""
 
 import argparse
 import hashlib
@@ -17,8 +14,8 @@ from vivit_jax.distributed import hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
 from vivit_jax.files import cache_folder
 
-JOIN_TIMEOUT_SECONDS = 300.0  # seconds in which all processes must have started
-CONNECT_TIMEOUT_SECONDS = 60.0  # seconds for JAX to connect them, once they are there
+JOIN_TIMEOUT_SECONDS = 300.0  # until all processes have started
+CONNECT_TIMEOUT_SECONDS = 60.0  # for JAX to connect the processes that have started
 NAMES = ('coordinator_address', 'num_processes', 'process_id')
 NUMBERS = (
   'SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_JOB_ID',
@@ -32,7 +29,7 @@ JAX learns everything from the environment; else it is alone and contacts nobody
 
 
 def add_launch(parser: argparse.ArgumentParser) -> None:
-  """Declares the options that `start` takes."""
+  """Adds the options that `start` reads."""
   group = parser.add_argument_group('several hosts', HELP)
   group.add_argument('--coordinator', metavar='HOST:PORT', help=f'of process 0 (${ADDRESS})')
   group.add_argument('--processes', type=int, metavar='N', help='how many there are')
@@ -40,23 +37,23 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
 
 
 def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
-  """Joins the other processes, if there are any, before JAX is asked for devices.
+  """Joins the other processes, if any; must be called before JAX initializes its devices.
 
-  From then on all but the first print nothing but errors, their number before each line.
+  Afterwards all processes but the first print errors only, with their number before each line.
 
   Args:
     options: of `add_launch`.
-    heartbeat_timeout_seconds: a process that was silent for longer is lost, and the others end.
+    heartbeat_timeout_seconds: a process without a heartbeat for this long is lost, and the others end.
 
   Raises:
-    ConfigError: options that cannot be used, or nobody answers.
+    ConfigError: the options are invalid, or the other processes do not answer.
   """
-  said = any(x is not None for x in (options.coordinator, options.processes, options.process))
-  found = not said and (_on_slurm() or _on_tpu())
-  if said or (not found and ADDRESS in os.environ):
+  given = any(x is not None for x in (options.coordinator, options.processes, options.process))
+  found = not given and (_on_slurm() or _on_tpu())
+  if given or (not found and ADDRESS in os.environ):
     arguments = _from_options(options)
   elif found:
-    arguments = _from_surroundings()
+    arguments = _from_environment()
   else:
     return
   address, processes, process = (arguments[name] for name in NAMES)
@@ -64,10 +61,10 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
     return
   meeting.meet(address, processes, process, JOIN_TIMEOUT_SECONDS)
   import jax
-  from jax._src import distributed  # its store of keys and values has no public name
+  from jax._src import distributed  # its key-value store has no public API
 
-  # With as few threads as cores, programs that wait for each other on the CPUs of one machine keep
-  # those that they wait for from starting.
+  # With one thread per core, CPU programs that wait for each other on one machine can deadlock:
+  # they occupy the threads of those that they wait for.
   os.environ.setdefault('PJRT_NPROC', '16')
   try:
     jax.distributed.initialize(
@@ -96,7 +93,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
 def _on_slurm() -> bool:
   """Returns whether srun started this process as one of several.
 
-  JAX would also take the shell of an allocation for a task, and wait for others for ever.
+  JAX would also treat the shell of an allocation as a task and wait for others forever.
   """
   tasks = os.environ.get('SLURM_STEP_NUM_TASKS', os.environ.get('SLURM_NTASKS', '1'))
   if 'SLURM_STEP_NODELIST' not in os.environ:
@@ -110,8 +107,8 @@ def _on_slurm() -> bool:
   return int(tasks) > 1
 
 
-def _from_surroundings() -> dict[str, Any]:
-  """Returns the arguments of jax.distributed.initialize that JAX itself would find."""
+def _from_environment() -> dict[str, Any]:
+  """Returns the arguments of jax.distributed.initialize that JAX detects."""
   from jax._src import clusters
 
   values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -126,10 +123,10 @@ def _from_surroundings() -> dict[str, Any]:
 
 
 def _on_tpu() -> bool:
-  """Returns whether this is a TPU virtual machine, which may be one of a slice."""
+  """Returns whether this is a TPU virtual machine, possibly one of a slice."""
   if 'tpu' not in os.environ.get('JAX_PLATFORMS', 'tpu'):
     return False
-  from jax._src import clusters  # what jax.distributed asks; without TPU chips it answers at once
+  from jax._src import clusters  # as jax.distributed does; fast without TPU chips
 
   return clusters.GkeTpuCluster.is_env_present() or clusters.GceTpuCluster.is_env_present()
 
@@ -156,7 +153,7 @@ def _from_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Prefixed:
-  """A text stream that begins every line with the same words."""
+  """A text stream that writes a prefix before every line."""
 
   def __init__(self, stream: Any, prefix: str):
     self._stream, self._prefix, self._begins = stream, prefix, True
@@ -175,20 +172,20 @@ class _Prefixed:
 
 
 CPU = Path('/proc/cpuinfo')
-# Lines that say what a core can do and what the compiler tunes for; not its clock, say.
-TOLD = (
+# Lines about instruction sets and models of the cores; not, for example, their clock rates.
+CPU_FIELDS = (
   'vendor_id', 'cpu family', 'model', 'model name', 'stepping', 'flags',  # x86
   'CPU implementer', 'CPU architecture', 'CPU variant', 'CPU part', 'CPU revision', 'Features',
 )  # fmt: skip
 
 
 def keep_compiled_programs() -> None:
-  """Keeps them in $VIVIT_CACHE/compiled, by default ~/.cache/vivit_jax/compiled.
+  """Caches compiled programs in $VIVIT_CACHE/compiled, by default ~/.cache/vivit_jax/compiled.
 
-  To be called before anything is computed, since JAX asks for the folder only once. A folder that
-  the user gave to JAX itself stays. A program for CPUs may use instructions that another machine
-  which shares the home folder lacks, and the name that JAX gives it does not say so: each kind of
-  CPU has a folder of its own, and where Linux does not tell the kind nothing is kept.
+  Must be called before anything is computed, since JAX reads the folder only once. A folder that
+  the user has set in JAX is kept. A CPU program may use instructions that another machine with the
+  same home folder lacks, and JAX's file names do not distinguish that. So each kind of CPU has its
+  own folder, and nothing is cached if the kind is unknown.
   """
   import jax
 
@@ -203,19 +200,19 @@ def keep_compiled_programs() -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
-def kind_of_cpu(told: Path = CPU) -> str | None:
-  """Returns a digest of what this machine's CPUs are and can do; None: it is not known.
+def kind_of_cpu(cpuinfo: Path = CPU) -> str | None:
+  """Returns a digest of this machine's CPU models and features, or None if they are unknown.
 
   Args:
-    told: file in the format of /proc/cpuinfo.
+    cpuinfo: file in the format of /proc/cpuinfo.
   """
   try:
-    lines = told.read_text(errors='replace').splitlines()
+    lines = cpuinfo.read_text(errors='replace').splitlines()
   except OSError:
     return None
-  facts = {line for line in lines if line.partition(':')[0].strip() in TOLD}
+  facts = {line for line in lines if line.partition(':')[0].strip() in CPU_FIELDS}
   if not any(line.startswith(('flags', 'Features')) for line in facts):
     return None
-  # Sorted and without repetition: of all cores, so that machines with two kinds differ from both.
-  said = '\n'.join([platform.machine(), *sorted(facts)])
-  return hashlib.sha256(said.encode()).hexdigest()[:16]
+  # The set over all cores, so that a machine with two kinds of core differs from both.
+  text = '\n'.join([platform.machine(), *sorted(facts)])
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the processes of a run meet before JAX connects them: who is missing, who does not fit.
+"""A rendezvous of the processes before JAX connects them: reports missing or mismatched ones.
 
-Process 0 listens at the address that JAX's service gets afterwards. Each of the others connects and
-sends a line of JSON: its number, and how many it takes them to be. Once all are there, or it is
-clear that they will not be, process 0 answers all with one line. All of this is Python, so that it
-says what it waits for and can be interrupted, neither of which JAX's own start does.
+Process 0 listens on the address that JAX's service uses afterwards. Each other process connects and
+sends one line of JSON with its number and the number of processes it expects. When all have
+connected, or one does not match, or the time is over, process 0 answers all of them with one line.
+Unlike JAX's own start, this reports what it waits for and can be interrupted.
 """
 
 import contextlib
@@ -16,25 +16,25 @@ import time
 
 from vivit_jax.errors import ConfigError
 
-REPORT = 30.0  # seconds between two lines about what is waited for
-DELAY = 10.0  # seconds before others than process 0 say so at all
+REPORT = 30.0  # seconds between two progress lines
+DELAY = 10.0  # seconds before the first progress line of processes other than 0
 RETRY = 0.2  # seconds between two attempts to reach process 0
-STRANGER = 20.0  # seconds for which something else may answer at its address: a run that ends, say
-TALKING = 2.0  # seconds for a line, once connected
+STRANGER = 20.0  # seconds for which another program may answer there, such as a run that is ending
+TALKING = 2.0  # seconds to receive a line after connecting
 LINE = 4096  # bytes
 
 
 def meet(address: str, processes: int, process: int, seconds: float) -> None:
-  """Returns once all processes are there.
+  """Returns once all processes have connected.
 
   Args:
     address: HOST:PORT of process 0.
     processes: how many there are.
     process: this one's number.
-    seconds: in which all must come.
+    seconds: time limit for all to connect.
 
   Raises:
-    ConfigError: they do not fit, or not all came: one line, the same in all that are there.
+    ConfigError: the processes do not match, or some are missing; the same line in all of them.
   """
   if process == 0:
     _Host(address, processes, seconds).gather()
@@ -43,7 +43,7 @@ def meet(address: str, processes: int, process: int, seconds: float) -> None:
 
 
 class _Host:
-  """Process 0, and who has come to it."""
+  """Process 0 and the processes that have connected to it."""
 
   def __init__(self, address: str, processes: int, seconds: float):
     self._address, self._processes, self._seconds = address, processes, seconds
@@ -51,7 +51,7 @@ class _Host:
     self._refusal: str | None = None
 
   def gather(self) -> None:
-    """Waits for all, and tells them the outcome."""
+    """Waits for all processes and sends them the outcome."""
     deadline = time.monotonic() + self._seconds
     waiting = _Progress(deadline)
     with _listening(self._address) as server, selectors.DefaultSelector() as selector:
@@ -88,9 +88,9 @@ class _Host:
     return f'process{plural} {", ".join(shown)} of {self._processes}'
 
   def _hear(self, peer: socket.socket) -> bool:
-    """Notes what a process says; returns whether its connection is worth keeping."""
+    """Reads the line of a process; returns whether to keep its connection."""
     said = _line(peer)
-    if said is None:  # it has ended, or is no process of ours
+    if said is None:  # it has ended, or is not a process of this run
       self._came = {k: other for k, other in self._came.items() if other is not peer}
       return False
     number, processes = said.get('process'), said.get('processes')
@@ -112,7 +112,7 @@ class _Host:
 
 
 def _join(address: str, processes: int, process: int, seconds: float) -> None:
-  """Reaches process 0 and waits for its answer."""
+  """Connects to process 0 and waits for its answer."""
   began = time.monotonic()
   deadline = began + seconds
   waiting = _Progress(deadline, delay=DELAY)
@@ -125,7 +125,7 @@ def _join(address: str, processes: int, process: int, seconds: float) -> None:
         server.sendall(introduction)
         while not selectable(server):
           waiting.say(f'process 0 at {address} waits for others')
-          if time.monotonic() > deadline + STRANGER:  # it should have said who is missing
+          if time.monotonic() > deadline + STRANGER:  # it should have reported who is missing
             raise OSError('it is connected and silent')
         answer = _line(server)
       if answer is not None and 'refusal' in answer:
@@ -147,14 +147,14 @@ def _join(address: str, processes: int, process: int, seconds: float) -> None:
 
 
 def selectable(peer: socket.socket) -> bool:
-  """Returns within a second whether there is something to read."""
+  """Returns within a second whether there is data to read."""
   with selectors.DefaultSelector() as selector:
     selector.register(peer, selectors.EVENT_READ)
     return bool(selector.select(1.0))
 
 
 def _line(peer: socket.socket) -> dict | None:
-  """Returns what a connection says in one line; None: it is closed, silent or says no JSON."""
+  """Returns the JSON line of a connection, or None if it is closed, silent or not JSON."""
   peer.settimeout(TALKING)
   content = b''
   try:
@@ -170,10 +170,10 @@ def _line(peer: socket.socket) -> dict | None:
 
 
 def _listening(address: str) -> socket.socket:
-  """Returns the socket of process 0, on all interfaces as JAX's own service."""
+  """Returns the socket of process 0, on all interfaces like JAX's own service."""
   port = int(address.rpartition(':')[2])
   try:
-    # Of both families where the machine has both, since HOST may resolve to either.
+    # IPv4 and IPv6 if the machine has both, since HOST may resolve to either.
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     return socket.create_server(('', port), family=family, dualstack_ipv6=both, backlog=1024)
@@ -185,7 +185,7 @@ def _listening(address: str) -> socket.socket:
 
 
 class _Progress:
-  """Says what is waited for, and again when it changes or time passes."""
+  """Prints what is waited for, again if it changes or after some time."""
 
   def __init__(self, deadline: float, delay: float = 0.0):
     self._deadline = deadline

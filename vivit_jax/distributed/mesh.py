@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many devices each axis of the mesh gets, which experiments fit, and who goes where."""
+"""The device mesh: sizes of its axes, which experiments fit on it, and the order of devices."""
 
 import dataclasses
 import math
@@ -20,8 +20,8 @@ def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
   """Returns the sizes of the axes (data, fsdp, context) on `devices` devices.
 
   Raises:
-    ConfigError: where the axes do not multiply to the devices, or would cut a clip, a tubelet or a
-      group of clips in two.
+    ConfigError: the axes do not multiply to the number of devices, or a clip, a tubelet or a group
+      of clips would be split.
   """
   data, fsdp, context = shape = _shape(config.mesh, devices)
   rows = data * fsdp
@@ -83,7 +83,7 @@ def _tubelets(config: Config) -> int:
 
 
 def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
-  """Returns the smallest context that leaves a clip for each row of devices."""
+  """Returns a remedy: the smallest `context` with which every row of devices has a clip."""
   data, fsdp, context = shape
   for factor in range(2, min(data, _tubelets(config) // context) + 1):
     fits = data % factor == 0 and batch % (data // factor * fsdp) == 0
@@ -93,16 +93,16 @@ def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
 
 
 def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) -> Mesh:
-  """Returns a mesh over `devices` (all of them by default), on which a given experiment must fit.
+  """Returns a mesh over `devices` (default: all) after checking that the experiment fits on it.
 
-  Without an experiment all devices lie along `data`.
+  Without an experiment all devices are on the axis `data`.
 
   Raises:
-    ConfigError: where the mesh does not fit the devices or a batch does not divide.
+    ConfigError: the mesh does not match the devices, or a batch is not divisible.
   """
   try:
     devices = devices or jax.devices()
-  except RuntimeError as error:  # JAX_PLATFORMS asks for what is not there
+  except RuntimeError as error:  # JAX_PLATFORMS names a platform that is missing
     raise ConfigError(f'JAX finds no device: {" ".join(str(error).split())}') from None
   shape = (len(devices), 1, 1) if config is None else check_devices(config, len(devices))
   grid = _by_host(shape, devices) if shape[2] > 1 else _by_network(shape, devices)
@@ -110,7 +110,7 @@ def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) ->
 
 
 def _by_host(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
-  """Returns a grid in which the devices that share a clip are neighbours on one host."""
+  """Returns a grid in which the devices that share a clip are neighbors on one host."""
   grid = np.array(sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))).reshape(shape)
   for group in grid.reshape(-1, shape[2]):
     hosts = sorted({device.process_index for device in group})
@@ -123,7 +123,7 @@ def _by_host(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarr
 
 
 def _by_network(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
-  """Returns a grid whose axes follow the network; slices are far from each other, along `data`."""
+  """Returns a grid whose axes follow the network; the slow links between slices are on `data`."""
   slices = len({_slice(device) for device in devices})
   if slices == 1 or devices[0].platform != 'tpu':
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a batch live where, and which part of the training state.
-
-Which axis of which parameter the devices along `fsdp` share: one table.
-"""
+"""Sharding of batches and of the training state over the devices of a mesh."""
 
 import itertools
 import re
@@ -16,17 +13,17 @@ BATCH_AXES = ('data', 'fsdp')  # the axes along which devices have different cli
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding of an array that every device holds completely."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, *, video: bool = False) -> NamedSharding:
-  """Returns the sharding of arrays whose first axis is the batch; of videos also the frames."""
+  """Returns the sharding of arrays whose first axis is the batch; videos also split the frames."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *(['context'] if video else [])))
 
 
 def leaf_name(path: Any) -> str:
-  """Returns a/b/c for the path of a leaf, as the table of `sharding_rules` has it."""
+  """Returns the path of a leaf as a/b/c, which RULES match."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
@@ -34,7 +31,7 @@ def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
   """Returns the tree of shardings of a training state, or of its parameters alone.
 
   Args:
-    mesh: over which the table of `sharding_rules` splits large arrays.
+    mesh: RULES split large arrays over its axis `fsdp`.
     abstract_state: tree of arrays or shapes.
   """
 
@@ -47,7 +44,7 @@ def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
 
 
 def with_sharding(mesh: Mesh, abstract_state: Any) -> Any:
-  """Returns the shapes of a state with their shardings, which say how to restore it."""
+  """Returns the shapes of a state with their shardings, as needed to restore it."""
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     abstract_state,
@@ -56,7 +53,7 @@ def with_sharding(mesh: Mesh, abstract_state: Any) -> Any:
 
 
 def shard_state(mesh: Mesh, state: Any) -> Any:
-  """Returns a state that every process holds whole as device arrays, each device with its part."""
+  """Returns device arrays of a state that every process holds completely in host memory."""
   return jax.tree.map(
     lambda x, where: jax.make_array_from_callback(x.shape, where, np.asarray(x).__getitem__),
     state,
@@ -65,7 +62,7 @@ def shard_state(mesh: Mesh, state: Any) -> Any:
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
-  """Returns the rows of a global batch that this process's devices own, ascending, each once."""
+  """Returns the rows of a global batch on this process's devices, ascending, without repeats."""
   blocks = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
   starts = sorted({block[0].indices(batch_size)[:2] for block in blocks if block is not None})
   return list(itertools.chain.from_iterable(itertools.starmap(range, starts)))
@@ -75,11 +72,11 @@ def shard_batch(mesh: Mesh, rows: Any) -> Any:
   """Returns this process's rows of a batch (a tree of NumPy arrays) as global device arrays.
 
   Args:
-    mesh: over which rows are split, and the frames of videos, the arrays of five axes.
+    mesh: splits the rows and, for videos (arrays of five axes), the frames.
     rows: those of `host_rows`, in their order.
   """
   count = jax.tree.leaves(rows)[0].shape[0]
-  # The same share of every batch, so that any size whose blocks are rows of devices tells it.
+  # A process has the same fraction of every batch, so a batch of one row per block tells it.
   blocks = mesh.shape['data'] * mesh.shape['fsdp']
   size = count * blocks // len(host_rows(mesh, blocks))
   place = {row: i for i, row in enumerate(host_rows(mesh, size))}
@@ -101,9 +98,9 @@ def local_rows(array: jax.Array) -> np.ndarray:
   return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
 
 
-# End of the path -> the axis of the model's width D, which is the one that all of them have. What
-# no row names (biases, norms, cls tokens: below 0.2 % of a model) stays whole on every device, and
-# so does what fsdp does not divide. Moments and averages lie as the parameters they belong to.
+# End of the path -> the axis that is split over `fsdp`: the model's width D, which all of these
+# have. All other arrays (biases, norms, cls tokens: below 0.2 % of a model) are replicated, and so
+# are those that fsdp does not divide. Moments and averages are sharded like their parameters.
 RULES = {
   r'tokenizer/kernel': -1,  # [t, h, w, c, D]
   r'position': -1,  # [1, tokens, D]

@@ -37,7 +37,7 @@ from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import load_run
 
 Forward = Callable[[Any, np.ndarray], np.ndarray]
-Between = Callable[[], None]  # called before each batch; leaves the evaluation by what it raises
+BeforeBatch = Callable[[], None]  # ends the evaluation by what it raises
 SHOWN_MISTAKES = 8
 EVALUATIONS = 'evaluations'  # folder of the reports that are not training's own
 
@@ -72,11 +72,11 @@ def validate(
   forward: Forward,
   failures: Failures,
   params: Any,
-  between: Between,
+  before_batch: BeforeBatch,
 ) -> Validation:
   """Evaluates one central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
-  predictions = predict(config, data, forward, params, protocol, failures, between)
+  predictions = predict(config, data, forward, params, protocol, failures, before_batch)
   results = hosts.broadcast(_results(predictions, config.task, protocol))
   names = ['loss', headline(config.task), 'top5']
   metrics = {name: results[name] for name in names if name in results}
@@ -104,7 +104,7 @@ def predict(
   params: Any,
   protocol: Evaluate,
   failures: Failures,
-  between: Between = lambda: None,
+  before_batch: BeforeBatch = lambda: None,
   progress: bool = False,
 ) -> Predictions:
   """Returns the model's summed logits for every video of a manifest, in all processes."""
@@ -119,7 +119,7 @@ def predict(
   )
   mine = collect(
     lambda video: forward(params, video),
-    _with_calls(batches, between),
+    _with_calls(batches, before_batch),
     config.task,
     videos=len(data.videos),
     on_failure=lambda *failure: failures.add([failure]),
@@ -132,10 +132,12 @@ def predict(
   return everyone
 
 
-def _with_calls(batches: Generator[Batch, None, None], between: Between) -> Iterator[Batch]:
-  with contextlib.closing(batches):  # what `between` raises ends the decoders
+def _with_calls(
+  batches: Generator[Batch, None, None], before_batch: BeforeBatch
+) -> Iterator[Batch]:
+  with contextlib.closing(batches):  # what `before_batch` raises ends the decoders
     for batch in batches:
-      between()
+      before_batch()
       yield batch
 
 
@@ -155,7 +157,7 @@ def evaluate_run(
   split: str | None = None,
   views: tuple[int, int] | None = None,
   output: Path | None = None,
-  heed: Between = lambda: None,
+  before_batch: BeforeBatch = lambda: None,
 ) -> dict[str, Any]:
   """Evaluates a run with several views per video and writes a report.
 
@@ -166,7 +168,7 @@ def evaluate_run(
     views: temporal and spatial; those of the run's configuration if None.
     output: folder of the report. If None, the workdir for what training itself evaluates in the
       end; else, so that training's report stays, workdir/evaluations/SPLIT-STEP-VIEWS.
-    heed: called before each batch; leaves the evaluation by what it raises.
+    before_batch: called before each batch; leaves the evaluation by what it raises.
 
   Returns:
     The results (see `evaluate.metrics.compute`).
@@ -199,11 +201,11 @@ def evaluate_run(
     data = open_common_split(config, split)
     failures = Failures(data, config.data.max_bad_fraction, workdir)
     forward = compile_forward(build(config), mesh)
-    between = watchdog.series('the next batch of the evaluation', heed)
+    before_batch = watchdog.series('the next batch of the evaluation', before_batch)
     shown = sys.stderr.isatty()
     params = shard_state(mesh, pretrained.params)
     predictions = predict(
-      config, data, forward, params, protocol, failures, between, progress=shown
+      config, data, forward, params, protocol, failures, before_batch, progress=shown
     )
   results = {
     **_results(predictions, config.task, protocol),

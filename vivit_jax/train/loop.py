@@ -83,7 +83,7 @@ def train(
     with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
       _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
-        return evaluate_run(workdir, heed=stop.raise_if_stopped)
+        return evaluate_run(workdir, before_batch=stop.raise_if_stopped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _loop(
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
-          log.validation(step, evaluate(step, state))  # last: it need not be done again
+          log.validation(step, evaluate(step, state))  # last, as it marks the step as done
         if saves and (last or not buffer.last_step_skipped()):
           save(step, state, wait=last)
         checkpoints.check()
