@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vivit` command: what can be said on its command line."""
+"""The `vivit` command: parses its command line and runs one command."""
 
-import argparse
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__
@@ -23,17 +22,28 @@ from vivit_jax.cli import (
   train,
 )
 from vivit_jax.cli.options import Parser, last_words, open_standard_streams
+from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
+
+# Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
+# returns the exit code and imports what it needs, so that --help is quick.
+COMMANDS = (train, evaluate, inspect, convert, predict, plan)
+DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 
 
 def make_parser() -> Parser:
-  """Returns the parser of all subcommands."""
+  """Returns the parser of all commands."""
   parser = Parser(prog='vivit', description='Video Vision Transformers in JAX.')
   parser.add_argument('--version', action='version', version=f'vivit_jax {__version__}')
   subcommands = parser.add_subparsers(metavar='COMMAND', required=True)
-  own = (train.add, evaluate.add, inspect.add, convert.add, predict.add)
-  for add in (*own, plan.add, add_data):
-    add(subcommands)
+  for command in COMMANDS:
+    command.add(subcommands)
+  group = subcommands.add_parser(
+    'data', help='index, prepare, check and time videos', description='Prepares videos.'
+  )
+  data_subcommands = group.add_subparsers(metavar='COMMAND', required=True)
+  for command in DATA_COMMANDS:
+    command.add(data_subcommands)
   return parser
 
 
@@ -45,20 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
   settings, others = _split_settings(arguments)
   options, rest = parser.parse_known_args(others)
   for argument in rest if options.takes_config else [*rest, *settings]:
-    options.command.error(f'unknown argument {argument!r}')
+    new = OPTIONS.get(argument.partition('=')[0])
+    options.command.error(
+      f'{argument} is now called {new}' if new else f'unknown argument {argument!r}'
+    )
   options.settings = settings
-  options.hints = {
-    name.removeprefix('hint_'): value
-    for name, value in vars(options).items()
-    if name.startswith('hint_') and value is not None
-  }
-  # Not argparse's `required`, which would name --workdir where it is only misspelt.
-  needs_workdir = not getattr(options, 'overfit_one_batch', False)
-  if needs_workdir and not getattr(options, 'workdir', 'none needed'):
-    options.command.error('give the folder of the run as --workdir=FOLDER')
   _quieten_libraries()
   try:
-    code = options.function(options)
+    code = options.run(options)
     shutdown.finish()
     return code
   except (Exception, KeyboardInterrupt) as error:
@@ -118,22 +122,3 @@ def entry() -> NoReturn:
     _quieten_orbax()
   open_standard_streams()
   sys.exit(last_words(main()))
-
-
-# Each declares one command on the parsers of the group.
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-  data_index.add,
-  data_check.add,
-  data_build.add,
-  data_bench.add,
-)
-
-
-def add_data(subcommands: argparse._SubParsersAction) -> None:
-  """Declares `vivit data` and what it can do."""
-  group = subcommands.add_parser(
-    'data', help='index, prepare, check and time videos', description='Prepares videos.'
-  )
-  commands = group.add_subparsers(metavar='COMMAND', required=True)
-  for add in COMMANDS:
-    add(commands)
