@@ -55,7 +55,7 @@ def test_state_is_counted_to_the_byte():
 
   sizes = estimate(config, 8, 'gpu')
   assert sizes['parameters'] == held(state.params) < 0.5 * estimate(TINY, 8, 'gpu')['parameters']
-  assert sizes['optimiser state and averages'] == held(state.opt_state)
+  assert sizes['optimizer state and averages'] == held(state.opt_state)
 
 
 def test_what_is_saved_is_that_of_the_layers_and_clips():
@@ -115,7 +115,7 @@ def test_the_cheapest_that_fits_is_named_with_its_settings():
   trials = search(TINY, 8, (as_given + bfloat16) // 2, None)
   assert report.verdict(trials).endswith('by the estimate with --config.model.dtype=bfloat16')
   assert not any(trial.fits for trial in search(TINY, 8, 1000, None))
-  assert 'Nothing that was tried' in report.verdict(search(TINY, 8, 1000, None))
+  assert 'No change tried makes it fit' in report.verdict(search(TINY, 8, 1000, None))
 
 
 def test_a_compiler_has_the_last_word_and_stops_at_the_first_that_fits():
@@ -147,10 +147,10 @@ def test_the_command_prints_a_table_and_json(capsys):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--topology=v9:8x8'], '--topology=v9:8x8 is no GENERATION:SHAPE'),
+    (['--topology=v9:8x8'], '--topology=v9:8x8 is not GENERATION:SHAPE'),
     (['--topology=v5e:2x2', '--devices=8'], 'give either --topology'),
     (['--device-memory=80GB'], 'give either --topology'),
-    (['--device-memory=80', '--devices=8'], '--device-memory=80 is no size'),
+    (['--device-memory=80', '--devices=8'], '--device-memory=80 is not a size'),
     (['--device-memory=80GB', '--devices=0'], '--devices=0 is no number'),
     (['--device-memory=80GB', '--devices=7'], 'config.train.batch_size=32 is not divisible'),
   ],
@@ -179,7 +179,7 @@ def test_the_compiler_for_tpus():
   sizes, refusal = Compiler('v5e:2x4', 600.0)(TINY)
   assert not refusal
   estimated = estimate(TINY, 8, 'tpu')
-  state = estimated['parameters'] + estimated['optimiser state and averages']
+  state = estimated['parameters'] + estimated['optimizer state and averages']
   assert sizes['state and batch'] > state
   with pytest.raises(ConfigError, match='not divisible'):
     Compiler('v5e:3x7', 600.0)(TINY)
