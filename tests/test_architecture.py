@@ -106,6 +106,14 @@ def test_imports_point_down(module):
       assert layer(other) < layer(module), f'{module} imports {other}, which does not lie below it'
 
 
+def test_the_package_shows_its_folders():
+  own = [path for path in (ROOT / PACKAGE).iterdir() if path.suffix]
+  assert len(own) <= 5, f'{sorted(path.name for path in own)} stand beside the folders'
+  folders = {part(module) for module in FILES if module.count('.') > 1}
+  assert folders == set().union(*LAYERS) - {'errors', 'files', 'predict'}
+  assert len(LAYERS) == 8
+
+
 def test_importing_the_package_imports_none_of_its_parts():
   for node in ast.parse(FILES[PACKAGE].read_text()).body:
     if isinstance(node, ast.Import | ast.ImportFrom):
