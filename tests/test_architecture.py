@@ -197,3 +197,13 @@ def test_file_says_what_it_is_for_and_stays_readable(path):
       if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         length = node.end_lineno - node.lineno + 1
         assert length <= 70, f'{node.name} has {length} lines'
+
+
+def test_names_of_tests_are_short_and_name_one_test():
+  names = []
+  for path in (ROOT / 'tests').rglob('test_*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef) and node.name.startswith('test_'):
+        names.append(node.name)
+  assert not [name for name in names if len(name) > 60]
+  assert not {name for name in names if names.count(name) > 1}

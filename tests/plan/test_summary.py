@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_real_model(monkeypatch):
   assert 0 < summary['matmul_gflops'] < summary['gflops']
 
 
-def test_what_a_device_holds_is_its_part_of_what_the_table_splits():
+def test_a_device_holds_its_part_of_what_the_table_splits():
   config = dataclasses.replace(
     SMALL, mesh=Mesh(fsdp=4), train=Train(batch_size=16, ema_decay=0.9), task=Task(classes=(10,))
   )
