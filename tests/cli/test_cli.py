@@ -49,7 +49,7 @@ MISTAKES = {
   ),
   'wrong type': (
     ['train', f'--config={CONFIG}', '--config.train.steps=many', '--workdir={out}'],
-    ["config.train.steps='many' has the wrong type, need int"],
+    ["config.train.steps='many' has the wrong type: str, need int"],
   ),
   'wrong choice': (
     ['train', f'--config={CONFIG}', '--config.train.optimizer=adam', '--workdir={out}'],
