@@ -21,7 +21,7 @@ from vivit_jax.cli import (
   predict,
   train,
 )
-from vivit_jax.cli.options import Parser, last_words, open_standard_streams
+from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
 from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
 
@@ -48,7 +48,7 @@ def make_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs one command; a user's mistake ends in one line and exit code 2."""
+  """Runs one command; reports a user's mistake in one line with exit code 2."""
   parser = make_parser()
   arguments = _join_settings(sys.argv[1:] if arguments is None else arguments)
   # Before argparse, which takes an unknown option with a space in it for a positional argument.
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join_settings(arguments: Sequence[str]) -> list[str]:
-  """Writes `--config.name value` as `--config.name=value`, before argparse takes the value away."""
+  """Joins `--config.name value` to `--config.name=value`, or argparse would take the value."""
   joined: list[str] = []
   for argument in arguments:
     if joined and _is_setting(joined[-1]) and '=' not in joined[-1] and argument[:2] != '--':
@@ -94,7 +94,7 @@ def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _quieten_libraries() -> None:
-  """Leaves the terminal to what concerns the run; VIVIT_LOG=INFO brings the libraries back."""
+  """Silences libraries below errors; VIVIT_LOG=INFO shows their messages again."""
   level = os.environ.get('VIVIT_LOG', 'ERROR')
   for name in ('absl', 'jax', 'orbax', 'grain'):
     logging.getLogger(name).setLevel(level)
@@ -103,7 +103,7 @@ def _quieten_libraries() -> None:
 
 
 def _quieten_orbax() -> None:
-  """Leaves out what its threads print of failures that are raised to us too, and are one line."""
+  """Silences Orbax's threads on failures that are also raised, and reported in one line."""
 
   def is_orbax(unraisable: 'sys.UnraisableHookArgs') -> bool:
     closed = str(unraisable.exc_value) == 'Event loop is closed'
@@ -121,4 +121,4 @@ def entry() -> NoReturn:
   if 'VIVIT_LOG' not in os.environ:
     _quieten_orbax()
   open_standard_streams()
-  sys.exit(last_words(main()))
+  sys.exit(flush_output(main()))

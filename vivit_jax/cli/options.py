@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the commands, options that several have, and values read from them."""
+"""Parsers of the commands, and options that several of them have."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from vivit_jax.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-  """Answers a wrong command line in one line."""
+  """Reports a wrong command line in one line."""
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
@@ -57,7 +57,7 @@ def add_command(
 
 
 def open_standard_streams() -> None:
-  """Opens those that the caller has closed (`>&-`), or the next file would take their place."""
+  """Opens streams that the caller closed (`>&-`), or the next file would get their numbers."""
   while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
   os.close(nowhere)
@@ -66,8 +66,8 @@ def open_standard_streams() -> None:
       setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def last_words(code: int) -> int:
-  """Writes what standard output still holds; returns the exit code; 2, not 0, if it is lost."""
+def flush_output(code: int) -> int:
+  """Flushes standard output and returns the exit code; 2 instead of 0 if that fails."""
   try:
     sys.stdout.flush()
     return code
@@ -126,7 +126,7 @@ def workdir(options: argparse.Namespace) -> Path:
 
 
 def use_cpu() -> None:
-  """Leaves the accelerators to a training run that may hold them."""
+  """Runs on the CPU: a training run may hold the accelerators."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
@@ -137,6 +137,6 @@ def parse_views(text: str) -> tuple[int, int]:
   match = re.fullmatch(r'([1-9]\d{0,8})x([1-9]\d{0,8})', text, re.ASCII)
   if match is None:
     raise ConfigError(
-      f'--views={text} is not TxS, temporal x spatial views, each below a milliard, e.g. 4x3'
+      f'--views={text} is not TxS, temporal x spatial views, each below a billion, e.g. 4x3'
     )
   return int(match[1]), int(match[2])
