@@ -108,7 +108,7 @@ REGULARISERS = tuple(
     ),
     (
       'mixup', 'mix.mixup', 0.0,
-      'train_mix::every_pixel_and_label_is_the_blend_that_one_draw_per_group_says '
+      'train_mix::pixels_and_labels_are_blended_by_one_draw_per_group '
       'train_mix::one_device_and_eight_agree',
     ),
     (
@@ -127,20 +127,20 @@ REGULARISERS = tuple(
     ),
     (
       'dropout', 'model.dropout', 0.0,
-      'model_regularisers::regularisers_are_functions_of_the_key_and_off_in_testing',
+      'model_regularisers::regularisers_depend_on_the_key_and_are_off_in_testing',
     ),
     (
       'attention dropout', 'model.attention_dropout', 0.0,
-      'model_regularisers::regularisers_are_functions_of_the_key_and_off_in_testing',
+      'model_regularisers::regularisers_depend_on_the_key_and_are_off_in_testing',
     ),
     (
       'head dropout', 'model.head_dropout', 0.0,
-      'model_regularisers::regularisers_are_functions_of_the_key_and_off_in_testing',
+      'model_regularisers::regularisers_depend_on_the_key_and_are_off_in_testing',
     ),
     (
       'weight decay', 'train.weight_decay', 0.0,
       'train_optimizer::adamw_decays_matrices_alone_and_decoupled '
-      'train_optimizer::weight_decay_leaves_biases_norms_positions_and_cls_alone',
+      'train_optimizer::weight_decay_skips_biases_norms_positions_and_cls',
     ),
     (
       'clipping', 'train.grad_clip_norm', 0.0,
@@ -152,7 +152,7 @@ REGULARISERS = tuple(
     ),
     (
       'averaged weights', 'train.ema_decay', 0.0,
-      'train_step::averaged_weights_follow_the_equation_and_are_the_ones_to_evaluate',
+      'train_step::averaged_weights_follow_the_equation_and_are_evaluated',
     ),
     (
       'layer-wise decay', 'train.layer_decay', 1.0,

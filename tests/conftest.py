@@ -3,6 +3,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 # Before the first import of JAX, which reads both once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -26,6 +27,40 @@ pytest.register_assert_rewrite('support')
 
 # Run by a script in the background, tests and the commands that they interrupt would be deaf to it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files, one or more a folder, whose tests `pytest -m quick` runs: those that need no whole run.
+QUICK = (
+  'test_architecture.py',
+  'checkpoint/test_workdir.py',
+  'config/test_config.py',
+  'config/test_config_file.py',
+  'config/test_config_renamed.py',
+  'data/test_data_clips.py',
+  'data/test_data_crop.py',
+  'data/test_data_manifest.py',
+  'data/test_data_mirror.py',
+  'data/test_data_records.py',
+  'distributed/test_sharding.py',
+  'evaluate/test_evaluate_metrics.py',
+  'evaluate/test_predict.py',
+  'model/test_model_against_oracle.py',
+  'model/test_model_tokenizer.py',
+  'model/test_model_variants.py',
+  'plan/test_summary.py',
+  'train/test_train_losses.py',
+  'train/test_train_optimizer.py',
+  'weights/test_weights_read.py',
+  'weights/test_weights_round_trip.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Marks the quick tests."""
+  here = Path(__file__).parent
+  for item in items:
+    if str(item.path.relative_to(here)) in QUICK and not item.get_closest_marker('faults'):
+      item.add_marker('quick')
 
 
 @pytest.fixture

@@ -106,6 +106,14 @@ def test_imports_point_down(module):
       assert layer(other) < layer(module), f'{module} imports {other}, which does not lie below it'
 
 
+def test_the_package_shows_its_folders():
+  own = [path for path in (ROOT / PACKAGE).iterdir() if path.suffix]
+  assert len(own) <= 5, f'{sorted(path.name for path in own)} stand beside the folders'
+  folders = {part(module) for module in FILES if module.count('.') > 1}
+  assert folders == set().union(*LAYERS) - {'errors', 'files', 'predict'}
+  assert len(LAYERS) == 8
+
+
 def test_importing_the_package_imports_none_of_its_parts():
   for node in ast.parse(FILES[PACKAGE].read_text()).body:
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -189,3 +197,13 @@ def test_file_says_what_it_is_for_and_stays_readable(path):
       if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         length = node.end_lineno - node.lineno + 1
         assert length <= 70, f'{node.name} has {length} lines'
+
+
+def test_names_of_tests_are_short_and_name_one_test():
+  names = []
+  for path in (ROOT / 'tests').rglob('test_*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef) and node.name.startswith('test_'):
+        names.append(node.name)
+  assert not [name for name in names if len(name) > 60]
+  assert not {name for name in names if names.count(name) > 1}

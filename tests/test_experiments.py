@@ -99,7 +99,7 @@ TINY = (
 )
 
 
-def test_a_sweep_measures_once_goes_on_and_refuses_other_settings(modules, tmp_path, monkeypatch):
+def test_a_sweep_measures_once_and_refuses_other_settings(modules, tmp_path, monkeypatch):
   monkeypatch.setenv('VIVIT_CACHE', str(tmp_path / 'cache'))
   sweep = modules('sweep')
   run = sweep.Run('one frame', 3, TINY, (sweep.Test('train', split='train'),), as_image=True)

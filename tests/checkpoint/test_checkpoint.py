@@ -67,7 +67,7 @@ def test_the_best_is_kept_and_nan_is_the_worst(tmp_path):
     assert step == params['layer']['kernel'][0, 0] == 6
 
 
-def test_of_equal_scores_the_lower_loss_then_the_later_step_is_the_best(tmp_path):
+def test_ties_go_to_the_lower_loss_then_the_later_step(tmp_path):
   nan = float('nan')
   losses = {1: nan, 2: 2.0, 3: 1.0, 4: 1.5, 5: nan, 6: 1.0, 7: math.inf}
   written = []
@@ -204,7 +204,7 @@ with Checkpoints(Path(sys.argv[1]), keep=2) as checkpoints:
 """
 
 
-def test_a_killed_save_leaves_whole_steps_and_its_leftovers_are_removed(tmp_path):
+def test_a_killed_save_leaves_whole_steps_only(tmp_path):
   process = subprocess.Popen(
     [sys.executable, '-c', SAVES, str(tmp_path)],
     cwd=Path(__file__).parent.parent.parent,
@@ -296,7 +296,7 @@ def test_a_path_may_have_characters_that_are_patterns_elsewhere(tmp_path, name):
   assert not [place for place in descriptors if str(tmp_path) in place]
 
 
-def test_a_state_of_which_orbax_left_out_a_part_does_not_count_as_saved(tmp_path, monkeypatch):
+def test_a_partly_written_state_does_not_count_as_saved(tmp_path, monkeypatch):
   # As it does in a folder of such a name, were it given that path.
   monkeypatch.setattr(store, 'literal_path', lambda path, make: (path, lambda: None))
   with Checkpoints(tmp_path / 'lr[0.1]') as checkpoints:

@@ -56,7 +56,7 @@ def run(tmp_path):
     ({'init': {'checkpoint': 'x'}}, "config.init.checkpoint was None and is 'x'"),
   ],
 )
-def test_another_experiment_is_refused_by_the_name_of_the_setting(run, change, message):
+def test_another_experiment_is_refused_naming_the_setting(run, change, message):
   with pytest.raises(ConfigError) as error:
     check_compatible(run, config(**change), 'fingerprint')
   assert str(error.value) == (
@@ -187,7 +187,7 @@ def test_a_snapshot_that_was_edited_is_refused(run, section, name, saved, found)
   )
 
 
-def test_training_goes_by_what_the_checkpoints_say_and_not_by_an_edited_snapshot(run):
+def test_training_trusts_checkpoints_over_an_edited_snapshot(run):
   edited(run, model={'gelu': 'exact'})
   changed, saved = config(model={'gelu': 'exact'}), [about(4), about(5)]
   with pytest.raises(ConfigError) as error:
@@ -202,14 +202,14 @@ def test_training_goes_by_what_the_checkpoints_say_and_not_by_an_edited_snapshot
   assert check_compatible(run, config(), 'fingerprint', saved=saved) == []
 
 
-def test_free_settings_and_checkpoints_of_earlier_versions_contradict_nothing(run):
+def test_free_settings_and_older_checkpoints_contradict_nothing(run):
   edited(run, model={'remat': 'block', 'scan': True})
   assert config_of_weights(run, about(5)) == config(model={'remat': 'block', 'scan': True})
   edited(run, model={'gelu': 'exact'})
   assert config_of_weights(run, {'step': 5}).model.gelu == 'exact'
 
 
-def test_after_an_allowed_change_all_weights_keep_the_settings_they_were_saved_with(run):
+def test_after_an_allowed_change_weights_keep_their_settings(run):
   changed = config(model={'gelu': 'exact'})
   with pytest.raises(ConfigError, match=r'was .tanh. and is .exact.'):
     check_compatible(run, changed, 'fingerprint', saved=[about(5)])
@@ -224,7 +224,7 @@ def test_after_an_allowed_change_all_weights_keep_the_settings_they_were_saved_w
     config_of_weights(run, about(9))
 
 
-def test_a_damaged_snapshot_is_not_overwritten_by_another_command(run):
+def test_a_damaged_snapshot_is_not_overwritten(run):
   (run / 'config.json').write_text('{"config"')
   with pytest.raises(CheckpointError, match='is damaged'):
     check_compatible(run, config(seed=9), 'fingerprint')

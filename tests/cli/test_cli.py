@@ -49,7 +49,7 @@ MISTAKES = {
   ),
   'wrong type': (
     ['train', f'--config={CONFIG}', '--config.train.steps=many', '--workdir={out}'],
-    ["config.train.steps='many' has the wrong type, need int"],
+    ["config.train.steps='many' has the wrong type: str, need int"],
   ),
   'wrong choice': (
     ['train', f'--config={CONFIG}', '--config.train.optimizer=adam', '--workdir={out}'],
@@ -352,3 +352,9 @@ def test_no_such_device_is_one_line(tmp_path):
   assert done.returncode == 2
   assert done.stderr.startswith('vivit: error: JAX finds no device: ')
   assert done.stderr.count('\n') == 1
+
+
+def test_an_option_that_was_renamed_is_refused_with_its_new_name(capsys):
+  with pytest.raises(SystemExit):
+    main(['data', 'build', 'a', 'b', '--max-bad-share=0.5'])
+  assert '--max-bad-share=0.5 is now called --max-bad-fraction' in capsys.readouterr().err

@@ -406,8 +406,7 @@ def test_meshes_on_which_an_experiment_does_not_fit(tree, devices, message):
     ({'fsdp': 0}, 'config.mesh.fsdp=0 leaves no device; use -1 for all of them'),
     (
       {'fsdp': -1},
-      'config.mesh.data=-1 and config.mesh.fsdp=-1: only one axis can take the devices that are '
-      'left',
+      'config.mesh.data=-1 and config.mesh.fsdp=-1: only one axis can take the remaining devices',
     ),
   ],
 )

@@ -258,7 +258,7 @@ def test_a_path_may_have_colons_and_spaces(write, tmp_path):
   assert message_of(f'--config={missing}:c/z.py').startswith(f'--config={missing} is not a file')
 
 
-def test_a_relative_data_root_is_that_of_the_folder_it_was_given_in(plain, tmp_path, monkeypatch):
+def test_a_relative_data_root_is_made_absolute(plain, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for given, found in {
     'videos': tmp_path / 'videos',

@@ -170,7 +170,7 @@ def test_views_and_frames_of_the_best_kinetics_model():
 
 
 @pytest.mark.parametrize('name', WORDS)
-def test_larger_batches_scale_the_rate_and_the_memory_of_averaged_weights(name):
+def test_larger_batches_scale_the_rate_and_the_ema_decay(name):
   for word in {'', 'modern'} & {'', *WORDS[name]}:
     variant = f'B/16x2,{word}'.rstrip(',')
     plain = recipe(name, variant).train

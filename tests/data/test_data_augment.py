@@ -101,7 +101,7 @@ def test_examples_are_fixed_by_their_number(root):
   assert len({clip.tobytes() for clip in clips}) == 12
 
 
-def test_mirrored_clips_take_the_mirrored_label_where_that_is_asked_for(root):
+def test_mirrored_clips_take_the_mirrored_label_if_configured(root):
   crop = TrainingCrop(short_side=32, scale=(1.0, 1.0), stretch=False)
   sides = {}
   for flip in ('horizontal', 'off', 'swap_labels'):

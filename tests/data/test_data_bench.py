@@ -50,7 +50,7 @@ def test_latency_is_fetching_and_no_work(root, capsys):
   assert found['cores_of_one_device'] == pytest.approx(found['cpu_ms'] / 10)
 
 
-def test_stages_do_not_count_each_other_and_cost_nothing_unmeasured(monkeypatch):
+def test_stages_exclude_each_other_and_are_free_if_unmeasured(monkeypatch):
   times = iter(range(100))
   monkeypatch.setattr(timing.time, 'thread_time', lambda: 0.0)
   monkeypatch.setattr(timing.time, 'perf_counter', lambda: float(next(times)))
@@ -86,7 +86,7 @@ def test_cores_are_cpu_time_times_demand():
     ('--device-rate=0', '--device-rate=0.0 is not'),
   ],
 )
-def test_mistakes_are_one_line(root, capsys, option, words):
+def test_mistakes_in_a_bench_are_one_line(root, capsys, option, words):
   assert main(['data', 'bench', *settings(root), option]) == 2
   error = capsys.readouterr().err
   assert words in error

@@ -113,7 +113,7 @@ def test_short_side_and_key_frames(tmp_path):
   assert numbers(images).tolist() == list(range(24))
 
 
-def test_turned_videos_with_varying_times_are_stored_upright_and_in_time(tmp_path):
+def test_rotated_videos_are_stored_upright_and_in_time(tmp_path):
   times = [0, 1, 2, 10, 11, 30, 31, 32, 33, 80]  # tenths of a second
   source = write_dataset(tmp_path / 'source', 1)
   with av.open(str(source / '0.mp4'), 'w') as container:

@@ -199,7 +199,7 @@ def test_an_interrupted_or_killed_check_goes_on_where_it_was(long, tmp_path):
   assert '5 of 9 files are bad' in out
 
 
-def test_lists_of_other_splits_stay_and_unusable_ones_are_refused(tmp_path):
+def test_lists_of_other_splits_stay_and_bad_ones_are_refused(tmp_path):
   file = tmp_path / 'quarantine.csv'
   rows = [Bad('a,\n"b.mp4', None, None, 'damaged: x'), Bad('c.mp4', 1.0, 2.5, 'empty span: y')]
   write_list(file, rows[1:])
@@ -221,7 +221,7 @@ def test_lists_of_other_splits_stay_and_unusable_ones_are_refused(tmp_path):
     (['{}/none.csv'], 'none.csv does not exist'),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, arguments, said):
+def test_mistakes_in_a_check_are_one_line(tmp_path, capsys, arguments, said):
   assert main(['data', 'check', *(a.format(tmp_path) for a in arguments)]) == 2
   err = capsys.readouterr().err
   assert said in err

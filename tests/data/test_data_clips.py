@@ -30,7 +30,7 @@ def test_a_short_video_loops_from_its_start(rng):
   np.testing.assert_array_equal(training_clip(times(1), of(3), rng), [0, 0, 0])
 
 
-def test_views_go_from_the_first_frame_to_the_last_and_one_view_is_central():
+def test_views_span_the_video_and_one_view_is_central():
   np.testing.assert_array_equal(evaluation_clips(times(20), of(4), 3)[:, 0], [0, 6, 13])
   assert evaluation_clips(times(20), of(4), 3)[-1, -1] == 19
   np.testing.assert_array_equal(evaluation_clips(times(21), of(4), 1), [[7, 9, 11, 13]])
@@ -48,7 +48,7 @@ def test_views_differ_whenever_there_are_enough_starts(views):
 
 
 @pytest.mark.parametrize('rate', [10.0, 24000 / 1001, 25.0, 30000 / 1001, 50.0])
-def test_a_stride_in_seconds_is_one_in_frames_where_the_rate_is_constant(rate):
+def test_a_stride_in_seconds_equals_frames_at_a_constant_rate(rate):
   ticks = np.round(np.arange(90) * 90000 / rate) / 90000  # as a file stores them
   for length in (1, 2, 5, 6, 7, 8, 20, 89):
     for stride in (1, 2, 5):
@@ -88,7 +88,7 @@ def test_with_a_variable_rate_the_nearest_frames_are_chosen(rng):
   np.testing.assert_allclose(shown[views[-1, -1]], shown[-1], atol=0.2)
 
 
-def test_a_short_video_loops_in_seconds_after_its_last_frame_was_shown(rng):
+def test_a_short_video_loops_in_seconds_after_its_last_frame(rng):
   found = training_clip(np.array([0.0, 0.1, 0.3]), of(6, stride_seconds=0.11), rng)
   # Shown until 0.45: the median of 0.1 and 0.2 after 0.3. At 0.44 the first frame is nearer.
   np.testing.assert_array_equal(found, [0, 1, 2, 2, 0, 1])

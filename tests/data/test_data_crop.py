@@ -79,7 +79,7 @@ def test_the_short_side_is_scenics_unless_it_is_given(rng):
   assert draw_crop(Clip(), TrainingCrop(short_side=288), True, rng).region.short_side == 288
 
 
-def test_moving_digits_are_cropped_as_they_were_when_scales_were_of_the_covering_frame(rng):
+def test_moving_digits_are_cropped_as_in_earlier_versions(rng):
   config = load(['--config=configs/moving_digits.py'])
   for _ in range(50):
     seed = int(rng.integers(2**32))
@@ -116,7 +116,7 @@ def test_inception_boxes_have_the_area_and_ratio_drawn(shape, rng):
   assert 0.75 <= min(ratios) < 0.8 < 1.25 < max(ratios) <= 4 / 3
 
 
-def test_where_no_inception_box_fits_it_is_the_largest_of_the_clips_shape():
+def test_if_no_inception_box_fits_the_largest_one_is_taken():
   region = Inception(((1.0, 1.3), (0.9, 1.3)))
   assert region.size((40, 40), (32, 32)) == (40, 40)
   assert region.size((40, 100), (32, 32)) == (40, 40)

@@ -50,7 +50,7 @@ def test_any_order_gap_and_duplicate_gives_the_frames_asked_for(tmp_path, name, 
       np.testing.assert_array_equal(numbers(frames), wanted)
 
 
-def test_packets_without_timestamps_are_counted_as_the_decoder_gives_frames(tmp_path, monkeypatch):
+def test_packets_without_timestamps_are_counted(tmp_path, monkeypatch):
   file = str(write_video(tmp_path / 'x.mp4', 40))
   real = av.container.InputContainer.demux
 
@@ -183,7 +183,7 @@ def test_far_frames_are_reached_by_seeking(tmp_path):
   np.testing.assert_allclose(levels, [239, 0, 2, 101, 100], atol=3)
 
 
-def test_files_that_are_not_videos_are_refused_with_path_and_reason(tmp_path):
+def test_files_that_are_no_videos_are_refused_with_a_reason(tmp_path):
   target = write_video(tmp_path / 'secret.mp4')
   script = tmp_path / 'script.mp4'
   for content in (

@@ -15,7 +15,7 @@ def manifest(videos):
   return Manifest('train', rows, {'label': ('a',)}, '0' * 16, False)
 
 
-def test_each_path_is_listed_once_across_runs_and_every_failure_counted(tmp_path):
+def test_each_path_is_listed_once_and_every_failure_counted(tmp_path):
   failures = Failures(manifest(10), 0.2, tmp_path)
   failures.add([])
   assert not (tmp_path / 'skipped.csv').exists()
@@ -27,7 +27,7 @@ def test_each_path_is_listed_once_across_runs_and_every_failure_counted(tmp_path
   assert (tmp_path / 'skipped.csv').read_text() == text
 
 
-def test_more_than_the_accepted_share_stops_with_the_first_reason(tmp_path):
+def test_more_than_the_accepted_fraction_stops(tmp_path):
   failures = Failures(manifest(10), 0.2, tmp_path)
   failures.add([('/v/1.mp4', 'broken'), ('/v/2.mp4', 'gone')])
   with pytest.raises(

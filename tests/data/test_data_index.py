@@ -66,7 +66,7 @@ def test_folders_of_splits_and_classes(tmp_path, place, capsys):
 
 
 @pytest.mark.usefixtures('one_device', 'compiled_once')
-def test_a_fine_tune_is_two_commands_and_knows_its_number_of_classes(tmp_path, place, capsys):
+def test_a_fine_tune_is_two_commands_and_knows_its_classes(tmp_path, place, capsys):
   data = place(tmp_path / 'data', *(f'{name}/{k}.mp4' for name in 'abc' for k in range(4)))
   assert main(['data', 'index', str(data)]) == 0
   config = finetune(data)
@@ -101,7 +101,7 @@ def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, caps
   assert 'classes/label.txt names no class' in capsys.readouterr().err
 
 
-def test_classes_without_splits_are_divided_by_the_hash_of_the_path(tmp_path, place):
+def test_classes_without_splits_are_split_by_the_path_hash(tmp_path, place):
   paths = [
     f'{name}/{k}.mp4' for name in ('many', 'a few') for k in range({'many': 50}.get(name, 3))
   ]
@@ -177,7 +177,7 @@ def test_a_video_in_two_splits_is_said(tmp_path, place, capsys):
   assert f'1 rows have spaces around classes, which are cut, e.g. {file}:2' in out
 
 
-def test_the_next_command_and_foreign_names_are_harmless_in_a_shell(tmp_path, place, capsys):
+def test_the_next_command_and_names_are_harmless_in_a_shell(tmp_path, place, capsys):
   folder = tmp_path / "my $(touch x) 'videos'"
   place(folder, 'a\x1b[31m/1.mp4', 'a\x1b[31m/2.mp4', '\x1b]0;title\x07.mp4')
   (folder / '\x1b]0;title\x07.mp4').unlink()

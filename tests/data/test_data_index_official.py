@@ -145,7 +145,7 @@ def test_something_something(copies, tmp_path):
     assert numbers(reader.read(np.arange(reader.frames))).tolist() == list(range(official.LENGTH))
 
 
-def test_something_something_of_earlier_downloads_and_its_test_answers(tmp_path):
+def test_something_something_of_earlier_downloads(tmp_path):
   official.something_something(tmp_path, 'something-something-v2-')
   answers = tmp_path / 'labels/something-something-v2-test-answers.csv'
   answers.write_text('1420;Holding something next to something\n')

@@ -24,7 +24,7 @@ def write(root, *lines):
   (root / 'train.csv').write_text('\n'.join(lines) + '\n')
 
 
-def test_rows_become_videos_with_absolute_paths_times_and_class_ids(root):
+def test_rows_become_videos_with_paths_times_and_class_ids(root):
   write(root, 'noun,path,start,end,verb', 'box,a/x.mp4,1.5,3,close', 'door,"y, z.mp4",,,open')
   manifest = read_manifest(root, 'train', Task(heads=('verb', 'noun'), classes=(2, 3)))
   assert manifest.videos == (
@@ -95,7 +95,7 @@ def test_a_bad_file_is_refused_by_name(root, lines, said):
     assert part in str(error.value)
 
 
-def test_class_count_must_be_the_expected_and_the_override_is_named(root):
+def test_class_count_must_match_and_the_override_is_named(root):
   write(root, 'path,verb', 'x.mp4,open')
   task = dataclasses.replace(VERB, classes=(400,))
   with pytest.raises(

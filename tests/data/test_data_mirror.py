@@ -18,7 +18,7 @@ NAMES = (  # the first six are Something-Something's
 )
 
 
-def test_classes_that_differ_only_in_left_and_right_are_exchanged():
+def test_classes_that_differ_in_left_and_right_are_exchanged():
   expected = (1, 0, 3, 2, 4, 5, 7, 6, None, 9, 10)
   assert mirrored_classes(NAMES) == expected
 

@@ -127,7 +127,7 @@ def assert_whole(folder: Path, config: MovingDigits):
   assert {p.name for p in folder.parent.iterdir()} == {folder.name, f'{folder.name}.lock'}
 
 
-def test_files_hold_what_was_drawn_and_manifests_serve_every_task(cache):
+def test_files_hold_what_was_drawn_and_serve_every_task(cache):
   folder = ensure(SMALL)
   assert_whole(folder, SMALL)
   verbs = read_manifest(folder, 'test', Task(heads=('verb',), classes=(8,)))

@@ -33,7 +33,7 @@ def batches(root, start_step=0, stop_step=5, rows=range(4), **data):
   )
 
 
-def test_batches_are_the_same_for_any_number_of_workers_and_after_resuming(root):
+def test_batches_do_not_depend_on_workers_or_resuming(root):
   reference = batches(root)
   assert reference[0]['video'].shape == (4, 4, 32, 32, 3)
   assert reference[0]['label'].shape == (4, 1)

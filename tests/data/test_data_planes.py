@@ -106,7 +106,7 @@ def test_one_cutter_follows_frames_that_change():
 
 
 @pytest.mark.parametrize('form', ['yuv420p10le', 'yuv444p', 'gray', 'rgb24', 'yuv422p', 'nv12'])
-def test_other_formats_are_left_to_the_conversion_of_whole_frames(form):
+def test_other_formats_are_converted_as_whole_frames(form):
   assert not planes.can_cut(smooth(100, 100, form), [Box(0, 0, 100, 100)], 64, 64)
 
 

@@ -35,7 +35,7 @@ def test_an_epoch_shows_each_video_once_in_an_order_of_its_own(root):
   assert shifted != epochs[1:], 'seeds must not be shifted copies of each other'
 
 
-def test_clips_are_consecutive_frames_with_the_label_of_their_video(root):
+def test_clips_are_consecutive_frames_with_their_label(root):
   manifest, settings = train(root)
   examples = reading(TrainingExamples(manifest, settings))
   starts = set()
@@ -63,7 +63,7 @@ def test_frozen_time_repeats_the_first_frame_of_the_same_clip(root):
   np.testing.assert_array_equal(numbers(views), np.repeat([[0], [8], [17]], 4, axis=1))
 
 
-def test_unreadable_videos_are_replaced_by_others_fixed_by_the_number(root):
+def test_unreadable_videos_are_replaced_deterministically(root):
   for k in (1, 4):
     (root / f'{k}.mp4').write_text('ffconcat version 1.0\nfile 0.mp4\n')
   manifest, settings = train(root)
@@ -86,7 +86,7 @@ def test_nothing_readable_ends_in_one_line(root):
     reading(TrainingExamples(manifest, settings))(0)
 
 
-def test_views_are_clip_by_clip_with_the_crops_next_to_each_other(tmp_path, rng):
+def test_views_are_ordered_by_clip_then_by_crop(tmp_path, rng):
   images = np.zeros((24, 48, 96, 3), np.uint8)
   images += np.linspace(60, 160, 96).astype(np.uint8)[None, None, :, None]
   images += np.arange(24, dtype=np.uint8)[:, None, None, None] * 3

@@ -44,7 +44,7 @@ def shard(target):
   return target / 'videos/1.0.0/videos-train.array_record-00000-of-00001'
 
 
-def test_batches_are_those_of_the_loose_videos_with_threads_and_workers(prepared):
+def test_batches_equal_those_of_the_loose_videos(prepared):
   source, target = prepared
   batches = [
     list(train_batches(open_split(c, 'train'), c, start_step=0, stop_step=2, rows=range(4)))
@@ -98,7 +98,7 @@ def test_a_shard_cut_off_or_missing_is_one_line_at_opening(prepared):
     open_prepared(prepared[1], 'train', TASK)
 
 
-def test_a_shard_cut_off_later_and_flipped_bytes_name_shard_and_record(prepared):
+def test_a_cut_or_flipped_shard_is_named_with_its_record(prepared):
   source, target = prepared
   manifest = open_prepared(target, 'train', TASK)
   file, content = shard(target), shard(target).read_bytes()
@@ -118,7 +118,7 @@ def test_a_shard_cut_off_later_and_flipped_bytes_name_shard_and_record(prepared)
         contents[index]
 
 
-def test_an_edited_manifest_is_refused_as_rows_and_records_would_part(prepared):
+def test_an_edited_manifest_of_shards_is_refused(prepared):
   rows = (prepared[1] / 'train.csv').read_text().splitlines(keepends=True)
   (prepared[1] / 'train.csv').write_text(''.join(rows[:-1]))
   with pytest.raises(DataError, match=r'train.csv was edited'):

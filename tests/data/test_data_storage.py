@@ -50,7 +50,7 @@ def batches(root, workers=0):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_batches_are_those_of_local_files_with_one_request_a_clip(bucket, workers):
+def test_batches_equal_those_of_local_files_one_request_a_clip(bucket, workers):
   service, local = bucket
   service.content.clear()
   remote = batches(ROOT, workers)

@@ -65,7 +65,7 @@ def assert_same_examples(stream, reference):
   assert_equal(*([{**b, 'failures': []} for b in s] for s in (stream, reference)))
 
 
-def test_videos_that_crash_their_decoder_are_replaced_like_unreadable_ones(root, tmp_path):
+def test_videos_that_crash_their_decoder_are_replaced(root, tmp_path):
   reference = as_if_unreadable(root, tmp_path, 2, 5)
   bad = {'crash': (2,), 'leave': (5,)}
   for workers in (1, 3):
@@ -191,7 +191,7 @@ def test_a_batch_that_is_looked_at_never_changes(root):
     np.testing.assert_array_equal(np.asarray(array), copy)
 
 
-def test_buffers_are_used_again_once_everything_made_of_them_is_gone():
+def test_buffers_are_reused_once_their_arrays_are_gone():
   buffers = Buffers((8, 1, 8, 8, 3))
   number, video = buffers.take()
   video[:] = 7

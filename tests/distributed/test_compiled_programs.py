@@ -91,7 +91,7 @@ print(json.dumps([count, value.item().hex(), np.asarray(grad).tobytes().hex()]))
 """
 
 
-def test_a_second_process_takes_what_the_first_compiled_and_gets_the_same_bits(tmp_path):
+def test_a_second_process_reuses_the_compiled_program(tmp_path):
   environment = {
     'PATH': '', 'HOME': str(tmp_path), 'VIVIT_CACHE': str(tmp_path), 'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': str(ROOT),

@@ -134,7 +134,7 @@ def test_five_steps_on_every_mesh_are_those_of_one_device(videos, tmp_path):
 
 
 @pytest.mark.parametrize('split, seen', [('train', 11), ('validation', 5), ('test', 1)])
-def test_multi_view_evaluation_is_that_of_one_process_to_the_last_bit(
+def test_multi_view_evaluation_equals_one_process_bit_for_bit(
   pair, found, videos, tmp_path, split, seen
 ):
   alone, results = evaluated(videos, split, tmp_path)

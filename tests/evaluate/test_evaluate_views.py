@@ -135,7 +135,7 @@ def test_hosts_merge_to_one_process_bit_for_bit(rng, kind):
   assert one.failures == (('a.mp4', 'truncated'), ('b.mp4', 'no video stream'))
 
 
-def test_a_batch_of_padding_still_runs_the_model_and_changes_nothing(rng):
+def test_a_batch_of_padding_runs_the_model_and_changes_nothing(rng):
   ids, logits, labels = views_of(rng)
   calls = []
   padding = {

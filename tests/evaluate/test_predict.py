@@ -75,9 +75,7 @@ def test_probabilities_are_the_softmax_of_the_mean_over_views(tmp_path, checkpoi
 
 
 @pytest.mark.parametrize('batch_size', [1, 4, 7, 100])
-def test_batches_of_any_size_give_the_same_in_the_order_of_the_videos(
-  tmp_path, checkpoint, batch_size
-):
+def test_any_batch_size_gives_the_same_in_the_videos_order(tmp_path, checkpoint, batch_size):
   broken = tmp_path / 'broken.mp4'
   broken.write_bytes(b'no video')
   files = [write_video(tmp_path / f'{n}.mp4', n) for n in (5, 12, 30)]
@@ -124,7 +122,7 @@ def test_value_range_and_channel_order_are_those_of_the_weights(tmp_path, rng):
   assert tuple(name for name, _ in found.heads['label']) == names
 
 
-def test_each_head_has_its_own_softmax_and_tags_their_own_sigmoid(tmp_path, rng):
+def test_each_head_has_a_softmax_and_each_tag_a_sigmoid(tmp_path, rng):
   video = write_video(tmp_path / 'x.mp4', 20)
   task = Task(heads=('verb', 'noun'), classes=(3, 4))
   labels = ('cut', 'wash', 'open', 'egg', 'cup', 'pan', 'tap')
@@ -146,7 +144,7 @@ def test_each_head_has_its_own_softmax_and_tags_their_own_sigmoid(tmp_path, rng)
   np.testing.assert_allclose([s for _, s in found.heads['tags']], expected, rtol=1e-4)
 
 
-def test_stride_is_the_arguments_then_the_checkpoints_then_assumed_aloud(tmp_path, rng, checkpoint):
+def test_stride_is_given_or_the_checkpoints_or_assumed_aloud(tmp_path, rng, checkpoint):
   said = load_pretrained(checkpoint).source
   silent = dataclasses.replace(said, preprocessing=Preprocessing())
   for source, stride, expected in (

@@ -52,9 +52,7 @@ def spoil(file: Path, frame: int) -> Path:
 
 
 @pytest.mark.parametrize('frames', [200_000, 2_000_000_000])
-def test_a_clip_that_no_tensor_bounds_is_refused_before_anything_is_decoded(
-  tmp_path, frames, capsys
-):
+def test_a_clip_that_no_tensor_bounds_is_refused_early(tmp_path, frames, capsys):
   model = Model(
     layers=1, width=16, mlp_dim=16, heads=1, tokenizer='uniform_frame_sampling',
     patch=(1, 16, 16), sampled_frames=4,
@@ -113,7 +111,7 @@ def test_a_missing_file_is_still_named_as_it_was_given(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('bad', [0, 5, 13, 14, 23, 39])
-def test_a_bad_frame_is_replaced_by_the_nearest_that_can_be_decoded(tmp_path, bad):
+def test_a_bad_frame_is_replaced_by_the_nearest_decodable(tmp_path, bad):
   file = str(spoil(write_video(tmp_path / 'x.mp4', 40, bf='2'), bad))
   with VideoReader(file) as reader, pytest.raises(DecodeError, match='damaged'):
     reader.read(np.arange(40))

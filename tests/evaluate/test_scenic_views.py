@@ -47,7 +47,7 @@ LATER = {
 }
 
 
-def test_temporal_views_show_the_frames_of_scenic_or_the_next_ones():
+def test_temporal_views_show_the_frames_of_scenic_or_next_ones():
   seen = {}
   for case in VIEWS['temporal']:
     clip = Clip(32, stride=case['stride'])
@@ -99,7 +99,7 @@ def test_short_sides_of_the_recipes():
   assert recipe('epic_kitchens', 'B/16x2', fe, 'modern').evaluate.short_side == 320
 
 
-def test_an_older_run_is_tested_at_the_short_side_of_its_training():
+def test_an_older_run_is_tested_at_its_training_short_side():
   tree = to_dict(Config(augment=Augment(crop=TrainingCrop(short_side=288))))
   assert 'short_side' in tree['evaluate']
   del tree['evaluate']['short_side']  # as earlier versions wrote it
@@ -147,7 +147,7 @@ def _release(folder, settings):
   return folder / 'release.safetensors'
 
 
-def test_a_scenic_checkpoint_without_side_car_is_resized_as_scenic_does(tmp_path):
+def test_without_side_car_frames_are_resized_as_scenic_does(tmp_path):
   file = tmp_path / 'alone.msgpack'
   file.write_bytes((REFERENCE / 'scenic/factorised_encoder_cls.msgpack').read_bytes())
   source = load_source(file, CheckpointFacts(frames=8, height=32, width=32))

@@ -208,7 +208,7 @@ def remove(run: Path, pattern: str) -> None:
       path.unlink()
 
 
-def test_without_any_whole_step_training_is_refused_and_nothing_is_touched(run):
+def test_without_a_whole_step_training_is_refused(run):
   remove(run, 'checkpoints/*/state/d')
   for _ in range(2):
     with pytest.raises(CheckpointError) as error:
@@ -384,7 +384,7 @@ def test_a_save_outside_of_the_block_is_refused(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tmp_path):
+def test_a_run_resumes_from_the_step_before_with_the_same_bits(tmp_path):
   arguments = settings(train__steps=12, train__evaluate_every=4)
   first = command('train', *arguments, f'--workdir={tmp_path}')
   assert first.returncode == 0, first.stderr
@@ -416,7 +416,7 @@ def test_a_whole_run_goes_on_from_the_step_before_and_ends_with_the_same_bits(tm
 
 
 @pytest.mark.faults
-def test_a_run_in_a_folder_named_as_a_pattern_is_killed_resumed_and_used(tmp_path):
+def test_a_workdir_named_like_a_glob_pattern_works(tmp_path):
   workdir = tmp_path / 'runs' / 'lr[0.1]'
   arguments = settings(train__steps=12, train__evaluate_every=4)
   with start('train', *arguments, f'--workdir={workdir}') as process:

@@ -98,7 +98,7 @@ print('ended')
   ]
 
 
-def test_a_disk_that_fills_up_during_a_save_is_noticed_before_the_next(tmp_path):
+def test_a_disk_that_fills_during_a_save_is_noticed(tmp_path):
   lines = run_program(tmp_path / 'disk', '150m', """
 size = 48 * MB
 def fill():
@@ -134,7 +134,7 @@ print('ended')
 
 
 @pytest.mark.faults
-def test_wherever_in_a_save_the_disk_is_full_no_half_step_is_left(tmp_path):
+def test_no_partial_step_is_left_wherever_the_disk_fills(tmp_path):
   lines = run_program(tmp_path / 'disk', '4m', """
 size = 64 << 10
 failed = 0
@@ -214,7 +214,7 @@ LARGER = 'mount -o remount,size=20m "$0"'
 
 
 @pytest.mark.faults
-def test_a_run_that_finds_no_space_ends_in_one_line_and_goes_on_when_there_is(tmp_path):
+def test_a_run_without_space_ends_in_one_line_and_resumes(tmp_path):
   vivit = [sys.executable, '-m', 'vivit_jax', 'train', *settings(train__steps=12)]
   lines = on_small_disk(tmp_path / 'disk', '1100k', f'{TRAIN} {LARGER} {TRAIN}', *vivit)
   first = lines.index('exit 2 4')

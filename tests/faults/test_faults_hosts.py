@@ -110,7 +110,7 @@ def last_step(workdir):
 
 
 @pytest.mark.faults
-def test_a_signal_to_one_stops_all_at_one_step_and_the_run_goes_on_bit_for_bit(tmp_path):
+def test_a_signal_to_one_host_stops_all_and_the_run_resumes(tmp_path):
   straight, stopped = tmp_path / 'straight', tmp_path / 'stopped[0-1]'  # a pattern to Orbax
   done = subprocess.run(
     [SCRIPT, sys.executable, *vivit(straight)],
@@ -201,7 +201,7 @@ def test_other_numbers_of_processes_are_refused_on_both_sides(tmp_path, counts):
   assert not list(tmp_path.iterdir())
 
 
-def test_other_settings_and_other_code_are_refused_before_the_first_step(tmp_path):
+def test_other_settings_or_code_are_refused_before_step_one(tmp_path):
   shutil.copytree(ROOT / 'vivit_jax', tmp_path / 'vivit_jax')
   with (tmp_path / 'vivit_jax' / 'sharding.py').open('a') as file:
     file.write('# a change\n')

@@ -300,7 +300,7 @@ def test_a_run_that_ends_takes_its_decoders_along(tmp_path, how):
 
 
 @pytest.mark.faults
-def test_a_second_run_is_told_who_the_first_is_and_a_killed_one_does_not_block(tmp_path):
+def test_a_second_run_names_the_first_and_a_killed_one_is_free(tmp_path):
   arguments = ('train', *settings(train__steps=10_000), f'--workdir={tmp_path}')
   process = start(*arguments)
   with ended(process):

@@ -62,7 +62,7 @@ def test_the_temporal_stage_sees_every_frame():
   assert (found > 0).all()
 
 
-def test_the_figure_has_a_panel_for_each_pattern_and_can_be_saved(tmp_path):
+def test_the_figure_has_a_panel_for_each_pattern(tmp_path):
   figure = EXPERIMENT['draw']()
   assert len(figure.axes) == len(EXPERIMENT['PANELS'])
   figure.savefig(tmp_path / 'connectivity.png', dpi=20)

@@ -65,9 +65,7 @@ def test_a_block_that_is_always_dropped_is_the_identity(attention, name, rng, ra
 
 
 @pytest.mark.parametrize('attention', ATTENTIONS)
-def test_a_model_whose_layers_are_always_dropped_ignores_their_weights(
-  attention, rng, random_params
-):
+def test_layers_that_are_always_dropped_have_no_effect(attention, rng, random_params):
   model = model_of(attention, drop_path=1.0, drop_path_schedule='paper')  # 1 layer: its rate is 1
   shapes = abstract_params(model, CLIP)
   params, others = random_params(shapes), random_params(shapes)
@@ -144,7 +142,7 @@ def test_rates_are_linear_over_depth(schedule, layers, rates):
 
 
 @pytest.mark.parametrize('name', ['dropout', 'attention_dropout', 'head_dropout', 'drop_path'])
-def test_regularisers_are_functions_of_the_key_and_off_in_testing(name, rng, random_params):
+def test_regularisers_depend_on_the_key_and_are_off_in_testing(name, rng, random_params):
   model = model_of('spatio_temporal', **{name: 0.5}, drop_path_schedule='paper')
   params = random_params(abstract_params(model, CLIP))
   video = jnp.asarray(rng.uniform(-1, 1, size=(8, 4, 8, 12, 3)), jnp.float32)

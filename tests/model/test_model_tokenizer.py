@@ -19,14 +19,14 @@ def kernel(kind, shape):
 
 
 @pytest.mark.parametrize('time, centre', [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
-def test_central_frame_is_zero_but_at_the_middle_of_the_time_axis(time, centre):
+def test_central_frame_is_zero_except_at_the_middle_of_time(time, centre):
   found = kernel('central_frame', (time, 6, 7, 3, 8))
   assert (found[centre] != 0).all()
   assert (np.delete(found, centre, axis=0) == 0).all()
 
 
 @pytest.mark.parametrize('time', [1, 2, 3])
-def test_inflation_repeats_the_central_frame_over_time_and_keeps_its_sum(time):
+def test_inflation_repeats_the_central_frame_and_keeps_its_sum(time):
   image = kernel('central_frame', (time, 6, 7, 3, 8)).sum(axis=0)
   found = kernel('inflation', (time, 6, 7, 3, 8))
   for frame in found:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from flax.nnx import bridge
 
 from vivit_jax.config.schema import Attention, Clip, Model
 from vivit_jax.model.transformer import Block, Mlp
@@ -53,6 +55,17 @@ def test_stored_tree_is_the_same_however_the_model_runs(attention):
   ):
     model = model_of(attention, scan=scan, remat=remat, dtype=dtype)
     assert described(abstract_params(model, CLIP)) == expected
+
+
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_flax_nnx_wraps_the_model(attention, video, random_params):
+  model = model_of(attention)
+  params = random_params(abstract_params(model, CLIP))
+  wrapped = bridge.lazy_init(bridge.ToNNX(model, rngs=nnx.Rngs(0)), video)
+  held = nnx.state(wrapped, nnx.Param)
+  assert described(held.to_pure_dict()) == described(params)
+  nnx.update(wrapped, nnx.State(jax.tree.map(nnx.Param, params)))
+  np.testing.assert_allclose(wrapped(video), run(model)(params, video), rtol=1e-5, atol=1e-5)
 
 
 def test_stored_tree_is_per_layer():

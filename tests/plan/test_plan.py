@@ -55,7 +55,7 @@ def test_state_is_counted_to_the_byte():
 
   sizes = estimate(config, 8, 'gpu')
   assert sizes['parameters'] == held(state.params) < 0.5 * estimate(TINY, 8, 'gpu')['parameters']
-  assert sizes['optimiser state and averages'] == held(state.opt_state)
+  assert sizes['optimizer state and averages'] == held(state.opt_state)
 
 
 def test_what_is_saved_is_that_of_the_layers_and_clips():
@@ -86,7 +86,7 @@ def test_each_change_needs_less(section, settings):
   assert all(size >= 0 for size in after.values())
 
 
-def test_long_sequences_do_not_count_the_matrix_that_blocks_never_store():
+def test_blockwise_attention_does_not_count_the_full_matrix():
   model = dataclasses.replace(TINY.model, patch=(2, 2, 2))
   clip = Clip(frames=2, height=96, width=96)  # 2,305 tokens: 48 x 48 and cls
   config = dataclasses.replace(TINY, clip=clip, model=model)
@@ -95,7 +95,7 @@ def test_long_sequences_do_not_count_the_matrix_that_blocks_never_store():
   assert estimate(config, 8, 'gpu')[name] < matrix < estimate(plain, 8, 'gpu')[name]
 
 
-def test_sets_of_changes_come_from_cheap_to_dear_and_are_settings():
+def test_sets_of_changes_come_cheapest_first_as_settings():
   found = changes(TINY, 8)
   assert [change.name for change in found] == ['bfloat16', 'fsdp', 'accumulate', 'remat', 'context']
   sets = [tuple(change.name for change in made) for made in combinations(found)]
@@ -115,10 +115,10 @@ def test_the_cheapest_that_fits_is_named_with_its_settings():
   trials = search(TINY, 8, (as_given + bfloat16) // 2, None)
   assert report.verdict(trials).endswith('by the estimate with --config.model.dtype=bfloat16')
   assert not any(trial.fits for trial in search(TINY, 8, 1000, None))
-  assert 'Nothing that was tried' in report.verdict(search(TINY, 8, 1000, None))
+  assert 'No change tried makes it fit' in report.verdict(search(TINY, 8, 1000, None))
 
 
-def test_a_compiler_has_the_last_word_and_stops_at_the_first_that_fits():
+def test_a_compiler_decides_and_stops_at_the_first_that_fits():
   asked = []
 
   def compiler(config):
@@ -147,15 +147,15 @@ def test_the_command_prints_a_table_and_json(capsys):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--topology=v9:8x8'], '--topology=v9:8x8 is no GENERATION:SHAPE'),
+    (['--topology=v9:8x8'], '--topology=v9:8x8 is not GENERATION:SHAPE'),
     (['--topology=v5e:2x2', '--devices=8'], 'give either --topology'),
     (['--device-memory=80GB'], 'give either --topology'),
-    (['--device-memory=80', '--devices=8'], '--device-memory=80 is no size'),
+    (['--device-memory=80', '--devices=8'], '--device-memory=80 is not a size'),
     (['--device-memory=80GB', '--devices=0'], '--devices=0 is no number'),
     (['--device-memory=80GB', '--devices=7'], 'config.train.batch_size=32 is not divisible'),
   ],
 )
-def test_mistakes_are_one_line(arguments, message, capsys):
+def test_mistakes_in_a_plan_are_one_line(arguments, message, capsys):
   assert main.main(['plan', '--config=configs/moving_digits.py', *arguments]) == 2
   assert message in capsys.readouterr().err
 
@@ -179,7 +179,7 @@ def test_the_compiler_for_tpus():
   sizes, refusal = Compiler('v5e:2x4', 600.0)(TINY)
   assert not refusal
   estimated = estimate(TINY, 8, 'tpu')
-  state = estimated['parameters'] + estimated['optimiser state and averages']
+  state = estimated['parameters'] + estimated['optimizer state and averages']
   assert sizes['state and batch'] > state
   with pytest.raises(ConfigError, match='not divisible'):
     Compiler('v5e:3x7', 600.0)(TINY)

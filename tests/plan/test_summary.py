@@ -15,7 +15,7 @@ from vivit_jax.model.vivit import build, init_params
 from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
 from vivit_jax.weights.initialize import Row, format_table
 from vivit_jax.weights.load import load_source
-from vivit_jax.weights.pretrained import _account
+from vivit_jax.weights.pretrained import _account, _as_model
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 SMALL = Config(
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_real_model(monkeypatch):
   assert 0 < summary['matmul_gflops'] < summary['gflops']
 
 
-def test_what_a_device_holds_is_its_part_of_what_the_table_splits():
+def test_a_device_holds_its_part_of_what_the_table_splits():
   config = dataclasses.replace(
     SMALL, mesh=Mesh(fsdp=4), train=Train(batch_size=16, ema_decay=0.9), task=Task(classes=(10,))
   )
@@ -106,7 +106,12 @@ def test_what_a_foreign_file_says_moves_no_cursor():
   )
   text = as_text(summarise_checkpoint(source))
   rows = [Row('fresh', evil, evil, (1,), note=evil), Row('left over', evil, None, (1,))]
-  for shown in (text, format_table(rows), _account(evil, source), str(ConfigError(evil))):
+  for shown in (
+    text,
+    format_table(rows),
+    _account(evil, _as_model(source)),
+    str(ConfigError(evil)),
+  ):
     assert r'\x1b]0;title\x07\u202e' in shown
     assert all(c.isprintable() or c == '\n' for c in shown)
   assert sum(line.startswith('config.model.layers') for line in text.splitlines()) == 1

@@ -16,7 +16,7 @@ KINDS = ('flipped bits', 'zeroed frames', 'huge frames', 'endless device', 'audi
 
 
 @pytest.mark.usefixtures('one_device')
-def test_a_run_over_a_tenth_of_bad_files_completes_and_lists_exactly_these(tmp_path):
+def test_a_run_over_bad_files_completes_and_lists_them(tmp_path):
   root = tmp_path / 'data'
   shutil.copytree(Path(open_split(tiny(), 'train').videos[0].path).parents[1], root)
   bad = {}

@@ -158,7 +158,7 @@ def test_a_run_of_which_the_snapshot_was_edited_is_not_evaluated(run, tmp_path):
     load_run(tmp_path / 'run', 'last')
 
 
-def test_the_folder_of_the_best_is_a_checkpoint_and_its_step_is_named(run, capsys):
+def test_the_best_folder_is_a_checkpoint_and_names_its_step(run, capsys):
   best = load_pretrained(run / 'best')
   assert best.step == BEST
   assert f'{run}/best: vivit_jax run, video model factorised_encoder, step {BEST}\n' in (

@@ -44,7 +44,7 @@ def test_skipped_updates_are_said_where_there_are_any(tmp_path, capsys):
   assert second.startswith('step 20/20  loss 1  skipped_updates 2  ')
 
 
-def test_rows_after_the_checkpoint_come_again_and_a_cut_row_is_left_out(tmp_path):
+def test_rows_after_the_checkpoint_repeat_and_cut_ones_go(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
   assert read_metrics(tmp_path) == [{'step': 1}, {'step': 2}, {'step': 3}]
   with RunLog(tmp_path, 2, 9, 8, Goodput()) as log:

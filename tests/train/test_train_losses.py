@@ -71,7 +71,7 @@ def test_multi_label(rng, smoothing):
   np.testing.assert_allclose(found, slow_sigmoid_loss(logits, labels, smoothing), rtol=1e-5)
 
 
-def test_uniform_logits_lose_the_logarithm_of_the_number_of_classes():
+def test_uniform_logits_lose_the_log_of_the_class_count():
   for label in range(5):
     found = losses.loss(ONE, jnp.zeros((1, 5)), jax.nn.one_hot(jnp.array([label]), 5))
     assert float(found) == pytest.approx(math.log(5), rel=1e-6)

@@ -66,7 +66,7 @@ def test_queries_of_a_block_kernel_are_split_too():
   assert_same_history(several, one)
 
 
-def test_frames_on_several_devices_meet_only_in_the_temporal_stage():
+def test_frames_on_several_devices_meet_in_the_temporal_stage():
   config = config_of('factorised_encoder', MESHES['context'])
   text = program(config, 8).as_text()
   moves = re.findall(r'= (\S+) (all-gather|all-to-all|collective-permute|reduce-scatter)\(', text)

@@ -39,7 +39,7 @@ def mixed(settings, seed, video, targets):
 
 @pytest.mark.parametrize('name', KINDS)
 @pytest.mark.parametrize('seed', range(4))
-def test_every_pixel_and_label_is_the_blend_that_one_draw_per_group_says(name, seed, clips):
+def test_pixels_and_labels_are_blended_by_one_draw_per_group(name, seed, clips):
   settings, (video, targets) = KINDS[name], clips
   new_video, new_targets = map(np.asarray, mixed(settings, seed, video, targets))
   video, targets = np.asarray(video), np.asarray(targets)

@@ -142,7 +142,7 @@ def test_adamw_follows_the_equations():
   np.testing.assert_allclose(found, value, rtol=1e-6)
 
 
-def test_sgd_with_weight_decay_adds_it_to_the_gradient_after_clipping():
+def test_sgd_adds_weight_decay_to_the_gradient_after_clipping():
   (found,) = run(constant(weight_decay=0.5, grad_clip_norm=1.0), [tree([3.0, 0.0], 4.0)])
   gradient = np.array([[0.6, 0.0]]) + 0.5 * np.array([[3.0, -2.0]])
   np.testing.assert_allclose(
@@ -151,7 +151,7 @@ def test_sgd_with_weight_decay_adds_it_to_the_gradient_after_clipping():
   np.testing.assert_allclose(found['dense']['bias'], [1.0 - 0.1 * 0.8], rtol=1e-6)
 
 
-def test_weight_decay_leaves_biases_norms_positions_and_cls_alone():
+def test_weight_decay_skips_biases_norms_positions_and_cls():
   config = Model(attention='factorised_encoder', layers=1, width=8, mlp_dim=16, heads=2)
   params = abstract_params(ViViT(config, 5), Clip(frames=4, height=32, width=32))
   for path, decays in jax.tree_util.tree_leaves_with_path(is_matrix(params)):
@@ -198,7 +198,7 @@ def test_depths_of_a_factorised_encoder():
 
 
 @pytest.mark.parametrize('layers', [0, 1])
-def test_the_last_norm_belongs_to_the_head_whatever_the_last_stage(layers):
+def test_the_last_norm_belongs_to_the_head(layers):
   tree, last = depths(model_params(dataclasses.replace(MODEL, temporal_layers=layers)))
   stage = 'temporal' if layers else 'spatial'
   assert by_path(tree)[f'{stage}/norm/scale'] == last == 3 + layers
@@ -235,7 +235,7 @@ def test_frozen_parts_have_neither_updates_nor_optimiser_state():
   assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(whole)) - 2 * frozen
 
 
-def test_frozen_parts_that_do_not_exist_and_freezing_all_are_refused():
+def test_freezing_unknown_parts_or_everything_is_refused():
   params = model_params()
   with pytest.raises(
     ConfigError, match=r"no parameter lies below 'spatia'; did you mean 'spatial'"

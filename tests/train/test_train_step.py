@@ -58,7 +58,7 @@ def test_steps_repeat_bit_for_bit_with_every_regulariser(rng):
   assert_bitwise_equal(second, first)
 
 
-def test_resuming_from_a_stored_state_repeats_the_uninterrupted_run_bit_for_bit(rng):
+def test_resuming_repeats_the_uninterrupted_run_bit_for_bit(rng):
   batches = [make_batch(CONFIG, rng) for _ in range(4)]
   whole, _ = train(CONFIG, batches)
   half, _ = train(CONFIG, batches[:2])
@@ -99,7 +99,7 @@ def test_one_device_and_eight_agree_after_five_steps_of_sgd(rng):
     assert difference <= 1e-5 * largest, name
 
 
-def test_state_is_whole_on_every_device_and_the_old_one_is_donated(rng):
+def test_state_is_whole_on_each_device_and_the_old_is_donated(rng):
   model, optimizer = build(CONFIG), make_optimizer(CONFIG.train, 20)
   mesh = make_mesh(CONFIG, jax.devices())
   state = jax.device_put(init_state(CONFIG, model, optimizer), replicated(mesh))
@@ -157,7 +157,7 @@ def test_mesh_refuses_a_batch_that_the_devices_do_not_divide():
     make_mesh(config)
 
 
-def test_averaged_weights_follow_the_equation_and_are_the_ones_to_evaluate(rng):
+def test_averaged_weights_follow_the_equation_and_are_evaluated(rng):
   config = changed(train={'ema_decay': 0.75})
   batches = [make_batch(config, rng) for _ in range(3)]
   model, optimizer = build(config), make_optimizer(config.train, 20)

@@ -54,7 +54,7 @@ def test_raw_frames_give_what_predict_gives(pretrained, frames, monkeypatch):
   assert np.abs(both[1] - logits).max() > 0.01
 
 
-def test_raw_frames_take_the_value_range_and_channel_order_of_the_weights(pretrained, frames):
+def test_raw_frames_take_the_weights_range_and_channel_order(pretrained, frames):
   wants = dataclasses.replace(
     pretrained.preprocessing, low=(0.0, 0.0, -1.0), high=(1.0, 2.0, 1.0), channels='bgr'
   )
@@ -131,7 +131,7 @@ def test_the_model_itself_refuses_at_trace_time(pretrained, shape, dtype, messag
   assert not issubclass(InputError, ConfigError)
 
 
-def test_uniform_frame_sampling_takes_clips_of_other_lengths_but_not_shorter_ones():
+def test_uniform_sampling_takes_longer_clips_but_not_shorter():
   config = Model(
     layers=1, width=8, mlp_dim=8, heads=1, tokenizer='uniform_frame_sampling', patch=(1, 8, 8),
     sampled_frames=4,

@@ -179,7 +179,7 @@ def test_interrupted_download_is_whole_after_the_next_call(service, address, mon
     assert wanted in ([None], ['bytes=131072-'])
 
 
-def test_without_network_the_cache_serves_or_the_way_by_hand_is_told(service, address, capsys):
+def test_without_network_the_cache_serves_or_an_error_helps(service, address, capsys):
   path = localise(address)
   service.stop()
   assert localise(address) == path

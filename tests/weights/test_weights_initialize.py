@@ -81,7 +81,7 @@ def test_equals_scenic_under_its_options(name, image):
     assert name in expected or np.array_equal(params[name], fresh[name])
 
 
-def test_cases_are_all_of_the_reference_files():
+def test_cases_are_all_that_initialization_has_files_of():
   assert {path.stem for path in (REFERENCE / 'vit_init').iterdir()} == set(CASES)
 
 

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from vivit_jax.cli.options import CHECKPOINT, add_command, add_hints, use_cpu
+from vivit_jax.cli.options import CHECKPOINT, add_command, add_facts, facts, use_cpu
 from vivit_jax.errors import ConfigError, printable
 
 HELP = """
@@ -14,14 +14,15 @@ example:
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
   command = add_command(
     subcommands,
     'convert',
     run,
-    'write a checkpoint in another format',
-    'Writes a checkpoint of any format as another program or a training run reads it.',
-    HELP,
-    'SOURCE TARGET --to=FORMAT',
+    summary='write a checkpoint in another format',
+    description='Writes a checkpoint of any format as another program or a training run reads it.',
+    usage='SOURCE TARGET --to=FORMAT',
+    epilog=HELP,
   )
   command.add_argument('source', metavar='SOURCE', help=CHECKPOINT)
   command.add_argument('target', metavar='TARGET', help='file or folder to write; must not exist')
@@ -33,11 +34,11 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     help='huggingface (a folder for VivitForVideoClassification), safetensors (one file, all '
     'models) or orbax (a workdir as `vivit train` leaves it)',
   )
-  add_hints(command)
+  add_facts(command)
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs `vivit convert`."""
+  """Runs the command."""
   use_cpu()
   from vivit_jax.weights import export, huggingface
   from vivit_jax.weights.pretrained import load_pretrained, write_run
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     'safetensors': export.write,
     'orbax': write_run,
   }
-  source = load_pretrained(options.source, **options.hints).source
+  source = load_pretrained(options.source, **facts(options)).source
   writers[options.to](source, target)
   kind = f'{source.format}, {source.model.attention}'
   print(printable(f'{options.source} ({kind}) -> {target} ({options.to})'))

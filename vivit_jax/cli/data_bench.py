@@ -26,11 +26,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data bench',
     run,
-    'time the way from videos to the device',
-    'Times the training data of a configuration, stage by stage and with worker processes.',
-    HELP,
-    '--config=CONFIG [--config.x=y ...] [--clips=N] [--workers=1,2] [--simulate-latency=50ms]'
-    ' [--device-rate=CLIPS_PER_S] [--json]',
+    summary='time the way from videos to the device',
+    description='Times the training data of a configuration, by stage and with worker processes.',
+    usage=(
+      '--config=CONFIG [--config.x=y ...] [--clips=N] [--workers=1,2] [--simulate-latency=50ms]'
+      ' [--device-rate=CLIPS_PER_S] [--json]'
+    ),
+    epilog=HELP,
   )
   command.add_argument('--clips', type=int, default=64, metavar='N', help='to read each time (64)')
   command.add_argument(

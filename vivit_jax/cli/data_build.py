@@ -23,10 +23,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data build',
     run,
-    'prepare videos for training: checked, encoded, in shards',
-    'Prepares the videos of a folder of manifests as one data set for --config.data.root.',
-    HELP,
-    'SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-fraction=FRACTION]',
+    summary='prepare videos for training: checked, encoded, in shards',
+    description='Prepares the videos of a folder of manifests, for --config.data.root.',
+    usage='SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-fraction=FRACTION]',
+    epilog=HELP,
   )
   command.add_argument('source', metavar='SOURCE_ROOT', help='folder of train.csv and classes/')
   command.add_argument('target', metavar='TARGET', help='folder to write')
@@ -43,8 +43,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     '--max-bad-fraction',
     type=float,
     default=0.1,
-    metavar='SHARE',
-    help='stop if more than this share of the videos cannot be read (0.1)',
+    metavar='FRACTION',
+    help='stop if more than this fraction of the videos cannot be read (0.1)',
   )
 
 

@@ -22,11 +22,14 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data check',
     run,
-    'find the videos that cannot be read',
-    'Decodes every video that manifests name and writes a list of the bad ones, quarantine.csv.\n'
-    'Files that crash, stall or flood the decoder end one process only. Exit code 1 if any is bad.',
-    HELP,
-    'FOLDER|CSV [--split=SPLIT] [--quick] [--workers=N] [--timeout=S] [--output=FILE]',
+    summary='find the videos that cannot be read',
+    description=(
+      'Decodes every video that manifests name and writes a list of the bad ones, quarantine.csv.\n'
+      'Files that crash, stall or flood the decoder end one process only. Exit code 1 if any is '
+      'bad.'
+    ),
+    usage='FOLDER|CSV [--split=SPLIT] [--quick] [--workers=N] [--timeout=S] [--output=FILE]',
+    epilog=HELP,
   )
   command.add_argument('source', type=Path, metavar='FOLDER|CSV', help='manifests, or one of them')
   command.add_argument('--split', metavar='SPLIT', help='train, validation or test (all)')

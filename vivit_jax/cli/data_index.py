@@ -42,11 +42,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data index',
     run,
-    'list the videos of a folder or of a public data set for training',
-    'Writes train.csv, validation.csv, test.csv and classes/, from which `vivit train` trains.\n'
-    'Videos that annotations name but that are not there are left out and listed in missing.csv.',
-    HELP,
-    'FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
+    summary='list the videos of a folder or of a public data set for training',
+    description=(
+      'Writes train.csv, validation.csv, test.csv and classes/, from which `vivit train` trains.\n'
+      'Videos that annotations name but that are not there are left out and listed in missing.csv.'
+    ),
+    usage='FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
+    epilog=HELP,
   )
   command.add_argument('source', metavar='FOLDER', help='where the videos are, or a CSV of them')
   command.add_argument('--format', metavar='FORMAT', help='found out from the files')

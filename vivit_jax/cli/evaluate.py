@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from vivit_jax.cli.options import add_command, parse_views
+from vivit_jax.cli.options import add_command, parse_views, workdir
 from vivit_jax.config.schema import Faults
 from vivit_jax.distributed.launch import add_launch
 
@@ -15,14 +15,15 @@ example:
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
   command = add_command(
     subcommands,
     'evaluate',
     run,
-    'evaluate a trained model with several views',
-    'Evaluates a run on its test videos and writes report.json, pictures and report.html.',
-    HELP,
-    '--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER]',
+    summary='evaluate a trained model with several views',
+    description='Evaluates a run on its test videos; writes report.json, pictures and report.html.',
+    usage='--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER]',
+    epilog=HELP,
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
   command.add_argument(
@@ -47,18 +48,19 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs `vivit evaluate`."""
+  """Runs the command."""
   from vivit_jax.distributed.hosts import assert_equal_on_all_hosts, versions
   from vivit_jax.distributed.launch import keep_compiled_programs, start
   from vivit_jax.train.evaluation import evaluate_run
 
+  folder = workdir(options)
   views = parse_views(options.views) if options.views else None
   start(options, Faults().heartbeat_timeout_seconds)  # before the run's own can be read
   keep_compiled_programs()
   names = ('step', 'views', 'split', 'output')
   assert_equal_on_all_hosts(versions() | {f'--{name}': getattr(options, name) for name in names})
   evaluate_run(
-    Path(options.workdir),
+    folder,
     step=options.step,
     split=options.split,
     views=views,

@@ -3,7 +3,7 @@
 
 import argparse
 
-from vivit_jax.cli.options import CHECKPOINT, CONFIG_HELP, add_command, add_hints, use_cpu
+from vivit_jax.cli.options import CHECKPOINT, CONFIG_HELP, add_command, add_facts, facts, use_cpu
 from vivit_jax.errors import ConfigError
 
 HELP = """
@@ -15,23 +15,28 @@ examples:
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
   command = add_command(
     subcommands,
     'inspect',
     run,
-    'show a configuration or a checkpoint: tokens, parameters, cost, memory',
-    'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
-    'or what a checkpoint of any format holds.',
-    CONFIG_HELP + HELP,
-    '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--devices=N] | CHECKPOINT) '
-    '[--json]',
+    summary='show a configuration or a checkpoint: tokens, parameters, cost, memory',
+    description=(
+      'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
+      'or what a checkpoint of any format holds.'
+    ),
+    usage=(
+      '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--devices=N] | CHECKPOINT) '
+      '[--json]'
+    ),
+    epilog=CONFIG_HELP + HELP,
   )
   command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help=CHECKPOINT)
   command.add_argument(
     '--devices', type=int, metavar='N', help='where it is to run (default: as config.mesh says)'
   )
   command.add_argument('--json', action='store_true', help='print the same as JSON')
-  add_hints(command)
+  add_facts(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
   if options.checkpoint:
     from vivit_jax.weights.pretrained import load_pretrained
 
-    summary = summarise_checkpoint(load_pretrained(options.checkpoint, **options.hints).source)
+    summary = summarise_checkpoint(load_pretrained(options.checkpoint, **facts(options)).source)
   else:
     config = load(options.settings)
     if config.data.root is not None or config.data.source != 'manifests':

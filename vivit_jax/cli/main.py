@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vivit` command: what can be said on its command line."""
+"""The `vivit` command: parses its command line and runs one command."""
 
-import argparse
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__
@@ -22,43 +21,48 @@ from vivit_jax.cli import (
   predict,
   train,
 )
-from vivit_jax.cli.options import Parser, last_words, open_standard_streams
+from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
+from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
+
+# Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
+# returns the exit code and imports what it needs, so that --help is quick.
+COMMANDS = (train, evaluate, inspect, convert, predict, plan)
+DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 
 
 def make_parser() -> Parser:
-  """Returns the parser of all subcommands."""
+  """Returns the parser of all commands."""
   parser = Parser(prog='vivit', description='Video Vision Transformers in JAX.')
   parser.add_argument('--version', action='version', version=f'vivit_jax {__version__}')
   subcommands = parser.add_subparsers(metavar='COMMAND', required=True)
-  own = (train.add, evaluate.add, inspect.add, convert.add, predict.add)
-  for add in (*own, plan.add, add_data):
-    add(subcommands)
+  for command in COMMANDS:
+    command.add(subcommands)
+  group = subcommands.add_parser(
+    'data', help='index, prepare, check and time videos', description='Prepares videos.'
+  )
+  data_subcommands = group.add_subparsers(metavar='COMMAND', required=True)
+  for command in DATA_COMMANDS:
+    command.add(data_subcommands)
   return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs one command; a user's mistake ends in one line and exit code 2."""
+  """Runs one command; reports a user's mistake in one line with exit code 2."""
   parser = make_parser()
   arguments = _join_settings(sys.argv[1:] if arguments is None else arguments)
   # Before argparse, which takes an unknown option with a space in it for a positional argument.
   settings, others = _split_settings(arguments)
   options, rest = parser.parse_known_args(others)
   for argument in rest if options.takes_config else [*rest, *settings]:
-    options.command.error(f'unknown argument {argument!r}')
+    new = OPTIONS.get(argument.partition('=')[0])
+    options.command.error(
+      f'{argument} is now called {new}' if new else f'unknown argument {argument!r}'
+    )
   options.settings = settings
-  options.hints = {
-    name.removeprefix('hint_'): value
-    for name, value in vars(options).items()
-    if name.startswith('hint_') and value is not None
-  }
-  # Not argparse's `required`, which would name --workdir where it is only misspelt.
-  needs_workdir = not getattr(options, 'overfit_one_batch', False)
-  if needs_workdir and not getattr(options, 'workdir', 'none needed'):
-    options.command.error('give the folder of the run as --workdir=FOLDER')
   _quieten_libraries()
   try:
-    code = options.function(options)
+    code = options.run(options)
     shutdown.exit_cleanly()
     return code
   except (Exception, KeyboardInterrupt) as error:
@@ -66,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join_settings(arguments: Sequence[str]) -> list[str]:
-  """Writes `--config.name value` as `--config.name=value`, before argparse takes the value away."""
+  """Joins `--config.name value` to `--config.name=value`, or argparse would take the value."""
   joined: list[str] = []
   for argument in arguments:
     if joined and _is_setting(joined[-1]) and '=' not in joined[-1] and argument[:2] != '--':
@@ -90,7 +94,7 @@ def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _quieten_libraries() -> None:
-  """Leaves the terminal to what concerns the run; VIVIT_LOG=INFO brings the libraries back."""
+  """Silences libraries below errors; VIVIT_LOG=INFO shows their messages again."""
   level = os.environ.get('VIVIT_LOG', 'ERROR')
   for name in ('absl', 'jax', 'orbax', 'grain'):
     logging.getLogger(name).setLevel(level)
@@ -99,7 +103,7 @@ def _quieten_libraries() -> None:
 
 
 def _quieten_orbax() -> None:
-  """Leaves out what its threads print of failures that are raised to us too, and are one line."""
+  """Silences Orbax's threads on failures that are also raised, and reported in one line."""
 
   def is_orbax(unraisable: 'sys.UnraisableHookArgs') -> bool:
     closed = str(unraisable.exc_value) == 'Event loop is closed'
@@ -117,23 +121,4 @@ def entry() -> NoReturn:
   if 'VIVIT_LOG' not in os.environ:
     _quieten_orbax()
   open_standard_streams()
-  sys.exit(last_words(main()))
-
-
-# Each declares one command on the parsers of the group.
-COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-  data_index.add,
-  data_check.add,
-  data_build.add,
-  data_bench.add,
-)
-
-
-def add_data(subcommands: argparse._SubParsersAction) -> None:
-  """Declares `vivit data` and what it can do."""
-  group = subcommands.add_parser(
-    'data', help='index, prepare, check and time videos', description='Prepares videos.'
-  )
-  commands = group.add_subparsers(metavar='COMMAND', required=True)
-  for add in COMMANDS:
-    add(commands)
+  sys.exit(flush_output(main()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the commands, options that several have, and values read from them."""
+"""Parsers of the commands, and options that several of them have."""
 
 import argparse
 import os
@@ -7,7 +7,8 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from vivit_jax.config.parse import required
 from vivit_jax.config.schema import CheckpointFacts
@@ -15,7 +16,7 @@ from vivit_jax.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-  """Answers a wrong command line in one line."""
+  """Reports a wrong command line in one line."""
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
@@ -24,22 +25,23 @@ class Parser(argparse.ArgumentParser):
 def add_command(
   subcommands: argparse._SubParsersAction,
   name: str,
-  function: Callable[[argparse.Namespace], int],
+  run: Callable[[argparse.Namespace], int],
+  *,
   summary: str,
   description: str,
-  epilog: str,
   usage: str,
+  epilog: str,
 ) -> Parser:
-  """Declares one command; its parser takes `--config` settings where `usage` has them.
+  """Declares one command; its parser takes `--config` settings if `usage` has them.
 
   Args:
     subcommands: of the program, or of the group that the command belongs to.
     name: with that of its group, e.g. 'data index'.
-    function: what runs it; returns the exit code.
+    run: runs the command; returns the exit code.
     summary: one line for the list of commands.
     description: above the options.
-    epilog: below them; examples.
-    usage: what follows the name.
+    usage: follows the name.
+    epilog: below the options; examples.
   """
   command = subcommands.add_parser(
     name.split()[-1],
@@ -50,13 +52,12 @@ def add_command(
     allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  takes_config = '--config' in usage
-  command.set_defaults(function=function, takes_config=takes_config, command=command)
+  command.set_defaults(run=run, takes_config='--config' in usage, command=command)
   return command
 
 
 def open_standard_streams() -> None:
-  """Opens those that the caller has closed (`>&-`), or the next file would take their place."""
+  """Opens streams that the caller closed (`>&-`), or the next file would get their numbers."""
   while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
   os.close(nowhere)
@@ -65,8 +66,8 @@ def open_standard_streams() -> None:
       setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def last_words(code: int) -> int:
-  """Writes what standard output still holds; returns the exit code; 2, not 0, if it is lost."""
+def flush_output(code: int) -> int:
+  """Flushes standard output and returns the exit code; 2 instead of 0 if that fails."""
   try:
     sys.stdout.flush()
     return code
@@ -93,8 +94,8 @@ CHECKPOINT = (
 )
 
 
-def add_hints(command: Parser) -> None:
-  """Adds what a checkpoint's tensors cannot tell, one option per field of `CheckpointFacts`."""
+def add_facts(command: Parser) -> None:
+  """Adds what a checkpoint's tensors do not tell, one option per field of `CheckpointFacts`."""
   group = command.add_argument_group(
     'what the checkpoint does not tell (errors list what is missing)'
   )
@@ -105,15 +106,27 @@ def add_hints(command: Parser) -> None:
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
     group.add_argument(
       f'--{name.replace("_", "-")}',
-      dest=f'hint_{name}',
       type=str if choices else kind,
       choices=choices,
       metavar='|'.join(choices) if choices else name.upper(),
     )
 
 
+def facts(options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the options of `add_facts` that were given, by the names of `CheckpointFacts`."""
+  given = {name: getattr(options, name, None) for name in typing.get_type_hints(CheckpointFacts)}
+  return {name: value for name, value in given.items() if value is not None}
+
+
+def workdir(options: argparse.Namespace) -> Path:
+  """Returns --workdir, which is required, though not of argparse: it would hide a misspelt one."""
+  if not options.workdir:
+    options.command.error('give the folder of the run as --workdir=FOLDER')
+  return Path(options.workdir)
+
+
 def use_cpu() -> None:
-  """Leaves the accelerators to a training run that may hold them."""
+  """Runs on the CPU: a training run may hold the accelerators."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
@@ -124,6 +137,6 @@ def parse_views(text: str) -> tuple[int, int]:
   match = re.fullmatch(r'([1-9]\d{0,8})x([1-9]\d{0,8})', text, re.ASCII)
   if match is None:
     raise ConfigError(
-      f'--views={text} is not TxS, temporal x spatial views, each below a milliard, e.g. 4x3'
+      f'--views={text} is not TxS, temporal x spatial views, each below a billion, e.g. 4x3'
     )
   return int(match[1]), int(match[2])

@@ -3,7 +3,7 @@
 
 import argparse
 
-from vivit_jax.cli.options import add_command
+from vivit_jax.cli.options import add_command, use_cpu
 from vivit_jax.errors import ConfigError
 
 HELP = """
@@ -23,12 +23,16 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'plan',
     run,
-    'say whether training fits into the memory of devices, before anything runs',
-    'Says whether a training step fits into the memory of devices that need not be there, and if\n'
-    'not, what makes it fit. Exit code 1 if nothing does.',
-    HELP,
-    '--config=FILE[:VARIANT] [--config.x=y ...] (--topology=v5e:8x8 | --device-memory=80GB'
-    ' --devices=8) [--json]',
+    summary='say whether training fits into the memory of devices, before anything runs',
+    description=(
+      'Says whether a training step fits into the memory of devices that need not be there, and\n'
+      'if not, what makes it fit. Exit code 1 if nothing does.'
+    ),
+    usage=(
+      '--config=FILE[:VARIANT] [--config.x=y ...] (--topology=v5e:8x8 | --device-memory=80GB'
+      ' --devices=8) [--json]'
+    ),
+    epilog=HELP,
   )
   command.add_argument('--topology', metavar='NAME:SHAPE', help='of TPUs, e.g. v5e:8x8 or v6e:4x4')
   command.add_argument('--device-memory', metavar='SIZE', help='of each GPU, e.g. 80GB')
@@ -41,9 +45,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs the command; 1 where nothing makes the step fit."""
-  import jax
-
-  jax.config.update('jax_platforms', 'cpu')  # leaves accelerators to a run that may hold them
+  use_cpu()
   from vivit_jax.config.file import load
   from vivit_jax.data.splits import with_classes
   from vivit_jax.plan import report

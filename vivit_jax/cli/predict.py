@@ -3,7 +3,7 @@
 
 import argparse
 
-from vivit_jax.cli.options import CHECKPOINT, add_command, add_hints, parse_views
+from vivit_jax.cli.options import CHECKPOINT, add_command, add_facts, facts, parse_views
 
 HELP = """
 examples:
@@ -13,21 +13,22 @@ examples:
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
   command = add_command(
     subcommands,
     'predict',
     run,
-    'name what videos show',
-    'Prints the most probable classes of videos, averaged over several views.',
-    HELP,
-    '--checkpoint=CHECKPOINT VIDEO... [--views=TxS] [--top=N] [--json]',
+    summary='name what videos show',
+    description='Prints the most probable classes of videos, averaged over several views.',
+    usage='--checkpoint=CHECKPOINT VIDEO... [--views=TxS] [--top=N] [--json]',
+    epilog=HELP,
   )
   command.add_argument('videos', nargs='+', metavar='VIDEO', help='video, folder, or CSV with path')
   command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help=CHECKPOINT)
   command.add_argument('--views', default='4x3', metavar='TxS', help='temporal x spatial (4x3)')
   command.add_argument('--top', type=int, default=5, metavar='N', help='classes per video (5)')
   command.add_argument('--json', action='store_true', help='print JSON instead of a table')
-  add_hints(command)
+  add_facts(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.weights.pretrained import load_pretrained
 
   views = parse_views(options.views)
-  pretrained = load_pretrained(options.checkpoint, **options.hints)
-  stride = options.hints.get('stride')
+  pretrained = load_pretrained(options.checkpoint, **facts(options))
+  stride = options.stride
   return run(
     pretrained,
     options.videos,

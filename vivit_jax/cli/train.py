@@ -4,9 +4,8 @@
 import argparse
 import signal
 import sys
-from pathlib import Path
 
-from vivit_jax.cli.options import CONFIG_HELP, add_command
+from vivit_jax.cli.options import CONFIG_HELP, add_command, workdir
 from vivit_jax.distributed.launch import add_launch
 
 HELP = """
@@ -16,15 +15,18 @@ example:
 
 
 def add(subcommands: argparse._SubParsersAction) -> None:
+  """Declares the command."""
   command = add_command(
     subcommands,
     'train',
     run,
-    'train a model, evaluate it and write a report',
-    'Trains a model, evaluates it with several views and writes a report.\n'
-    'Run the same command again to continue a run that was stopped.',
-    CONFIG_HELP + HELP,
-    '--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
+    summary='train a model, evaluate it and write a report',
+    description=(
+      'Trains a model, evaluates it with several views and writes a report.\n'
+      'Run the same command again to continue a run that was stopped.'
+    ),
+    usage='--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
+    epilog=CONFIG_HELP + HELP,
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
   command.add_argument(
@@ -48,7 +50,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs `vivit train`."""
+  """Runs the command."""
   from flax.traverse_util import flatten_dict
 
   from vivit_jax.config.file import load
@@ -60,17 +62,18 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.train.sanity import overfit_one_batch
   from vivit_jax.train.stop import Stopped
 
+  folder = None if options.overfit_one_batch else workdir(options)
   config = load(options.settings)
   profile = parse_steps(options.profile) if options.profile is not None else None
   start(options, config.faults.heartbeat_timeout_seconds)
   keep_compiled_programs()
   assert_equal_on_all_hosts({**versions(), **flatten_dict({'config': to_dict(config)}, sep='.')})
-  if options.overfit_one_batch:
+  if folder is None:
     return 0 if overfit_one_batch(config) else 1
   try:
     train(
       config,
-      Path(options.workdir),
+      folder,
       allow_changes=options.allow_changes,
       profile=profile,
       ends_process=True,

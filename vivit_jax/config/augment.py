@@ -5,7 +5,7 @@ import dataclasses
 import math
 from typing import Annotated, Literal
 
-LARGEST = 2**31 - 1  # that steps and sizes may be: JAX counts in 32 bits
+LARGEST = 2**31 - 1  # of steps and sizes: JAX counts in 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Range:
 
   Attributes:
     low: the least.
-    high: the largest, which must not be reached where `below` is true.
+    high: the largest.
+    below: whether numbers must stay below `high`.
   """
 
   low: int | float
@@ -29,8 +30,7 @@ class Range:
     )
 
   def needs(self, value: int | float) -> str:
-    """Returns what a number that does not lie in it should be; a limit of the machine only where
-    it is what was passed."""
+    """Returns what a number outside should be; a limit of the machine only if it is passed."""
     if self.high < LARGEST:
       return f'from {self.low} to {"below " if self.below else ""}{self.high}'
     return f'at most {self.high}' if self.high < value < math.inf else f'at least {self.low}'
@@ -41,20 +41,20 @@ CountOrZero = Annotated[int, Range(0, LARGEST)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 Rate = Annotated[float, Range(0.0, 1.0, below=True)]  # at 1 nothing would be left
 NonNegative = Annotated[float, Range(0.0)]
-Layers = Annotated[int, Range(1, 1000)]  # far more than were ever trained; each is traced
+Layers = Annotated[int, Range(1, 1000)]  # far more than any model has; each is traced
 LayersOrZero = Annotated[int, Range(0, 1000)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # of which JAX's generator keeps 32 bits
-Seconds = Annotated[float, Range(0.0, 1e8)]  # three years: timers of the machine end somewhere
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX's generator keeps 32 bits
+Seconds = Annotated[float, Range(0.0, 1e8)]  # three years; timers have a limit
 Triple = tuple[float, float, float]  # a number per channel
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCrop:
-  """Which part of the frames a training clip shows, the same in all of them."""
+  """The crop of a training clip, the same in all of its frames."""
 
   kind: Literal['scale_jitter', 'inception'] = 'scale_jitter'
-  # scale_jitter: frames are scaled until their shorter side has this many pixels, times a random
-  # factor, and then cropped; never so far down that the crop would not fit.
+  # scale_jitter: frames are scaled so that their shorter side has this many pixels times a random
+  # factor, never less than the crop needs, and then cropped.
   short_side: Count | None = None  # pixels; None = 8/7 of the crop's, 256 for 224 as in Scenic
   scale: tuple[NonNegative, NonNegative] = (0.9, 1.33)  # paper Table 7
   stretch: bool = True  # height and width are scaled by factors of their own, as in Scenic
@@ -84,10 +84,10 @@ class RandAugment:
   magnitude: Annotated[float, Range(0.0, 30.0)] = 10.0
   # all: the 16 of TensorFlow models. scenic: without the five that move pixels, as Scenic does.
   operations: Literal['all', 'scenic'] = 'all'
-  # With which each drawn operation acts. 1: always, and a layer draws no operation as often as any
-  # one of them (TensorFlow models); below 1 a layer always draws one (timm, with 0.5).
+  # Probability that a drawn operation is applied. 1: always, and 'no operation' is drawn as often
+  # as any single one (TensorFlow models); below 1 an operation is always drawn (timm, with 0.5).
   probability: Fraction = 1.0
-  # What moves in from outside: mirror repeats the image from its edge pixel on (TensorFlow models),
+  # Pixels that move in from outside the image: mirror reflects it at its edge (TensorFlow models),
   # gray is 128 (timm).
   fill: Literal['mirror', 'gray'] = 'mirror'
 
@@ -103,9 +103,9 @@ class RandomErasing:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """How training clips are varied; the defaults are what the paper does on every data set.
+  """Augmentation of training clips; the defaults are what the paper does on every data set.
 
-  Whatever is drawn for a clip is the same in all of its frames.
+  All frames of a clip share one draw.
   """
 
   crop: TrainingCrop = TrainingCrop()
@@ -115,7 +115,7 @@ class Augment:
   rand_augment: RandAugment = RandAugment()
   color_jitter: ColorJitter = ColorJitter()
   random_erasing: RandomErasing = RandomErasing()
-  # Clips of a video next to each other in a batch (repeated augmentation, arXiv 1901.09335;
-  # VideoMAE fine-tunes with 2). Epochs count clips: with k, an epoch has as many steps as with 1
-  # and shows one video in k, so that VideoMAE's n epochs are k * n of these.
+  # Clips of the same video next to each other in a batch (arXiv 1901.09335; VideoMAE fine-tunes
+  # with 2). Epochs count clips: with k, an epoch has as many steps as with 1 but shows one video
+  # in k, so that n epochs of VideoMAE are k * n of these.
   repeated_augmentation: Count = 1

@@ -20,9 +20,9 @@ from vivit_jax.errors import ConfigError, nearest
 
 
 def defaults() -> config_dict.ConfigDict:
-  """Returns every setting at its default as a locked ConfigDict, for a config file to change.
+  """Returns all settings with their defaults as a locked ConfigDict, for a config file to change.
 
-  Settings that may be None are placeholders, so that files and the command line can set them.
+  Settings that may be None are placeholders, so that files can set them.
   """
   return _section(Config()).lock()
 
@@ -54,7 +54,7 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
     variant: `SIZE/PATCHxTUBELET[,ATTENTION]` with SIZE one of Ti, S, B, L, H.
 
   Raises:
-    ConfigError: where a part of the name is unknown.
+    ConfigError: a part of the name is unknown.
   """
   name, _, attention = variant.partition(',')
   match = re.fullmatch(r'([A-Za-z]+)/(\d+)x(\d+)', name)
@@ -101,7 +101,7 @@ def load(arguments: Sequence[str]) -> Config:
   root = config.data.root
   if root is None or '://' in root:
     return config
-  # A run that goes on, or is evaluated, in another folder has to find the same videos.
+  # A run that is continued or evaluated from another folder must find the same videos.
   root = str(Path(root).expanduser().absolute())
   return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
@@ -124,7 +124,7 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
   except ConfigError as error:
     raise ConfigError(f'--config={path}: {error}') from None
   except (Exception, SystemExit) as error:
-    # The user's own code: say where it failed, without our frames.
+    # The user's own code: name the line where it failed, without our frames.
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     if isinstance(error, SyntaxError):

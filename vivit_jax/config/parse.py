@@ -18,10 +18,10 @@ MAX_VIEWS = 2**29
 
 
 def parse(tree: Mapping[str, Any]) -> Config:
-  """Turns nested plain values (a ConfigDict as dict, or JSON) into a checked `Config`.
+  """Converts nested plain values (a ConfigDict as dict, or JSON) to a checked `Config`.
 
   Args:
-    tree: settings by section; what is missing takes its default.
+    tree: settings by section; missing ones take their defaults.
 
   Returns:
     The configuration, every value of its declared type and every combination possible.
@@ -121,7 +121,7 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
 
 
 def check(config: Config) -> None:
-  """Refuses combinations that cannot work, before any device or data is touched.
+  """Refuses impossible combinations of settings, before any device or data is used.
 
   Raises:
     ConfigError: naming the settings, their values and the remedy.
@@ -205,7 +205,7 @@ def _check_mix(mix: Mix, repeats: int) -> None:
 
 
 def check_views(temporal: int, spatial: int, clip: Clip) -> None:
-  """Refuses views of one video that do not belong into memory, which a checkpoint may claim.
+  """Refuses views of a video that take too much memory; a checkpoint may claim any size.
 
   Raises:
     ConfigError: naming how many views of which size they are, and what they take.
@@ -231,7 +231,7 @@ def check_clip(clip: Clip) -> None:
 
 
 def check_model(model: Model, clip: Clip) -> None:
-  """Refuses models that cannot exist and clips that they cannot cut into tubelets."""
+  """Refuses impossible models, and clips that the patch does not divide."""
   t, h, w = model.patch
   grid = model.attention in ('factorised_self_attention', 'factorised_dot_product')
   if grid and model.pooling == 'cls':
@@ -279,11 +279,11 @@ def check_model(model: Model, clip: Clip) -> None:
 
 
 def check_mesh(mesh: Mesh) -> None:
-  """Refuses axes that no number of devices could fill."""
+  """Refuses axes that no number of devices fits."""
   sizes = dataclasses.asdict(mesh)
   for name, size in sizes.items():
     if size == 0:
       raise ConfigError(f'config.mesh.{name}=0 leaves no device; use -1 for all of them')
   rest = [f'config.mesh.{name}=-1' for name, size in sizes.items() if size == -1]
   if len(rest) > 1:
-    raise ConfigError(f'{" and ".join(rest)}: only one axis can take the devices that are left')
+    raise ConfigError(f'{" and ".join(rest)}: only one axis can take the remaining devices')

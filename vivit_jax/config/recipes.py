@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recipes in configs/ share: words after a model's name, fine-tuning, larger batches."""
+"""Shared by the recipes in configs/: words of a variant, fine-tuning, larger batches."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
@@ -24,10 +24,10 @@ def read_variant(
     offered: the words of the recipe beside BATCHES.
 
   Returns:
-    The config, to which the recipe is still to be applied, and the words that were given.
+    The config, before the recipe is applied, and the words that were given.
 
   Raises:
-    ConfigError: where a part is unknown or two words exclude each other.
+    ConfigError: a part is unknown, or two words exclude each other.
   """
   name, *parts = variant.split(',')
   words = [part for part in parts if part in (*offered, *BATCHES)]
@@ -46,7 +46,7 @@ def read_variant(
 
 
 def scale_batch(config: config_dict.ConfigDict, words: Collection[str]) -> config_dict.ConfigDict:
-  """Returns the config with the batch that a word asks for, if one does.
+  """Returns the config with the batch size that a word sets, if any.
 
   The learning rate grows with the batch (arXiv 1706.02677), and averaged weights look back over as
   many clips as before (arXiv 2307.13813).
@@ -73,10 +73,10 @@ def finetune_as_videomae(
 ) -> None:
   """Sets VideoMAE's fine-tuning (github.com/MCG-NJU/VideoMAE, run_class_finetuning.py).
 
-  Its defaults there, but for averaged weights, which it has as an option. RandAugment is timm's
-  `rand-m7-n4-mstd0.5-inc1`, here with the operations of TensorFlow models and without noise on the
-  magnitude. Its batches and epochs count videos, of each of which a step sees two clips; ours count
-  clips.
+  These are its defaults, except for averaged weights, an option there. RandAugment is timm's
+  `rand-m7-n4-mstd0.5-inc1`, with the operations of TensorFlow models and without noise on the
+  magnitude. VideoMAE's batches and epochs count videos, of which a step sees two clips each; ours
+  count clips.
 
   Args:
     config: to change.

@@ -35,6 +35,9 @@ VALUES = {
   'init.temporal_attention': {'copied': 'copy'},
 }
 
+# Of commands.
+OPTIONS = {'--max-bad-share': '--max-bad-fraction'}
+
 
 def modernize(tree: Mapping[str, Any], section: str = '') -> dict[str, Any]:
   """Returns the settings that a run or an export was saved with, under the names they have now.

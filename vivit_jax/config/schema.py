@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting of an experiment: type, default, unit and source, in their one home."""
+"""Every setting of an experiment, with its type, default, unit and source."""
 
 import dataclasses
 from itertools import accumulate
@@ -30,8 +30,8 @@ class Task:
 
   kind: Literal['single_label', 'multi_label'] = 'single_label'
   heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
-  # Classes per head that the recipe expects of the data; () takes as many as classes/ names, and
-  # the run's config.json then has their number.
+  # Classes per head that the recipe expects in the data; () takes the number of names in classes/,
+  # which the run's config.json then records.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
 
@@ -74,8 +74,8 @@ class Clip:
 
   frames: Count = 32
   stride: Count = 2  # in frames of the source
-  # Between frames, instead of a stride in frames: by their times in the file, so that clips of
-  # videos with other frame rates last as long.
+  # Seconds between frames, by their timestamps, instead of a stride in frames: clips last equally
+  # long whatever the frame rate.
   stride_seconds: Seconds | None = None
   # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
   # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
@@ -86,7 +86,7 @@ class Clip:
 
   @property
   def usual_short_side(self) -> int:
-    """Pixels of frames' shorter side where nothing else is said: 256 for 224, as in Scenic."""
+    """Pixels of frames' shorter side unless configured: 256 for 224, as in Scenic."""
     return round(min(self.height, self.width) * 8 / 7)
 
 
@@ -108,7 +108,7 @@ class Data:
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
-  workers: CountOrZero = 0  # decoding processes per host; 0 decodes in threads of the trainer
+  workers: CountOrZero = 0  # decoding processes per host; 0 = threads of the trainer
   decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
   max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 
@@ -118,7 +118,7 @@ class Train:
   """Optimisation; defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
 
   batch_size: Count = 64  # clips over all devices and hosts
-  # Parts of the batch whose gradients are summed one after the other: less memory, same update.
+  # Parts of the batch whose gradients are summed sequentially: less memory, same update.
   grad_accum_steps: Count = 1
   epochs: NonNegative = 30.0
   warmup_epochs: NonNegative = 2.5  # linear
@@ -129,7 +129,7 @@ class Train:
   final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
   momentum: Rate = 0.9  # sgd
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
-  grad_clip_norm: NonNegative = 1.0  # largest norm of a gradient; 0 = off
+  grad_clip_norm: NonNegative = 1.0  # largest norm of the gradient; 0 = off
   # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
   # their mean, as Scenic does with n = devices.
   grad_clip_groups: CountOrZero = 0
@@ -137,7 +137,7 @@ class Train:
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
   ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
-  # Parameters that keep their values, by the start of their path: ('tokenizer', 'spatial') as in
+  # Parameters that are not trained, by the start of their path: ('tokenizer', 'spatial') as in
   # arXiv 2306.04822; all but 'head' is a linear probe.
   freeze: tuple[str, ...] = ()
   log_every: Count = 20  # steps
@@ -147,19 +147,19 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-  """Clips and their labels blended with others of the batch, inside the step."""
+  """Mixup and CutMix: blending of clips and labels within a batch, inside the step."""
 
   mixup: NonNegative = 0.0  # alpha of Beta(alpha, alpha), arXiv 1710.09412; 0 = off
   cutmix: NonNegative = 0.0  # the same of arXiv 1905.04899; one box in all frames of a clip
-  cutmix_fraction: Fraction = 0.5  # of the groups, where both are on
-  # Neighbours in the batch that share one draw, each blended with its mirror image in the group:
-  # 2 = pairs; Scenic has the clips of one device.
+  cutmix_fraction: Fraction = 0.5  # of the groups, if both are on
+  # Neighboring clips in the batch that share one draw; the i-th is blended with the i-th last.
+  # 2 = pairs; in Scenic a group is the clips of one device.
   group_size: Annotated[int, Range(2)] = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """What stays on disk."""
+  """Checkpoints kept on disk."""
 
   keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
 
@@ -178,18 +178,18 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices per axis, of which one may be -1 and takes what is left; see docs/scale.md."""
+  """Devices per axis; one may be -1 and takes all remaining ones; see docs/scale.md."""
 
   data: Annotated[int, Range(-1)] = -1  # each has clips of its own
   fsdp: Annotated[int, Range(-1)] = 1  # the same, and a part of every large parameter
-  # Devices that share a clip, each with some of its frames; they belong to one host, since a host
-  # decodes whole clips.
+  # Devices that share a clip, each with some of its frames; all on one host, which decodes whole
+  # clips.
   context: Annotated[int, Range(-1)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-  """What a run does when something outside of it goes wrong."""
+  """What a run does if it hangs, diverges or finds no disk space."""
 
   hang_timeout_seconds: Seconds = 1800.0  # a step or evaluation batch that takes longer ends it
   heartbeat_timeout_seconds: Count = 60  # a host silent for longer is lost, and the others end
@@ -199,9 +199,9 @@ class Faults:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFacts:
-  """What the caller says of a checkpoint; None = the file or its side-car must tell.
+  """Facts about a checkpoint that the caller supplies; None = its tensors or side-car tell.
 
-  Where tensors, side-car and caller contradict each other, the checkpoint is refused.
+  If tensors, side-car and caller contradict each other, the checkpoint is refused.
   """
 
   attention: Attention | None = None
@@ -222,7 +222,7 @@ class CheckpointFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-  """Weights to start from (paper section 3.4); never brings a step or an optimiser along."""
+  """Weights to start from (paper section 3.4), without step and optimizer state."""
 
   checkpoint: str | None = None  # anything that load_pretrained reads
   positions: Literal['linear', 'scenic'] = (

@@ -43,7 +43,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
 
   Args:
     options: of `add_launch`.
-    heartbeat_timeout_seconds: a process without a heartbeat for this long is lost, and the others end.
+    heartbeat_timeout_seconds: a process silent for this long is lost, and the others end.
 
   Raises:
     ConfigError: the options are invalid, or the other processes do not answer.

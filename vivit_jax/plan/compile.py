@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a training step for TPUs that need not be there; a program of its own.
+"""Memory of a training step on each TPU, by compiling it for TPUs that need not be there.
 
     python -m vivit_jax.plan.compile v5e:8x8 < config.json
 
-It prints what each device would need, as JSON. Not a function, since libtpu starts once in a
-process, writes to its terminal, and has to be ended where it takes too long.
-
-What a training step needs on each TPU, by compiling it ahead of time in a process of its own.
+prints it as JSON. The compilation is a process of its own, since libtpu starts only once in a
+process, writes to the terminal, and has to be killed if it takes too long.
 """
 
 import dataclasses
@@ -30,15 +28,15 @@ from vivit_jax.plan.memory import lower_step
 
 
 def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
-  """Returns `sizes`, bytes of each device by what they are for, or why it does not fit: `refused`.
+  """Returns `sizes`, bytes of each device by purpose, or why the step does not fit: `refused`.
 
   Args:
     topology: as libtpu names it, e.g. v5e:8x8.
     tree: of the configuration.
 
   Raises:
-    ConfigError: where there is no such topology, or the experiment is impossible on it.
-    JaxRuntimeError: where the step cannot be compiled for another reason than memory.
+    ConfigError: there is no such topology, or the experiment is impossible on it.
+    JaxRuntimeError: the step cannot be compiled for a reason other than memory.
   """
   try:
     devices = topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
@@ -65,7 +63,7 @@ def _reason(error: Exception) -> str:
   return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')
 
 
-# Elsewhere libtpu takes the machine for a part of a pod and asks a server that is not there.
+# Without these, libtpu believes that it runs on a TPU host and asks a server that is not there.
 ALONE = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 
 
@@ -75,7 +73,7 @@ class Compiler:
 
   Attributes:
     topology: as libtpu names it, e.g. v5e:8x8.
-    seconds: after which a compilation is given up.
+    seconds: after which a compilation is killed.
   """
 
   topology: str
@@ -89,11 +87,11 @@ class Compiler:
       )
 
   def __call__(self, config: Config) -> tuple[dict[str, int], str]:
-    """Returns bytes of each device by what they are for, or none and why it does not fit.
+    """Returns bytes of each device by purpose, or none and why the step does not fit.
 
     Raises:
-      ConfigError: where the experiment is impossible on these devices.
-      RuntimeError: where the compiler failed otherwise.
+      ConfigError: the experiment is impossible on these devices, or compiling takes too long.
+      RuntimeError: the compiler failed otherwise.
     """
     paths = [str(Path(__file__).parents[2]), *sys.path[1:]]
     try:

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each device of a mesh would hold of a training state, from shapes alone.
-
-What a training step needs on each device, estimated from shapes alone, for any accelerator.
-
-The training step of a configuration as shapes alone.
-"""
+"""Memory of a training step on each device, estimated from shapes alone, for any accelerator."""
 
 import dataclasses
 import functools
@@ -39,7 +34,7 @@ def placement(config: Config, state: TrainState, devices: int | None = None) -> 
     devices: how many there are; by default as many as the mesh names, -1 being 1.
 
   Raises:
-    ConfigError: where the experiment does not fit on so many devices.
+    ConfigError: the experiment does not fit on that many devices.
   """
   if devices is None:
     devices = math.prod(max(size, 1) for size in dataclasses.astuple(config.mesh))
@@ -87,7 +82,7 @@ def _rows(mesh: AbstractMesh, params: Any) -> list[dict[str, Any]]:
 
 
 def as_lines(placement: dict[str, Any]) -> list[str]:
-  """Returns the same for reading."""
+  """Returns the placement as text, line by line."""
   mesh, sizes = placement['mesh'], placement['bytes_per_device']
   axes = ' x '.join(f'{name}={size}' for name, size in mesh.items())
   lines = [
@@ -105,19 +100,19 @@ def as_lines(placement: dict[str, Any]) -> list[str]:
   return [*lines, f'each device holds {each}']
 
 
-# What XLA keeps of what JAX saves, where layers are no scan: the rest it works out again. Shares
-# found by compiling for TPUs and an H100: docs/scale.md.
+# Fraction that XLA keeps of what JAX saves for the backward pass, if layers are not scanned; it
+# recomputes the rest. Found by compiling for TPUs and an H100: docs/scale.md.
 KEPT = {'tpu': 0.2, 'gpu': 0.5}
 
 
 def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[str, int]:
   """Returns bytes per device by what they are for; compiles and allocates nothing.
 
-  What a forward pass leaves for the backward pass is read off the program of `jax.vjp`, so that
-  remat, precision and the kind of attention count as they are.
+  What a forward pass saves for the backward pass is read from the program of `jax.vjp`, so that
+  remat, precision and the kind of attention are counted.
 
   Raises:
-    ConfigError: where the mesh does not fit the devices or the batch.
+    ConfigError: the mesh does not fit the devices or the batch.
   """
   data, fsdp, context = shape = check_devices(config, devices)
   model, state = build(config), _state(_as_stored(config))
@@ -130,7 +125,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   unrolled = not config.model.scan and config.model.remat == 'none'
   sizes = {
     'parameters': params,
-    'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.ema_params)),
+    'optimizer state and averages': bytes_per_device(mesh, (state.opt_state, state.ema_params)),
     'gradients': params * (1 if config.train.grad_accum_steps == 1 else 2),
     'copies of the parameters': copies / fsdp,
     'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),
@@ -141,7 +136,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
 
 
 def _as_stored(config: Config) -> Config:
-  """Returns the experiment without what does not change its state."""
+  """Returns the experiment without the settings that do not change its state."""
   model = dataclasses.replace(config.model, dtype='float32', scan=False, remat='none')
   train = dataclasses.replace(config.train, grad_accum_steps=1)
   return Config(task=config.task, model=model, clip=config.clip, train=train)
@@ -213,7 +208,7 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def abstract_training(config: Config) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
-  """Returns the model, its optimiser and the shapes of their state; allocates nothing."""
+  """Returns the model, its optimizer and the shapes of their state; allocates nothing."""
   model = build(config)
   optimizer = make_optimizer(config.train, config.train.steps or STEPS)
   return model, optimizer, abstract_state(config, model, optimizer)

@@ -12,11 +12,11 @@ ESTIMATE = 'Estimates come from shapes, not from a device: docs/scale.md has how
 
 
 def as_text(config: Config, devices: int, trials: list[Trial], available: int) -> str:
-  """Returns the trials for reading, the verdict last."""
+  """Returns the trials as a table, the verdict last."""
   width = max(len(names(trial.made)) for trial in trials) + 2
   lines = [
-    f'one step of {config.train.batch_size} clips on {devices} devices, of each of which it may '
-    f'use {available / GIB:.1f} GiB',
+    f'one step of {config.train.batch_size} clips on {devices} devices with '
+    f'{available / GIB:.1f} GiB available on each',
     '',
     f'{"change":{width}}{"GiB per device":>14}  {"fits":6}{"by":18}costs',
   ]
@@ -37,10 +37,10 @@ def as_text(config: Config, devices: int, trials: list[Trial], available: int) -
 
 
 def verdict(trials: list[Trial]) -> str:
-  """Returns in one line whether it fits, and with which settings."""
+  """Returns one line: whether the step fits, and with which settings."""
   best = _best(trials)
   if best is None:
-    return 'Nothing that was tried makes it fit: take more devices, or shorter or smaller clips.'
+    return 'No change tried makes it fit: use more devices, or shorter or smaller clips.'
   by = ' by the estimate' if best.seconds is None else ''
   if not best.made:
     return f'It fits{by} as given.'
@@ -48,13 +48,13 @@ def verdict(trials: list[Trial]) -> str:
 
 
 def settings(trial: Trial) -> list[str]:
-  """Returns what to add to the command line."""
+  """Returns the arguments to add to the command line."""
   merged = {path: value for change in trial.made for path, value in change.settings.items()}
   return [f'--config.{path}={value}' for path, value in merged.items()]
 
 
 def as_json(trials: list[Trial], available: int) -> str:
-  """Returns the same for programs."""
+  """Returns the trials as JSON."""
   best = _best(trials)
   rows = [
     {

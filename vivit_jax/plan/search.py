@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries an experiment, then the changes that may make it fit, until one does.
-
-What can be changed about a training step to make it fit, from cheap to dear.
-
-Devices to plan for, as they are written on the command line.
-"""
+"""Tries an experiment, then changes that need less memory, cheap ones first, until it fits."""
 
 import dataclasses
 import math
@@ -25,12 +20,12 @@ HOST = 8  # devices that mostly share a machine: more along fsdp would save litt
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """One way to need less memory.
+  """One way to use less memory.
 
   Attributes:
     name: in tables.
-    settings: that make it, by their dotted names.
-    costs: what it does to the time of a step, in words.
+    settings: new values by dotted name.
+    costs: its effect on the time of a step, in words.
   """
 
   name: str
@@ -62,7 +57,7 @@ def changes(config: Config, devices: int) -> list[Change]:
 
 
 def combinations(found: list[Change]) -> Iterator[tuple[Change, ...]]:
-  """Yields no change, then all sets that go together, each before any with a dearer change."""
+  """Yields no change, then all compatible sets, each before any with a more costly change."""
   for number in range(2 ** len(found)):
     made = tuple(change for place, change in enumerate(found) if number >> place & 1)
     settings = {item for change in made for item in change.settings.items()}
@@ -74,7 +69,7 @@ def with_changes(config: Config, made: tuple[Change, ...]) -> Config:
   """Returns the experiment after some changes.
 
   Raises:
-    ConfigError: where they exclude each other.
+    ConfigError: they exclude each other.
   """
   tree = to_dict(config)
   for change in made:
@@ -93,8 +88,8 @@ def _divides(config: Config, devices: int, context: int) -> bool:
   return True
 
 
-HOPELESS = 1.3  # times the memory, as estimated: not worth minutes of compilation
-TRIES = 6  # compilations at most, so that a plan ends
+HOPELESS = 1.3  # estimate relative to the memory above which nothing is compiled
+TRIES = 6  # compilations at most; each takes minutes
 
 Compile = Callable[[Config], tuple[dict[str, int], str]]
 
@@ -105,10 +100,10 @@ class Trial:
 
   Attributes:
     made: changes to the experiment.
-    sizes: bytes per device by what they are for; empty where the compiler did not come so far.
+    sizes: bytes per device by purpose; empty if the compiler refused.
     fits: whether they fit.
-    seconds: that compilation took; None of an estimate.
-    refusal: of the compiler.
+    seconds: compilation time; None for an estimate.
+    refusal: reason that the compiler gave.
   """
 
   made: tuple[Change, ...]
@@ -121,17 +116,17 @@ class Trial:
 def search(config: Config, devices: int, available: int, compiler: Compile | None) -> list[Trial]:
   """Returns the experiment as given, each change alone, and the first set of changes that fits.
 
-  Sets are tried from cheap to dear. With a compiler, an estimate only decides which of them are
-  worth compiling (TRIES at most), and none is once one fits.
+  Sets are tried from cheap to costly. With a compiler, the estimate only decides which of them are
+  worth compiling (TRIES at most); once one fits, no other is compiled.
 
   Args:
     config: the experiment.
     devices: their number.
     available: bytes of each.
-    compiler: says what a configuration needs; without one, all is estimated.
+    compiler: returns what a configuration needs; None to estimate it.
 
   Raises:
-    ConfigError: where the experiment as given is impossible on so many devices.
+    ConfigError: the experiment as given is impossible on that many devices.
   """
   trials: list[Trial] = []
   for made in combinations(changes(config, devices)):
@@ -170,11 +165,11 @@ def names(made: tuple[Change, ...]) -> str:
   return ' + '.join(change.name for change in made) or 'as given'
 
 
-# GiB of each TPU by the name of its generation (the "system architecture" pages of
-# cloud.google.com/tpu/docs). The compiler keeps a little of it, and has the last word.
+# GiB of each TPU by generation (the "system architecture" pages of cloud.google.com/tpu/docs). The
+# compiler reserves a little of it and decides.
 HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
 
-# What JAX takes of a GPU's memory where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise
+# Fraction of a GPU's memory that JAX allocates unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 # (docs.jax.dev/en/latest/gpu_memory_allocation.html).
 GPU_SHARE = 0.75
 
@@ -186,7 +181,7 @@ def parse_topology(text: str) -> tuple[int, int]:
   name, _, shape = text.partition(':')
   if name not in HBM or re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', shape) is None:
     raise ConfigError(
-      f'--topology={text} is no GENERATION:SHAPE, e.g. v5e:8x8; generations are {", ".join(HBM)}'
+      f'--topology={text} is not GENERATION:SHAPE, e.g. v5e:8x8; generations are {", ".join(HBM)}'
     )
   return math.prod(int(size) for size in shape.split('x')), HBM[name] * 2**30
 
@@ -195,5 +190,5 @@ def parse_memory(text: str) -> int:
   """Returns bytes from e.g. `80GB` or `24GiB`."""
   match = re.fullmatch(r'(\d+(?:\.\d+)?)(MB|GB|MiB|GiB)', text)
   if match is None or not float(match[1]):
-    raise ConfigError(f'--device-memory={text} is no size: give e.g. 80GB or 24GiB')
+    raise ConfigError(f'--device-memory={text} is not a size: give e.g. 80GB or 24GiB')
   return int(float(match[1]) * UNITS[match[2]])

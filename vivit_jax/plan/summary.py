@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration means, found out from shapes alone: tokens, parameters, cost, memory."""
+"""Tokens, parameters, cost and memory of a configuration or a checkpoint, from shapes alone."""
 
 import dataclasses
 import json
 from typing import Any
 
-import jax
+from jax.sharding import AbstractMesh
 
 from vivit_jax.config.parse import to_dict
 from vivit_jax.config.schema import SIZES, Clip, Config, Size, Task
+from vivit_jax.distributed.mesh import AXES
 from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
-from vivit_jax.model.vivit import build
-from vivit_jax.plan.memory import as_lines, placement
-from vivit_jax.train.optimizer import make_optimizer
-from vivit_jax.train.state import abstract_state
+from vivit_jax.plan.memory import abstract_training, as_lines, bytes_per_device, placement
 from vivit_jax.weights.source import Source
 
 SHOWN_LABELS = 5
+ONE_DEVICE = AbstractMesh((1,) * len(AXES), AXES)
 CLASSES_OF_DATA = (
   'config.task.classes=() are those of the data, which is not given: heads are counted with one'
 )
@@ -37,9 +36,8 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
   if not config.task.classes:
     one_each = (1,) * len(config.task.heads)
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=one_each))
-  model = build(config)
+  model, _, state = abstract_training(config)
   cost = model_cost(model, config.clip)
-  state = abstract_state(config, model, make_optimizer(config.train, config.train.steps or 1000))
   t, h, w = config.model.patch
   frames = config.model.sampled_frames or config.clip.frames // t
   return {
@@ -53,7 +51,10 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
     'gflops': cost.gflops,
     'matmul_gflops': cost.matmul_gflops,
     'parts': cost.parts,
-    'bytes': {'parameters': _bytes(state.params), 'optimizer_state': _bytes(state.opt_state)},
+    'bytes': {
+      'parameters': bytes_per_device(ONE_DEVICE, state.params),
+      'optimizer_state': bytes_per_device(ONE_DEVICE, state.opt_state),
+    },
     'placement': placement(config, state, devices),
     'config': to_dict(given),
   }
@@ -89,7 +90,7 @@ def as_json(summary: dict[str, Any]) -> str:
 
 
 def as_text(summary: dict[str, Any]) -> str:
-  """Returns the summary for reading: settings first, what they mean last."""
+  """Returns the summary as text: settings first, what they mean last."""
   grid, sizes = summary['token_grid'], summary['bytes']
   tokens = grid['time'] * grid['height'] * grid['width']
   lines = [f'config.{name} = {value!r}' for name, value in _flatten(summary['config'])]
@@ -112,7 +113,7 @@ def as_text(summary: dict[str, Any]) -> str:
     '',
     f'GFLOPs as the paper counts (multiply-adds, elementwise work too): {summary["gflops"]:,.1f}',
     f'parameters {sizes["parameters"] / 2**20:,.1f} MiB, '
-    f'optimiser state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
+    f'optimizer state {sizes["optimizer_state"] / 2**20:,.1f} MiB',
   ]
   if not summary['config'].get('task', {'classes': True})['classes']:
     lines += ['', CLASSES_OF_DATA]
@@ -137,7 +138,3 @@ def _flatten(tree: dict[str, Any], path: str = '') -> list[tuple[str, Any]]:
     inner = f'{path}.{name}' if path else name
     rows += _flatten(value, inner) if isinstance(value, dict) else [(inner, value)]
   return rows
-
-
-def _bytes(tree: Any) -> int:
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
