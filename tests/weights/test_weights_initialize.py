@@ -202,7 +202,7 @@ def test_refusals_name_both_sides(image):
     '2D patches can be made longer'
   )
   assert reason(of(), video, options=Init(head='taken')) == (
-    'head/kernel has shape (48, 7), the model to initialise (48, 5)'
+    'head/bias has shape (7,), the model to initialise (5,)'
   )
   assert reason(of(attention='factorised_encoder'), video) == (
     'is spatio_temporal, which cannot start a factorised_encoder: one of them has two '
@@ -214,17 +214,17 @@ def test_table_is_short_and_complete(image):
   model = of(attention='factorised_self_attention')
   _, rows = initialise(random(model, (4, 8, 8), 7), model, (4, 8, 8), image)
   assert format_table(rows) == '\n'.join([
-    'resized   tokenizer/kernel (1, 8, 8, 3, 48) -> (2, 8, 8, 3, 48) (central_frame)',
-    'taken     tokenizer/bias',
-    'resized   spacetime/position (1, 17, 48) -> (1, 256, 48) (1x4x4 -> 4x8x8 tokens, '
-    "cls's position dropped)",
-    'taken     spacetime/norm',
-    'taken     spacetime/block_0..2: attention_norm_space, attention_space, mlp_norm, mlp from '
-    'spacetime/block_0..2: attention_norm, attention, mlp_norm, mlp',
+    "fresh     head (the source's is of images)",
+    'taken     spacetime/block_0..2: attention_norm_space, attention_space, mlp, mlp_norm from '
+    'spacetime/block_0..2: attention_norm, attention, mlp, mlp_norm',
     'fresh     spacetime/block_0..2: attention_norm_time, attention_time (the source has no '
     'temporal attention)',
     'fresh     spacetime/block_0..2: attention_time (zero projection)',
-    "fresh     head (the source's is of images)",
+    'taken     spacetime/norm',
+    'resized   spacetime/position (1, 17, 48) -> (1, 256, 48) (1x4x4 -> 4x8x8 tokens, '
+    "cls's position dropped)",
+    'taken     tokenizer/bias',
+    'resized   tokenizer/kernel (1, 8, 8, 3, 48) -> (2, 8, 8, 3, 48) (central_frame)',
     'left over spacetime/cls; nearest: spacetime/position',
     'left over head; nearest: head',
     '51 taken, 2 resized, 32 fresh, 3 left over',
