@@ -96,7 +96,7 @@ def test_huggingface_refuses_other_models(name, tmp_path):
 
 
 def test_the_processor_of_google_feeds_another_range(tmp_path):
-  """Its config maps 0..255 to [-1, 1], then normalises once more; ours says what was trained."""
+  """Its config maps 0..255 to [-1, 1], then normalizes once more; ours says what was trained."""
   source = load_source(REFERENCE / 'huggingface/vivit')
   huggingface.write(source, tmp_path)
   with pytest.raises(CheckpointError, match="so value_range='processor' is not known"):

@@ -46,7 +46,7 @@ from vivit_jax.train.state import TrainState, abstract_state, init_state, start_
 from vivit_jax.train.step import compile_forward, compile_step
 from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
 from vivit_jax.train.watchdog import COMPILING, Watchdog
-from vivit_jax.weights.pretrained import initialise_params
+from vivit_jax.weights.pretrained import initialize_params
 
 Evaluation = Callable[[Any, Between], Validation]
 
@@ -155,7 +155,7 @@ def _start(
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
     try:
-      params, table = initialise_params(config, state.params)
+      params, table = initialize_params(config, state.params)
     except UserError as error:
       source = config.init.checkpoint
       reason = str(error).removeprefix(f'{source}: ')

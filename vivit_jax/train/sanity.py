@@ -26,7 +26,7 @@ from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state, start_from
 from vivit_jax.train.step import compile_step
-from vivit_jax.weights.pretrained import initialise_params
+from vivit_jax.weights.pretrained import initialize_params
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
@@ -125,7 +125,7 @@ def overfit_one_batch(config: Config) -> bool:
   model, optimizer = build(config), make_optimizer(config.train, STEPS)
   state = init_state(config, model, optimizer)
   if config.init.checkpoint is not None:
-    state = start_from(config, state, initialise_params(config, state.params)[0])
+    state = start_from(config, state, initialize_params(config, state.params)[0])
   state = put_state(mesh, state)
   step = compile_step(config, model, optimizer, mesh)
   history = []

@@ -278,6 +278,6 @@ def check_hints(source: Source, hints: Hints) -> None:
     if said is not None and said != held:
       raise CheckpointError(
         source.path,
-        f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
+        f'{name} is {held} by the file, but {said} by you; to run another clip, initialize a model '
         'from it',
       )
