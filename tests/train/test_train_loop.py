@@ -147,7 +147,7 @@ def test_weights_of_another_run_start_at_step_0(trained, tmp_path):
   ('overrides', 'message'),
   [
     ({'init__checkpoint': 'no/such/run'}, 'no/such/run'),
-    ({'model__width': 32}, 'has width 16, the model to initialise 32'),
+    ({'model__width': 32}, 'has width 16, the model to initialize 32'),
   ],
 )
 @pytest.mark.usefixtures('one_device')

@@ -15,7 +15,7 @@ from vivit_jax.cli import main
 from vivit_jax.config.schema import Clip, Config, Init, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.weights.pretrained import initialise_params
+from vivit_jax.weights.pretrained import initialize_params
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 CLIP = {'frames': 8, 'height': 32, 'width': 32}
@@ -74,7 +74,7 @@ def test_image_model_starts_every_video_model(attention):
     task=Task(classes=(3,)), model=model, clip=Clip(4, height=32, width=48), init=init
   )
   fresh = init_params(build(config), config.clip, jax.random.key(0))
-  params, table = initialise_params(config, fresh)
+  params, table = initialize_params(config, fresh)
   assert {k: v.shape for k, v in flatten_dict(params).items()} == {
     k: v.shape for k, v in flatten_dict(fresh).items()
   }
@@ -92,7 +92,7 @@ def test_scenic_options_copy_the_spatial_attention():
   kernels = []
   for temporal in ('zero_projection', 'copy'):
     init = Init(str(REFERENCE / 'augreg/vit.npz'), temporal_attention=temporal)
-    params, _ = initialise_params(dataclasses.replace(config, init=init), fresh)
+    params, _ = initialize_params(dataclasses.replace(config, init=init), fresh)
     kernels.append(params['spacetime']['block_0']['attention_time']['out']['kernel'])
   assert not kernels[0].any()
   np.testing.assert_array_equal(

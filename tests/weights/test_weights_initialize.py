@@ -13,7 +13,7 @@ import scipy.ndimage
 from vivit_jax.config.schema import Attention, Init, Model, Task
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.initialize import SCENIC, format_table, initialise
+from vivit_jax.weights.initialize import SCENIC, format_table, initialize
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.names import SCENIC as SCENIC_NAMES
 from vivit_jax.weights.positions import linear_weights, resize_positions
@@ -59,8 +59,8 @@ def image():
   return load_source(REFERENCE / 'augreg/vit.npz')
 
 
-def fates(rows):
-  return {row.name: row.fate for row in rows if row.fate != 'left over'}
+def origins(rows):
+  return {row.name: row.origin for row in rows if row.origin != 'left over'}
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -72,12 +72,12 @@ def test_equals_scenic_under_its_options(name, image):
   expected = rename.apply(file, theirs, rules, heads=1)
   model, grid = of(**CASES[name]), (4, 8, 8) if name.endswith('2x') else (4, 4, 4)
   fresh = random(model, grid, classes=5)
-  params, rows = initialise(fresh, model, grid, image, SCENIC)
+  params, rows = initialize(fresh, model, grid, image, SCENIC)
   difference = max(np.max(np.abs(params[n] - expected[n])) for n in expected)
   print(f'{name}: largest difference {difference:.1e}')
   assert difference <= 1e-6
-  for name, fate in fates(rows).items():
-    assert (fate == 'fresh') == (name not in expected)
+  for name, origin in origins(rows).items():
+    assert (origin == 'fresh') == (name not in expected)
     assert name in expected or np.array_equal(params[name], fresh[name])
 
 
@@ -88,18 +88,18 @@ def test_cases_are_all_that_initialization_has_files_of():
 def test_factorised_encoder_keeps_cls_and_scenic_does_not(image):
   model = of(attention='factorised_encoder')
   fresh = random(model, (4, 4, 4), 5)
-  ours, _ = initialise(fresh, model, (4, 4, 4), image)
-  scenic, rows = initialise(fresh, model, (4, 4, 4), image, SCENIC)
+  ours, _ = initialize(fresh, model, (4, 4, 4), image)
+  scenic, rows = initialize(fresh, model, (4, 4, 4), image, SCENIC)
   assert np.array_equal(ours['spatial/cls'], image.params['spacetime/cls'])
   assert np.array_equal(scenic['spatial/cls'], fresh['spatial/cls'])
-  left = {row.name for row in rows if row.fate == 'left over'}
+  left = {row.name for row in rows if row.origin == 'left over'}
   assert left == {'spacetime/cls', 'head/kernel', 'head/bias'}
 
 
 def test_temporal_attention_adds_nothing_at_first(image):
   model = of(attention='factorised_self_attention')
   fresh = random(model, (4, 4, 4), 5)
-  params, _ = initialise(fresh, model, (4, 4, 4), image)
+  params, _ = initialize(fresh, model, (4, 4, 4), image)
   for layer in range(3):
     block = f'spacetime/block_{layer}'
     assert not params[f'{block}/attention_time/out/kernel'].any()
@@ -116,7 +116,7 @@ def test_temporal_attention_adds_nothing_at_first(image):
 def test_a_still_video_looks_like_its_image(image, kind):
   """Both kinds respond to a constant clip as the 2D patch does to its frame."""
   model = of(tubelet_init=kind, patch=(3, 8, 8))
-  params, _ = initialise(random(model, (4, 4, 4), 5), model, (4, 4, 4), image)
+  params, _ = initialize(random(model, (4, 4, 4), 5), model, (4, 4, 4), image)
   held = image.params['tokenizer/kernel'][0]
   np.testing.assert_allclose(params['tokenizer/kernel'].sum(axis=0), held, atol=1e-7)
   if kind == 'central_frame':
@@ -150,9 +150,9 @@ def test_linear_weights_sum_to_one():
 def test_video_to_video_of_the_same_clip_is_the_identity(attention):
   model = of(attention=attention)
   source = video_source(model, (4, 4, 6), 7)
-  params, rows = initialise(random(model, (4, 4, 6), 7), model, (4, 4, 6), source)
+  params, rows = initialize(random(model, (4, 4, 6), 7), model, (4, 4, 6), source)
   assert all(np.array_equal(params[name], source.params[name]) for name in source.params)
-  assert set(fates(rows).values()) == {'taken'}
+  assert set(origins(rows).values()) == {'taken'}
   assert len(rows) == len(params)
 
 
@@ -160,8 +160,8 @@ def test_video_to_video_of_the_same_clip_is_the_identity(attention):
 def test_video_to_video_of_another_clip_and_other_classes(attention):
   model = of(attention=attention)
   source = video_source(model, (4, 4, 6), 7)
-  params, rows = initialise(random(model, (8, 5, 5), 3), model, (8, 5, 5), source)
-  changed = {name for name, fate in fates(rows).items() if fate != 'taken'}
+  params, rows = initialize(random(model, (8, 5, 5), 3), model, (8, 5, 5), source)
+  changed = {name for name, origin in origins(rows).items() if origin != 'taken'}
   if attention == 'factorised_encoder':
     assert changed == {'spatial/position', 'temporal/position', 'head/kernel', 'head/bias'}
     held = source.params['temporal/position'][0]
@@ -177,32 +177,32 @@ def test_cls_on_either_side(theirs, ours):
   source = video_source(of(pooling=theirs), (4, 4, 4), 7)
   model = of(pooling=ours)
   fresh = random(model, (4, 4, 4), 7)
-  params, rows = initialise(fresh, model, (4, 4, 4), source)
+  params, rows = initialize(fresh, model, (4, 4, 4), source)
   found, held = params['spacetime/position'][0], source.params['spacetime/position'][0]
   assert np.array_equal(found[int(ours == 'cls') :], held[int(theirs == 'cls') :])
   if (theirs, ours) == ('mean', 'cls'):
     assert np.array_equal(found[0], fresh['spacetime/position'][0, 0])
-    assert fates(rows)['spacetime/cls'] == 'fresh'
+    assert origins(rows)['spacetime/cls'] == 'fresh'
 
 
 def test_refusals_name_both_sides(image):
   def reason(model, source, grid=(4, 4, 4), options=None):
     with pytest.raises(CheckpointError) as error:
-      initialise(random(model, grid, 5), model, grid, source, options)
+      initialize(random(model, grid, 5), model, grid, source, options)
     return error.value.reason
 
-  assert reason(of(layers=4), image) == 'has layers 3, the model to initialise 4'
-  assert reason(of(heads=3), image) == 'has heads 4, the model to initialise 3'
+  assert reason(of(layers=4), image) == 'has layers 3, the model to initialize 4'
+  assert reason(of(heads=3), image) == 'has heads 4, the model to initialize 3'
   assert reason(of(patch=(2, 4, 8)), image) == (
-    'has patch height and width (8, 8), the model to initialise (4, 8)'
+    'has patch height and width (8, 8), the model to initialize (4, 8)'
   )
   video = video_source(of(), (4, 4, 4), 7)
   assert reason(of(patch=(4, 8, 8)), video) == (
-    'tokenizer/kernel has shape (2, 8, 8, 3, 48), the model to initialise (4, 8, 8, 3, 48): only '
+    'tokenizer/kernel has shape (2, 8, 8, 3, 48), the model to initialize (4, 8, 8, 3, 48): only '
     '2D patches can be made longer'
   )
   assert reason(of(), video, options=Init(head='load')) == (
-    'head/kernel has shape (48, 7), the model to initialise (48, 5)'
+    'head/bias has shape (7,), the model to initialize (5,)'
   )
   assert reason(of(attention='factorised_encoder'), video) == (
     'is spatio_temporal, which cannot start a factorised_encoder: one of them has two '
@@ -212,19 +212,19 @@ def test_refusals_name_both_sides(image):
 
 def test_table_is_short_and_complete(image):
   model = of(attention='factorised_self_attention')
-  _, rows = initialise(random(model, (4, 8, 8), 7), model, (4, 8, 8), image)
+  _, rows = initialize(random(model, (4, 8, 8), 7), model, (4, 8, 8), image)
   assert format_table(rows) == '\n'.join([
-    'resized   tokenizer/kernel (1, 8, 8, 3, 48) -> (2, 8, 8, 3, 48) (central_frame)',
-    'taken     tokenizer/bias',
-    'resized   spacetime/position (1, 17, 48) -> (1, 256, 48) (1x4x4 -> 4x8x8 tokens, '
-    "cls's position dropped)",
-    'taken     spacetime/norm',
-    'taken     spacetime/block_0..2: attention_norm_space, attention_space, mlp_norm, mlp from '
-    'spacetime/block_0..2: attention_norm, attention, mlp_norm, mlp',
+    "fresh     head (the source's is of images)",
+    'taken     spacetime/block_0..2: attention_norm_space, attention_space, mlp, mlp_norm from '
+    'spacetime/block_0..2: attention_norm, attention, mlp, mlp_norm',
     'fresh     spacetime/block_0..2: attention_norm_time, attention_time (the source has no '
     'temporal attention)',
     'fresh     spacetime/block_0..2: attention_time (zero projection)',
-    "fresh     head (the source's is of images)",
+    'taken     spacetime/norm',
+    'resized   spacetime/position (1, 17, 48) -> (1, 256, 48) (1x4x4 -> 4x8x8 tokens, '
+    "cls's position dropped)",
+    'taken     tokenizer/bias',
+    'resized   tokenizer/kernel (1, 8, 8, 3, 48) -> (2, 8, 8, 3, 48) (central_frame)',
     'left over spacetime/cls; nearest: spacetime/position',
     'left over head; nearest: head',
     '51 taken, 2 resized, 32 fresh, 3 left over',

@@ -96,7 +96,7 @@ def test_huggingface_refuses_other_models(name, tmp_path):
 
 
 def test_the_processor_of_google_feeds_another_range(tmp_path):
-  """Its config maps 0..255 to [-1, 1], then normalises once more; ours says what was trained."""
+  """Its config maps 0..255 to [-1, 1], then normalizes once more; ours says what was trained."""
   source = load_source(REFERENCE / 'huggingface/vivit')
   huggingface.write(source, tmp_path)
   with pytest.raises(CheckpointError, match="so value_range='processor' is not known"):
@@ -119,8 +119,8 @@ def test_the_processor_of_google_feeds_another_range(tmp_path):
 
 @pytest.mark.parametrize('attention', typing.get_args(Attention))
 @pytest.mark.parametrize('extra', [{}, {'pooling': 'mean'}, {'temporal_layers': 0}])
-def test_shapes_are_those_of_the_models(attention, extra):
-  model = Model(attention=attention, layers=2, width=24, mlp_dim=40, heads=4, **extra)
+def test_shapes_of_all_layers_come_from_one(attention, extra):
+  model = Model(attention=attention, layers=3, width=24, mlp_dim=40, heads=4, **extra)
   if attention in ('factorised_self_attention', 'factorised_dot_product'):
     model = dataclasses.replace(model, pooling='mean')
   clip = Clip(frames=6, height=32, width=64)

@@ -217,7 +217,7 @@ class CheckpointFacts:
   # Hugging Face's ViViT processor feeds [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5
   # and divides by 0.5 once more, though the weights were trained on [-1, 1].
   value_range: Literal['trained', 'processor'] = 'trained'
-  head: bool = True  # False leaves the classifier out, to initialise another model
+  head: bool = True  # False leaves the classifier out, to initialize another model
 
 
 @dataclasses.dataclass(frozen=True)

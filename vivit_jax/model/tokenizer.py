@@ -22,7 +22,7 @@ def sampled_frame_indices(frames: int, sampled: int) -> list[int]:
 
 
 def tubelet_initializer(kind: str) -> nn.initializers.Initializer:
-  """Returns an initialiser for kernels [t, h, w, c, D].
+  """Returns an initializer for kernels [t, h, w, c, D].
 
   Args:
     kind: `central_frame` puts a random 2D filter at time t // 2 and zeros elsewhere (equation 9),

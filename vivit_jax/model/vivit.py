@@ -194,7 +194,7 @@ def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
 def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
   """Returns fresh float32 parameters, without running the model.
 
-  Not under jit: compiling the initialisers of many layers takes longer than running them.
+  Not under jit: compiling the initializers of many layers takes longer than running them.
   """
   return model.lazy_init(key, video_shape(clip))['params']
 

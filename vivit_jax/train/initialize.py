@@ -12,7 +12,7 @@ from vivit_jax.distributed.sharding import shard_state, with_sharding
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
-from vivit_jax.weights.pretrained import initialise_params
+from vivit_jax.weights.pretrained import initialize_params
 
 
 def restore_or_init(
@@ -45,7 +45,7 @@ def initial_state(
   if source is None:
     return state
   try:
-    params, table = initialise_params(config, state.params)
+    params, table = initialize_params(config, state.params)
   except UserError as error:
     reason = str(error).removeprefix(f'{source}: ')
     raise ConfigError(f'config.init.checkpoint={source}: {reason}') from None

@@ -20,7 +20,7 @@ from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import replaced
 from vivit_jax.weights.containers import parse_json
 from vivit_jax.weights.readers import Checkpoint
-from vivit_jax.weights.resolve import settle
+from vivit_jax.weights.resolve import resolve
 from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
@@ -82,14 +82,14 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   if kind not in ('image', 'video') or not isinstance(name, str):
     raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
   if hints.head and task is None:
-    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
+    raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:
     unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}
     names, task, labels = [n for n in names if n not in unused], None, None
   clip, params = config.clip, checkpoint.load(names)
   # Before shapes are made from the metadata: it may claim a milliard layers.
-  settle(
+  resolve(
     path,
     {'the tensors': facts(path, params), 'the metadata': dataclasses.asdict(config.model)},
   )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A video model's first weights from an image model or another video model (paper section 3.4).
 
-What became of every parameter when a model was initialised from another, as data and as text.
+What became of every parameter when a model was initialized from another, as data and as text.
 """
 
 import dataclasses
@@ -13,64 +13,64 @@ from typing import Literal
 import numpy as np
 
 from vivit_jax.config.schema import Init, Model
-from vivit_jax.errors import CheckpointError, closest, printable
+from vivit_jax.errors import CheckpointError, printable
 from vivit_jax.weights.positions import resize_positions
 from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
 
-Fate = Literal['taken', 'resized', 'fresh', 'left over']
+Origin = Literal['taken', 'resized', 'fresh', 'left over']
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """One parameter.
+class ParameterOrigin:
+  """Where one parameter of a model comes from.
 
   Attributes:
-    fate: `taken` unchanged, `resized` (or otherwise changed; see `note`), `fresh` where the model's
-      own initial value stays, `left over` for one of the source that nothing took.
-    name: in the model; of a left over one, in the source.
-    origin: in the source; of a left over one the model's nearest name, if one is near.
-    shape: in the model; of a left over one, in the source.
-    origin_shape: in the source.
-    note: what was done, or why not.
+    origin: `taken` unchanged, `resized` (or otherwise changed; see `note`), `fresh` if the model's
+      own initial value stays, `left over` for a parameter of the source that is not used.
+    name: in the model; if left over, in the source.
+    source_name: in the source; if left over, the model's nearest name, if one is near.
+    shape: in the model; if left over, in the source.
+    source_shape: in the source.
+    note: what was done, or why nothing was.
   """
 
-  fate: Fate
+  origin: Origin
   name: str
-  origin: str | None
+  source_name: str | None
   shape: tuple[int, ...]
-  origin_shape: tuple[int, ...] | None = None
+  source_shape: tuple[int, ...] | None = None
   note: str = ''
 
 
-def format_table(rows: list[Row]) -> str:
-  """Returns one line per group of parameters that fared alike: blocks and leaves are folded."""
-  groups: dict[tuple[str, ...], list[Row]] = {}
+def format_table(rows: list[ParameterOrigin]) -> str:
+  """Returns one line per group of parameters of the same origin: blocks and leaves are folded."""
+  groups: dict[tuple[str, ...], list[ParameterOrigin]] = {}
   for row in rows:
-    key = (row.fate, _group(row.name), _group(row.origin or ''), row.note)
+    key = (row.origin, _group(row.name), _group(row.source_name or ''), row.note)
     groups.setdefault(key, []).append(row)
   lines = [_line(members) for members in groups.values()]
-  counts = {fate: sum(row.fate == fate for row in rows) for fate in typing.get_args(Fate)}
+  counts = {origin: sum(row.origin == origin for row in rows) for origin in typing.get_args(Origin)}
   lines = [printable(line) for line in lines]  # names and notes come from a file
-  return '\n'.join([*lines, ', '.join(f'{count} {fate}' for fate, count in counts.items())])
+  return '\n'.join([*lines, ', '.join(f'{count} {origin}' for origin, count in counts.items())])
 
 
 _BLOCK = re.compile(r'(\w+)/block_([0-9]+)/([^/]+)')
 
 
-def _line(rows: list[Row]) -> str:
+def _line(rows: list[ParameterOrigin]) -> str:
   first = rows[0]
-  name, origin = (
+  name, source_name = (
     _described([text or '' for text in texts])
-    for texts in ([row.name for row in rows], [row.origin for row in rows])
+    for texts in ([row.name for row in rows], [row.source_name for row in rows])
   )
-  text = f'{first.fate:9} {name}'
-  if first.fate == 'left over':
-    text += f'; nearest: {origin}' if origin else ''
-  elif origin and origin != name:
-    text += f' from {origin}'
-  if first.fate == 'resized' and len(rows) == 1:
-    text += f' {first.origin_shape} -> {first.shape}'
+  text = f'{first.origin:9} {name}'
+  if first.origin == 'left over':
+    text += f'; nearest: {source_name}' if source_name else ''
+  elif source_name and source_name != name:
+    text += f' from {source_name}'
+  if first.origin == 'resized' and len(rows) == 1:
+    text += f' {first.source_shape} -> {first.shape}'
   return text + (f' ({first.note})' if first.note else '')
 
 
@@ -96,13 +96,13 @@ def _described(names: list[str]) -> str:
 SCENIC = Init(positions='scenic', temporal_attention='copy', spatial_cls='init', head='init')
 
 
-def initialise(
+def initialize(
   fresh: Flat,
   model: Model,
   grid: Grid,
   source: Source,
   options: Init | None = None,
-) -> tuple[Flat, list[Row]]:
+) -> tuple[Flat, list[ParameterOrigin]]:
   """Returns a model's parameters with all that a source can give, and what became of each.
 
   Tubelet kernels come from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
@@ -142,7 +142,7 @@ def _check_models(source: Source, model: Model) -> None:
     pairs['temporal_layers'] = (theirs.temporal_layers, model.temporal_layers)
   for what, (held, wanted) in pairs.items():
     if held != wanted:
-      raise CheckpointError(source.path, f'has {what} {held}, the model to initialise {wanted}')
+      raise CheckpointError(source.path, f'has {what} {held}, the model to initialize {wanted}')
   mixed = {theirs.attention, model.attention} > {'factorised_encoder'}
   if source.kind == 'video' and mixed:
     raise CheckpointError(
@@ -153,12 +153,12 @@ def _check_models(source: Source, model: Model) -> None:
 
 
 class _Merge:
-  """One initialisation under way: parameters so far, and the rows of the load table."""
+  """One initialization under way: parameters so far, and the rows of the load table."""
 
   def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Init):
     self.model, self.source, self.options = model, source, options
     self.params = dict(fresh)
-    self.rows: list[Row] = []
+    self.rows: list[ParameterOrigin] = []
     self.used: set[str] = set()
     self.tokens = tokens(model, grid)
     self.source_tokens = tokens(source.model, source.grid)
@@ -167,7 +167,7 @@ class _Merge:
     self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal'}
 
   def parameter(self, name: str) -> None:
-    """Finds one parameter's origin, and takes or changes it."""
+    """Finds where one parameter comes from, and takes or changes it."""
     stage, _, rest = name.partition('/')
     if stage == 'tokenizer':
       self.kernel(name) if rest == 'kernel' else self.take(name, name)
@@ -180,13 +180,13 @@ class _Merge:
     else:
       self.layer(name, f'{self.stage[stage]}/{rest}')
 
-  def layer(self, name: str, origin: str) -> None:
+  def layer(self, name: str, source_name: str) -> None:
     """Cls, norms and blocks; an attention along space or time may come from a plain one."""
     params, copied = self.source.params, self.options.temporal_attention == 'copy'
-    if origin in params:
-      return self.take(name, origin)
-    plain = re.sub('_(space|time)/', '/', origin)
-    if plain == origin or plain not in params:
+    if source_name in params:
+      return self.take(name, source_name)
+    plain = re.sub('_(space|time)/', '/', source_name)
+    if plain == source_name or plain not in params:
       return self.keep(name, 'the source has none')
     if '_space/' in name or (copied and '/attention_time/' in name):
       return self.take(name, plain)
@@ -202,7 +202,7 @@ class _Merge:
     if held.shape[0] != 1:
       raise CheckpointError(
         self.source.path,
-        f'{name} has shape {held.shape}, the model to initialise {shape}: only 2D patches can be '
+        f'{name} has shape {held.shape}, the model to initialize {shape}: only 2D patches can be '
         'made longer',
       )
     if kind == 'random':
@@ -217,10 +217,10 @@ class _Merge:
   def position(self, stage: str) -> None:
     """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
     name, from_stage = f'{stage}/position', self.stage[stage]
-    origin = f'{from_stage}/position'
-    if origin not in self.source.params:
+    source_name = f'{from_stage}/position'
+    if source_name not in self.source.params:
       return self.keep(name, 'the source has none')
-    held, shape = self.source.params[origin][0], self.params[name].shape
+    held, shape = self.source.params[source_name][0], self.params[name].shape
     cls = held.shape[0] - math.prod(self.source_tokens[from_stage])
     wanted_cls = shape[1] - math.prod(self.tokens[stage])
     source, target = self.source_tokens[from_stage], self.tokens[stage]
@@ -230,11 +230,11 @@ class _Merge:
     first = held[:1] if cls else self.params[name][0, :1]
     position = np.concatenate([first, grid])[None] if wanted_cls else grid[None]
     if held.shape == position.shape[1:] and cls == wanted_cls and source == target:
-      return self.take(name, origin)
+      return self.take(name, source_name)
     note = f'{"x".join(map(str, source))} -> {"x".join(map(str, target))} tokens'
     if cls != wanted_cls:
       note += ", cls's position " + ('fresh' if wanted_cls else 'dropped')
-    return self.put('resized', name, position, origin, note)
+    return self.put('resized', name, position, source_name, note)
 
   def head(self, name: str) -> None:
     choice, held = self.options.head, self.source.params.get(name)
@@ -243,7 +243,7 @@ class _Merge:
       shape = None if held is None else held.shape
       raise CheckpointError(
         self.source.path,
-        f'{name} has shape {shape}, the model to initialise {self.params[name].shape}',
+        f'{name} has shape {shape}, the model to initialize {self.params[name].shape}',
       )
     if choice == 'init' or not same or (choice == 'auto' and self.source.kind == 'image'):
       own = 'of images' if self.source.kind == 'image' else f'for {self.source.classes} classes'
@@ -252,35 +252,35 @@ class _Merge:
       )
     return self.take(name, name)
 
-  def take(self, name: str, origin: str) -> None:
-    held = self.source.params.get(origin)
+  def take(self, name: str, source_name: str) -> None:
+    held = self.source.params.get(source_name)
     if held is None:
       return self.keep(name, 'the source has none')
     if held.shape != self.params[name].shape:
       raise CheckpointError(
         self.source.path,
-        f'{origin} has shape {held.shape}, {name} of the model to initialise '
+        f'{source_name} has shape {held.shape}, {name} of the model to initialize '
         f'{self.params[name].shape}',
       )
-    return self.put('taken', name, held, origin)
+    return self.put('taken', name, held, source_name)
 
   def keep(self, name: str, note: str) -> None:
-    self.rows.append(Row('fresh', name, None, self.params[name].shape, note=note))
+    self.rows.append(ParameterOrigin('fresh', name, None, self.params[name].shape, note=note))
 
   def put(
-    self, fate: Fate, name: str, array: np.ndarray, origin: str | None, note: str = ''
+    self, origin: Origin, name: str, array: np.ndarray, source_name: str | None, note: str = ''
   ) -> None:
     shape = None
-    if origin is not None:
-      self.used.add(origin)
-      shape = self.source.params[origin].shape
+    if source_name is not None:
+      self.used.add(source_name)
+      shape = self.source.params[source_name].shape
     self.params[name] = array
-    self.rows.append(Row(fate, name, origin, array.shape, shape, note))
+    self.rows.append(ParameterOrigin(origin, name, source_name, array.shape, shape, note))
 
-  def left_over(self) -> list[Row]:
+  def left_over(self) -> list[ParameterOrigin]:
     """Returns a row for each parameter of the source that nothing took."""
     return [
-      Row('left over', name, closest(name, self.params), array.shape, array.shape)
+      ParameterOrigin('left over', name, nearest(name, self.params), array.shape, array.shape)
       for name, array in self.source.params.items()
       if name not in self.used
     ]

@@ -15,9 +15,9 @@ def resize_positions(
   """Returns positions [prod(target), D] from [prod(source), D], each axis resized separately.
 
   A single source frame is thereby repeated over time (paper section 3.4). `linear` keeps token
-  centres: the middle of a token of the new grid is looked up where that part of the picture was in
+  centers: the middle of a token of the new grid is looked up where that part of the picture was in
   the old one, averaging where the new grid is coarser (as jax.image.resize does). It is the default
-  because 'scenic', scipy.ndimage.zoom of order 1, lines up the centres of the corner tokens
+  because 'scenic', scipy.ndimage.zoom of order 1, lines up the centers of the corner tokens
   instead, which moves every other token by up to half a patch, and skips tokens when shrinking.
   From 4x4 to 8x8 they differ by up to 0.053 for positions of standard deviation 0.057.
 
@@ -40,12 +40,12 @@ def resize_positions(
 
 
 def linear_weights(source: int, target: int) -> np.ndarray:
-  """Returns the matrix [target, source] of linear interpolation at token centres, rows sum to 1.
+  """Returns the matrix [target, source] of linear interpolation at token centers, rows sum to 1.
 
   The triangle is as wide as the coarser of both grids, so that shrinking averages.
   """
   scale = source / target
-  centres = (np.arange(target) + 0.5) * scale - 0.5
-  distance = np.abs(centres[:, None] - np.arange(source)) / max(scale, 1.0)
+  centers = (np.arange(target) + 0.5) * scale - 0.5
+  distance = np.abs(centers[:, None] - np.arange(source)) / max(scale, 1.0)
   weights = np.maximum(0.0, 1.0 - distance)
   return weights / weights.sum(axis=1, keepdims=True)

@@ -29,7 +29,7 @@ from vivit_jax.errors import CheckpointError, InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import localise
-from vivit_jax.weights.initialize import format_table, initialise
+from vivit_jax.weights.initialize import format_table, initialize
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, grid
 from vivit_jax.weights.value_range import to_unit_range
@@ -192,7 +192,7 @@ def load_run(
   return dataclasses.replace(_as_model(source), step=number, config=config)
 
 
-def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
+def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
   """Starts a model from the checkpoint that its configuration names (paper section 3.4).
 
   Args:
@@ -211,7 +211,7 @@ def initialise_params(config: Config, fresh: Any) -> tuple[Any, str]:
   source = to_unit_range(_load(init.checkpoint, hints).source)
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
-  params, rows = initialise(flat, config.model, tokens, source, init)
+  params, rows = initialize(flat, config.model, tokens, source, init)
   title = printable(f'{init.checkpoint}: {source.format}, {source.kind} model')
   return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
 

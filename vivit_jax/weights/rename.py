@@ -37,7 +37,7 @@ def plan(
   for name in names:
     reason = _first(table.refused, name) or (_first(table.headless, name) if head else None)
     if reason:
-      hint = '; to initialise a video model from it, leave the head out (head=False)'
+      hint = '; to initialize a video model from it, leave the head out (head=False)'
       raise CheckpointError(
         path,
         f'{table.name}: {name!r} shows {reason}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settles a checkpoint's model from what tensors, side-car and caller say, guessing nothing.
+"""Resolves a checkpoint's model from what tensors, side-car and caller say, guessing nothing.
 
 From numbers of positions to the clip they belong to, where only one clip is possible.
 """
@@ -99,8 +99,8 @@ def _square_roots(total: int) -> list[int]:
   return [s for s in range(1, math.isqrt(total) + 1) if total % s**2 == 0]
 
 
-# The hints that settle a model or a clip; the others choose what to do with it.
-SAID = ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer', *SIDES)
+# The hints that describe a model or a clip; the others say what to do with it.
+RESOLVED_FIELDS = ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer', *SIDES)
 # What a message offers where a setting is missing.
 CHOICES = {
   'attention': "'spatio_temporal' or 'factorised_dot_product' (their tensors are alike)",
@@ -161,13 +161,13 @@ def _model(
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
   if hints.head and 'head/kernel' not in params:
-    raise CheckpointError(path, 'has no classifier; to initialise another model, say head=False')
+    raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   given = dataclasses.asdict(hints)
-  given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in SAID}
+  given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in RESOLVED_FIELDS}
   if given['tokenizer'] == 'image':
     given['tokenizer'] = 'tubelet'
-  witnesses = {'the tensors': facts(path, params), 'the side-car': said, 'the arguments': given}
-  settings = settle(path, witnesses)
+  sources = {'the tensors': facts(path, params), 'the side-car': said, 'the arguments': given}
+  settings = resolve(path, sources)
   needed = ['attention', 'gelu', 'norm_epsilon']
   if settings.get('attention') == 'factorised_self_attention':
     needed.append('order')
@@ -205,25 +205,25 @@ def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
     raise CheckpointError(path, str(error)) from None
 
 
-def settle(path: Path, witnesses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns all settings, each told by one witness or more.
+def resolve(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns all settings, each given by one source or more.
 
   Raises:
-    CheckpointError: where two witnesses contradict each other, naming both.
+    CheckpointError: if two sources contradict each other, naming both.
   """
-  settled: dict[str, Any] = {}
+  resolved: dict[str, Any] = {}
   by: dict[str, str] = {}
-  for witness, settings in witnesses.items():
+  for source, settings in sources.items():
     for name, value in settings.items():
       if value is None:
         continue
-      if name in settled and settled[name] != value:
+      if name in resolved and resolved[name] != value:
         raise CheckpointError(
-          path, f'{name} is {settled[name]!r} by {by[name]}, but {value!r} by {witness}'
+          path, f'{name} is {resolved[name]!r} by {by[name]}, but {value!r} by {source}'
         )
-      settled[name] = value
-      by.setdefault(name, witness)
-  return settled
+      resolved[name] = value
+      by.setdefault(name, source)
+  return resolved
 
 
 def _task(params: Flat) -> Task | None:

@@ -5,6 +5,7 @@ Our parameter tree as names and shapes: of a model, and what a tree tells about 
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from flax import traverse_util
 
 from vivit_jax.config.augment import LARGEST, Triple
 from vivit_jax.config.schema import CheckpointFacts, Clip, Model, Task
 from vivit_jax.errors import CheckpointError, and_more
+from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights.readers import Flat
 
 Shapes = dict[str, tuple[int, ...]]
@@ -32,47 +35,33 @@ def tokens(model: Model, grid: Grid) -> dict[str, tuple[int, ...]]:
   return {'spatial': (space[0], space[1]), **temporal}
 
 
+@functools.lru_cache(maxsize=32)
 def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
-  """Returns name -> shape of every parameter of a model.
+  """Returns name -> shape of every parameter of a model, as the model itself says.
+
+  One block of each stage is traced and stands for all of them: tracing 24 takes a second.
 
   Args:
     model: the architecture.
     grid: tokens along time, height and width.
     classes: of the head; 0 for none.
   """
-  width = model.width
-  found: Shapes = {'tokenizer/kernel': (*model.patch, 3, width), 'tokenizer/bias': (width,)}
-  factorised = model.attention == 'factorised_self_attention'
-  for stage, axes in tokens(model, grid).items():
-    cls = int(model.pooling == 'cls')
-    if cls:
-      found[f'{stage}/cls'] = (1, 1, width)
-    found[f'{stage}/position'] = (1, int(np.prod(axes)) + cls, width)
-    found |= _norm(f'{stage}/norm', width)
-    for layer in range(model.temporal_layers if stage == 'temporal' else model.layers):
-      block = f'{stage}/block_{layer}'
-      for suffix in ('_space', '_time') if factorised else ('',):
-        found |= _norm(f'{block}/attention_norm{suffix}', width)
-        found |= _attention(f'{block}/attention{suffix}', width, model.heads)
-      found |= _norm(f'{block}/mlp_norm', width)
-      found |= _dense(f'{block}/mlp/hidden', width, model.mlp_dim)
-      found |= _dense(f'{block}/mlp/out', model.mlp_dim, width)
-  return found | (_dense('head', width, classes) if classes else {})
-
-
-def _norm(name: str, width: int) -> Shapes:
-  return {f'{name}/scale': (width,), f'{name}/bias': (width,)}
-
-
-def _dense(name: str, inputs: int, outputs: int) -> Shapes:
-  return {f'{name}/kernel': (inputs, outputs), f'{name}/bias': (outputs,)}
-
-
-def _attention(name: str, width: int, heads: int) -> Shapes:
-  split = (heads, width // heads)
-  inner = {f'{name}/{part}/kernel': (width, *split) for part in ('query', 'key', 'value')}
-  biases = {f'{name}/{part}/bias': split for part in ('query', 'key', 'value')}
-  return inner | biases | {f'{name}/out/kernel': (*split, width), f'{name}/out/bias': (width,)}
+  one = dataclasses.replace(
+    model,
+    layers=1,
+    temporal_layers=min(model.temporal_layers, 1),
+    drop_path=0.0,
+    attention_kernel='plain',
+  )
+  frames, height, width = (n * size for n, size in zip(grid, model.patch, strict=True))
+  clip = Clip(frames=frames, height=height, width=width)
+  tree = traverse_util.flatten_dict(abstract_params(ViViT(one, classes), clip), sep='/')
+  found: Shapes = {}
+  for name, leaf in tree.items():
+    layers = model.temporal_layers if name.startswith('temporal/') else model.layers
+    for layer in range(layers if '/block_0/' in name else 1):
+      found[name.replace('/block_0/', f'/block_{layer}/')] = leaf.shape
+  return found if classes else {n: shape for n, shape in found.items() if not n.startswith('head/')}
 
 
 def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> None:
@@ -289,6 +278,6 @@ def check_hints(source: Source, hints: CheckpointFacts) -> None:
     if said is not None and said != held:
       raise CheckpointError(
         source.path,
-        f'{name} is {held} by the file, but {said} by you; to run another clip, initialise a model '
+        f'{name} is {held} by the file, but {said} by you; to run another clip, initialize a model '
         'from it',
       )
