@@ -280,7 +280,7 @@ class _Merge:
   def left_over(self) -> list[ParameterOrigin]:
     """Returns a row for each parameter of the source that nothing took."""
     return [
-      ParameterOrigin('left over', name, nearest(name, self.params), array.shape, array.shape)
+      ParameterOrigin('left over', name, closest(name, self.params), array.shape, array.shape)
       for name, array in self.source.params.items()
       if name not in self.used
     ]
