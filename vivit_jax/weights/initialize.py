@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from vivit_jax.config.schema import Init, Model
-from vivit_jax.errors import CheckpointError, printable
+from vivit_jax.errors import CheckpointError, closest, printable
 from vivit_jax.weights.positions import resize_positions
 from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
