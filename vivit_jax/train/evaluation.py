@@ -182,9 +182,8 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    hosts.assert_equal_on_all_hosts(
-      {'the step to evaluate': pretrained.step}
-    )  # a trainer may have gone on
+    # A trainer may have gone on.
+    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})
     # The run's batch need not fit these devices; results don't depend on it.
     batch_size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
     protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
