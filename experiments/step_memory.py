@@ -19,7 +19,7 @@ def main() -> None:
   parser.add_argument('--batch', type=int, default=4, help='clips (default: %(default)s)')
   parser.add_argument('--devices', type=int, default=1, help='virtual ones of the CPU')
   parser.add_argument('--mesh', default='-1,1,1', help='data,fsdp,context (default: %(default)s)')
-  parser.add_argument('--accumulate', type=int, default=1)
+  parser.add_argument('--grad-accum-steps', type=int, default=1)
   options = parser.parse_args()
   flag = f'--xla_force_host_platform_device_count={options.devices}'
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
@@ -29,7 +29,7 @@ def main() -> None:
 
   print(
     f'{jax.default_backend()}, B/16x2 {options.attention}, {options.batch} clips of 32x112x112, '
-    f'mesh {options.mesh}, accumulate {options.accumulate}, float32\n'
+    f'mesh {options.mesh}, accumulate {options.grad_accum_steps}, float32\n'
   )
   lines = []
   for scan, remat in CHOICES:
@@ -56,7 +56,7 @@ def planned(options: argparse.Namespace, scan: bool, remat: str) -> tuple[int, i
     task=Task(classes=(400,)),
     model=Model(attention=options.attention, scan=scan, remat=remat),  # type: ignore[arg-type]
     clip=Clip(frames=32, height=112, width=112),
-    train=Train(batch_size=batch, grad_accum_steps=options.accumulate),
+    train=Train(batch_size=batch, grad_accum_steps=options.grad_accum_steps),
     evaluate=Evaluate(batch_size=batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),
   )

@@ -62,7 +62,7 @@ def test_settings_parse_and_rows_are_shown(modules, tmp_path, name):
   experiment.plot(rows).savefig(tmp_path / 'plot.png')
 
 
-def test_a_config_of_ones_own_replaces_the_small_settings(modules, tmp_path, monkeypatch, capsys):
+def test_a_config_of_ones_own_replaces_the_small_settings(modules, tmp_path, monkeypatch):
   publish, factorisations = modules('publish'), modules('factorisations')
   seen = []
   monkeypatch.setattr(publish, 'sweep', lambda runs, folder: seen.extend(runs) or [])

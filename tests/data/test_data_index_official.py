@@ -107,7 +107,7 @@ def test_kinetics(copies, tmp_path, capsys):
     assert numbers(reader.read(np.arange(reader.frames))).tolist() == list(range(10, 20))
 
 
-def test_kinetics_ids_do_not_depend_on_what_is_there(copy, tmp_path):
+def test_kinetics_ids_do_not_depend_on_what_is_there(copy):
   data = copy('kinetics')
   for file in data.glob('train/testifying/*.mp4'):
     file.unlink()

@@ -159,7 +159,7 @@ class Unknown:
     raise AssertionError
 
 
-def test_videos_are_read_while_others_are_decoded(root, tmp_path):
+def test_videos_are_read_while_others_are_decoded(root):
   # Eight at a time: as one after the other, 64 of them would take 12.8 s.
   settings = config(workers=1)
   manifest = delayed(manifest_of(root, settings), 0.2)

@@ -144,7 +144,7 @@ def test_each_head_has_a_softmax_and_each_tag_a_sigmoid(tmp_path, rng):
   np.testing.assert_allclose([s for _, s in found.heads['tags']], expected, rtol=1e-4)
 
 
-def test_stride_is_given_or_the_checkpoints_or_assumed_aloud(tmp_path, rng, checkpoint):
+def test_stride_is_given_or_the_checkpoints_or_assumed_aloud(checkpoint):
   said = load_pretrained(checkpoint).source
   silent = dataclasses.replace(said, preprocessing=Preprocessing())
   for source, stride, expected in (

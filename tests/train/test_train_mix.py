@@ -63,7 +63,7 @@ def test_pixels_and_labels_are_blended_by_one_draw_per_group(name, seed, clips):
     assert len(shares) == 1
 
 
-def test_cut_boxes_are_rectangles_of_about_the_drawn_area(clips):
+def test_cut_boxes_are_rectangles_of_about_the_drawn_area():
   video = jnp.stack([jnp.zeros((1, 20, 30, 1)), jnp.ones((1, 20, 30, 1))] * 64)
   targets = jnp.asarray([[1.0, 0.0], [0.0, 1.0]] * 64)
   new, labels = map(np.asarray, mixed(Mix(cutmix=1.0), 0, video, targets))
