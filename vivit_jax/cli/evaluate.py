@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
   """Runs `vivit evaluate`."""
   from vivit_jax.distributed.hosts import agree, versions
   from vivit_jax.distributed.launch import keep_compiled_programs, start
-  from vivit_jax.train.evaluation import evaluate_run
+  from vivit_jax.train.run_evaluation import evaluate_run
 
   views = parse_views(options.views) if options.views else None
   start(options, Faults().heartbeat_seconds)  # before the run's own can be read

@@ -29,18 +29,13 @@ from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import (
-  Between,
-  Validation,
-  evaluate_run,
-  open_common_split,
-  validate,
-)
+from vivit_jax.train.evaluation import BeforeBatch, Validation, open_common_split, validate
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.log import RunLog, is_validation, opening_line, read_metrics
 from vivit_jax.train.metrics import Window
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
+from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import hints
 from vivit_jax.train.state import TrainState, abstract_state, init_state, start_from
 from vivit_jax.train.step import compile_forward, compile_step
@@ -48,7 +43,7 @@ from vivit_jax.train.stop import Interrupted, Stopped, StopRequest
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import initialise_params
 
-Evaluation = Callable[[Any, Between], Validation]
+Evaluation = Callable[[Any, BeforeBatch], Validation]
 
 
 def train(
@@ -94,7 +89,7 @@ def train(
       steps = _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
         try:
-          return evaluate_run(workdir, heed=stop.heed)
+          return evaluate_run(workdir, before_batch=stop.heed)
         except Interrupted as interrupted:
           raise Stopped(steps, interrupted.by, evaluating=True) from None
 
