@@ -24,7 +24,7 @@ from vivit_jax.evaluate.metrics import compute
 from vivit_jax.files import write_json
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
-from vivit_jax.train.evaluation import predict
+from vivit_jax.train.evaluation import evaluate_split
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
 from vivit_jax.train.step import compile_forward
@@ -178,7 +178,9 @@ def evaluate(workdir: Path, test: Test) -> Row:
   forward = compile_forward(build(config), make_mesh(None))
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   params = load_run(workdir).params
-  return compute(predict(config, data, forward, params, protocol, failures), config.task, protocol)
+  return compute(
+    evaluate_split(config, data, forward, params, protocol, failures), config.task, protocol
+  )
 
 
 def scores(results: Row) -> dict[str, float]:

@@ -24,7 +24,7 @@ from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows
 from vivit_jax.evaluate.metrics import compute
 from vivit_jax.model.vivit import build, init_params
-from vivit_jax.train.evaluation import predict
+from vivit_jax.train.evaluation import evaluate_split
 from vivit_jax.train.step import compile_forward
 
 FOUR_VIEWS = Evaluate(temporal_views=2, spatial_views=2, batch_size=8)
@@ -44,7 +44,7 @@ def evaluated(root: Path, split: str, folder: Path):
   )
   forward = compile_forward(build(settings), mesh)
   failures = Failures(data, 0.5, folder)
-  found = predict(settings, data, forward, params, FOUR_VIEWS, failures)
+  found = evaluate_split(settings, data, forward, params, FOUR_VIEWS, failures)
   return found, compute(found, settings.task, FOUR_VIEWS)
 
 

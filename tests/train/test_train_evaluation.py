@@ -21,9 +21,9 @@ from vivit_jax.data.splits import open_split
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build
-from vivit_jax.train import evaluation
-from vivit_jax.train.evaluation import evaluate_run, parse_step
+from vivit_jax.train import evaluation, run_evaluation
 from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.run_evaluation import evaluate_run, parse_step
 from vivit_jax.train.state import init_state
 from vivit_jax.train.step import compile_forward
 from vivit_jax.weights.pretrained import load_run
@@ -55,13 +55,13 @@ def run(tmp_path_factory):
 @pytest.fixture
 def tested(run, monkeypatch):
   """A function that tests the run on some of the devices and returns results and predictions."""
-  everything, predict = jax.devices(), evaluation.predict
+  everything, evaluate = jax.devices(), run_evaluation.evaluate_split
 
   def test(devices, **options):
     kept = []
     monkeypatch.setattr(jax, 'devices', lambda: everything[:devices])
     monkeypatch.setattr(
-      evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+      run_evaluation, 'evaluate_split', lambda *a, **k: kept.append(evaluate(*a, **k)) or kept[-1]
     )
     return evaluate_run(run, **options), kept[0]
 
@@ -124,9 +124,9 @@ def test_only_what_training_evaluates_itself_replaces_its_report(tested, run, tm
 
 def test_the_loss_of_a_validation_is_that_of_training(run, monkeypatch):
   config = tiny(evaluate__batch_size=5, train__batch_size=4)
-  data, kept, predict = open_split(config, 'validation'), [], evaluation.predict
+  data, kept, evaluate = open_split(config, 'validation'), [], evaluation.evaluate_split
   monkeypatch.setattr(
-    evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+    evaluation, 'evaluate_split', lambda *a, **k: kept.append(evaluate(*a, **k)) or kept[-1]
   )
   forward = compile_forward(build(config), make_mesh(None, jax.devices()[:1]))
   failures = Failures(data, 0.5, run)

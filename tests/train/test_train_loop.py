@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from support.runs import CONFIG, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
-from vivit_jax.train import evaluation, loop
+from vivit_jax.train import loop
 from vivit_jax.train import step as step_module
 from vivit_jax.train.log import RunLog, read_metrics
 from vivit_jax.train.loop import train
@@ -84,9 +84,9 @@ def test_verb_noun_and_their_action(tmp_path):
 @pytest.mark.usefixtures('one_device')
 def test_multi_label_precision_is_that_of_scikit_learn(tmp_path, monkeypatch):
   kept = []
-  predict = evaluation.predict
+  evaluate = run_evaluation.evaluate_split
   monkeypatch.setattr(
-    evaluation, 'predict', lambda *a, **k: kept.append(predict(*a, **k)) or kept[-1]
+    run_evaluation, 'evaluate_split', lambda *a, **k: kept.append(evaluate(*a, **k)) or kept[-1]
   )
   config = tiny(CONFIG + ':spatio_temporal,tags', train__steps=6)
   results = train(config, tmp_path)

@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from support.runs import saved_state, tiny
-from vivit_jax.train.evaluation import evaluate_run
 from vivit_jax.train.log import read_metrics
 from vivit_jax.train.loop import train
+from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import overfit_one_batch
 from vivit_jax.weights.pretrained import load_run
 

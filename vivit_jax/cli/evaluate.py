@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
   """Runs the command."""
   from vivit_jax.distributed.hosts import assert_equal_on_all_hosts, versions
   from vivit_jax.distributed.launch import keep_compiled_programs, start
-  from vivit_jax.train.evaluation import evaluate_run
+  from vivit_jax.train.run_evaluation import evaluate_run
 
   folder = workdir(options)
   views = parse_views(options.views) if options.views else None

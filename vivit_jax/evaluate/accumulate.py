@@ -20,8 +20,8 @@ from vivit_jax.evaluate.ranks import hits, metric_names
 
 Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
 
-# Below 2 ** 23 in sum, multiples of 2 ** -30 add without rounding in float64, so no order of
-# batches and no split over hosts changes a bit of a result; what is lost is under 1e-9 of a logit.
+# Multiples of 2 ** -30 whose sum is below 2 ** 23 add without rounding in float64. So neither the
+# order of the batches nor the number of hosts changes a bit; the error is below 1e-9 of a logit.
 _GRAIN = 2.0**30
 
 
@@ -64,19 +64,19 @@ def answers(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-  """What the views seen so far say about each of a manifest's videos; size without views.
+  """Logits of a manifest's videos, summed over the views seen so far.
 
-  Between hosts, send the arrays as float64: without x64 mode, JAX would round them to float32.
+  Between hosts, send the arrays as bytes: without x64 mode, JAX would round them to float32.
   """
 
   logit_sums: Float64[np.ndarray, 'videos c']  # over views
   views: Int[np.ndarray, 'videos']  # views summed; 0 = not seen, or unreadable
   labels: Int[np.ndarray, 'videos heads'] | Float[np.ndarray, 'videos c']  # -1 while views is 0
   clip_hits: Int[np.ndarray, 'metrics 2']  # single views with the truth first, in the first five
-  failures: tuple[tuple[str, str], ...]  # (path, reason) of what could not be read
+  failures: tuple[tuple[str, str], ...]  # (path, reason) of unreadable videos
 
   def merge(self, *others: 'Predictions') -> 'Predictions':
-    """Returns the predictions that one process would have collected from all parts' views."""
+    """Returns what one process would have collected from the views of all parts."""
     parts = (self, *others)
     with np.errstate(invalid='ignore'):
       logit_sums = np.sum([part.logit_sums for part in parts], axis=0)
@@ -89,14 +89,14 @@ class Predictions:
     )
 
   def check_complete(self, paths: Sequence[str], views: int) -> None:
-    """Tells videos that cannot be read from those that nobody evaluated.
+    """Checks that every readable video was evaluated on all of its views.
 
     Args:
       paths: of the manifest's videos.
       views: that each of them has.
 
     Raises:
-      EvaluationError: a video has other views, and is not among the failures.
+      EvaluationError: a video has another number of views, and is not among the failures.
     """
     unreadable = {path for path, _ in self.failures}
     differs = np.flatnonzero(self.views != views).tolist()
@@ -128,20 +128,20 @@ def collect(
   on_failure: Callable[[str, str], None] | None = None,
   progress: bool = False,
 ) -> Predictions:
-  """Sums the logits of every view per video; memory O(videos x classes) whatever the views.
+  """Sums the logits of all views of each video; memory is O(videos x classes).
 
   Args:
     apply: from video uint8 [B, F, H, W, 3] to logits [B, C] of this process's rows.
     batches: each with 'video'; 'label' int [B, heads] or multi-hot float [B, C]; 'mask' bool [B],
       False for rows to leave out (padding, unreadable); 'id' int [B], the video's index in the
       manifest; 'failures', a list of (path, reason).
-    task: says how labels and logits are laid out.
+    task: how labels and logits are laid out.
     videos: length of the manifest.
     on_failure: called once for each video that could not be read, with path and reason.
     progress: shows videos per second and the time left.
 
   Returns:
-    What this process saw; `Predictions.merge` adds other processes' parts.
+    The sums of this process; `Predictions.merge` adds those of others.
 
   Raises:
     ValueError: a row that counts has an id outside the manifest.
@@ -192,9 +192,9 @@ def _add(
 
 
 def merged_over_hosts(mine: Predictions) -> Predictions:
-  """Returns the predictions that one process would have collected, from each process's own.
+  """Returns what one process would have collected, in every process.
 
-  Only rows of videos that a process saw are sent: of all together, as many as there are videos.
+  A process sends only the rows of its own videos.
   """
   if jax.process_count() == 1:
     return mine
@@ -230,7 +230,7 @@ def _unpack(content: bytes, like: Predictions) -> Predictions:
 
 
 def _gather(content: bytes) -> list[bytes]:
-  """Returns the bytes of all processes, in all; as bytes, since JAX would round float64."""
+  """Returns the bytes of every process, in every process; as bytes, for JAX rounds float64."""
   sizes = multihost_utils.process_allgather(np.int32(len(content)))
   padded = np.zeros(sizes.max(), np.uint8)
   padded[: len(content)] = np.frombuffer(content, np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From predictions to accuracies, mean average precision, confusions and confident mistakes."""
+"""Accuracies, mean average precision, confusions and most confident mistakes of predictions."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
   Args:
     predictions: of all hosts; videos without a view are left out and counted as `skipped`.
     task: what the logits mean.
-    protocol: the views that were asked for; reported as `views`.
+    protocol: its views are reported as `views`.
 
   Returns:
     `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
@@ -44,7 +44,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
   if task.joint:
     tasks[task.joint]['classes'] = prod(task.classes)
   for scores in tasks.values():
-    if scores['classes'] <= max(TOP):  # the truth is always among so few
+    if scores['classes'] <= max(TOP):  # the first five of five classes are always right
       for name in ('top5', 'clip_top5'):
         scores.pop(name, None)
   return {
@@ -93,10 +93,10 @@ def _precision(predictions: Predictions) -> dict[str, Any]:
 
 
 def confusion(predictions: Predictions, task: Task, head: str) -> Int[np.ndarray, 'c c']:
-  """Returns how many videos of true class (row) were given each class (column).
+  """Returns the number of videos by true class (row) and predicted class (column).
 
   Videos whose logits for the head are all non-finite have no prediction and are left out. Counted
-  with NumPy: scikit-learn's confusion_matrix refuses no videos and warns about a single class.
+  with NumPy: scikit-learn's confusion_matrix refuses an empty list and warns about a single class.
 
   Args:
     predictions: of a single_label task.
@@ -126,18 +126,18 @@ def most_confused(matrix: Int[np.ndarray, 'c c'], n: int) -> list[tuple[int, int
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-  """A video that the model is wrong about."""
+  """A video whose predicted class is wrong."""
 
   video: int  # index in the manifest
   truth: str  # class names; of all heads if the task has a joint metric
   predicted: str
-  confidence: float  # that the model gives what it predicted, in [0, 1]
+  confidence: float  # probability of the predicted class, in [0, 1]
 
 
 def most_confident_mistakes(
   predictions: Predictions, task: Task, class_names: Mapping[str, Sequence[str]], n: int
 ) -> list[Mistake]:
-  """Returns up to n videos that the model is most surely wrong about, the surest first.
+  """Returns up to n wrong predictions, the most confident first.
 
   Single_label: the prediction of the headline metric (all heads if joint, else the first) is wrong;
   confidence is its softmax, multiplied over heads. Multi_label: the class with the highest sigmoid

@@ -23,7 +23,7 @@ _PANELS = {'loss': ('loss',), 'accuracy': ('top1', 'accuracy', 'mAP')}  # how th
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-  """Returns the loss and the accuracies over steps as a PNG, or None if there is nothing to draw.
+  """Returns loss and accuracies over steps as a PNG, or None if there is nothing to draw.
 
   Args:
     rows: of a metrics file: 'step' and any of 'loss', 'top1', 'top1_<head>', 'accuracy', 'mAP',
@@ -51,17 +51,17 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[str]) -> None:
-  """Draws each series; training and validation of one metric share a colour."""
+  """Draws each series; training and validation of one metric share a color."""
   metrics = sorted({name.removeprefix(_EVALUATED) for name in series})
   for name in sorted(series, key=lambda name: (name.removeprefix(_EVALUATED), name)):
     steps, values = _points(rows, name)
     validation = name.startswith(_EVALUATED)
-    colour = f'C{metrics.index(name.removeprefix(_EVALUATED)) % 10}'
+    color = f'C{metrics.index(name.removeprefix(_EVALUATED)) % 10}'
     label = name.replace('_', ' ') if validation else f'training {name.replace("_", " ")}'
     style = {'marker': 'o', 'ms': 4, 'lw': 2} if validation else {'lw': 1, 'alpha': 0.55}
     if len(steps) == 1:
       style = {**style, 'marker': 'o'}
-    axes.plot(steps, values, color=colour, label=label, **style)
+    axes.plot(steps, values, color=color, label=label, **style)
   axes.set_xlabel('step')
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
@@ -76,7 +76,7 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], li
 
 
 def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: str) -> bytes:
-  """Returns a confusion matrix as a PNG: colour is the share of the true class's videos.
+  """Returns a confusion matrix as a PNG: color is the share of the true class's videos.
 
   Class names stand on the axes up to `_NAMED_CLASSES`, class ids beyond.
   """
@@ -99,9 +99,9 @@ def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: 
     _plain([*axes.get_xticklabels(), *axes.get_yticklabels()])
   if classes <= _NUMBERED_CLASSES:
     for row, column in zip(*np.nonzero(matrix), strict=True):
-      colour = 'white' if share[row, column] > 0.55 else 'black'
+      color = 'white' if share[row, column] > 0.55 else 'black'
       text = str(matrix[row, column])
-      axes.text(column, row, text, ha='center', va='center', color=colour, fontsize='small')
+      axes.text(column, row, text, ha='center', va='center', color=color, fontsize='small')
   return _png(figure)
 
 

@@ -13,12 +13,12 @@ TOP = (1, 5)
 
 
 def metric_names(task: Task) -> tuple[str, ...]:
-  """Returns what a single_label task is scored on: its heads, then the joint metric if any."""
+  """Returns the metrics of a single_label task: its heads, then the joint metric if any."""
   return (*task.heads, task.joint) if task.joint else task.heads
 
 
 def finite_or_worst(logits: Float[np.ndarray, 'n c']) -> Float[np.ndarray, 'n c']:
-  """Returns the logits with every NaN and infinity at -inf, behind all finite ones."""
+  """Returns the logits with -inf for every NaN and infinity, so that they rank last."""
   return np.where(np.isfinite(logits), logits, -np.inf)
 
 

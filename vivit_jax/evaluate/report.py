@@ -20,7 +20,7 @@ from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
 from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10
-_SECONDS = 'seconds_'  # how the columns of the metrics file begin that tell what time was spent on
+_SECONDS = 'seconds_'  # prefix of the columns of the metrics file that measure time by activity
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def write_report(
   mistakes: Sequence[ShownMistake],
   config: Mapping[str, Any],
 ) -> Path:
-  """Writes report.json, curves.png, confusion_<head>.png and report.html, each all or nothing.
+  """Writes report.json, curves.png, confusion_<head>.png and report.html, each atomically.
 
   Args:
     folder: made if it is missing; files of an earlier report are replaced.
@@ -100,14 +100,14 @@ def write_report(
 def _confusion_view(
   predictions: Predictions, task: Task, head: str, names: Sequence[str]
 ) -> ConfusionView:
-  """Counts and draws one head's confusions."""
+  """Returns one head's confusion matrix as a picture, and its most frequent confusions."""
   matrix = confusion(predictions, task, head)
   pairs = [(names[a], names[b], count) for a, b, count in most_confused(matrix, _LISTED_PAIRS)]
   return ConfusionView(head, draw_confusion(matrix, names, head), tuple(pairs))
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns the seconds by activity that the last command had spent at its last row."""
+  """Returns the seconds by activity of the last training command, up to its last row."""
   last: Mapping[str, Any] = next((row for row in reversed(rows) if 'seconds_step' in row), {})
   return {
     name.removeprefix(_SECONDS): value for name, value in last.items() if name.startswith(_SECONDS)

@@ -26,13 +26,14 @@ from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import evaluate_run, open_common_split, validate
+from vivit_jax.train.evaluation import open_common_split, validate
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.initialize import restore_or_init
 from vivit_jax.train.log import RunLog, opening_line, validated_steps
 from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
 from vivit_jax.train.profile import Profiler, Steps
+from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
 from vivit_jax.train.step import compile_forward, compile_step

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a checkpoint of a training run with several views and writes the report."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from vivit_jax.checkpoint.workdir import read_config
+from vivit_jax.config.parse import check_views, to_dict
+from vivit_jax.config.schema import Config, Evaluate
+from vivit_jax.data.examples import read_view
+from vivit_jax.data.failures import FILE as SKIPPED
+from vivit_jax.data.failures import Failures
+from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.splits import evaluation_split
+from vivit_jax.distributed import hosts
+from vivit_jax.distributed.mesh import make_mesh
+from vivit_jax.distributed.sharding import shard_state
+from vivit_jax.errors import ConfigError
+from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.metrics import most_confident_mistakes
+from vivit_jax.evaluate.report import ShownMistake, write_report
+from vivit_jax.model.vivit import build
+from vivit_jax.train.evaluation import (
+  BeforeBatch,
+  evaluate_split,
+  headline,
+  open_common_split,
+  results_of,
+)
+from vivit_jax.train.log import read_metrics
+from vivit_jax.train.step import compile_forward
+from vivit_jax.train.watchdog import COMPILING, Watchdog
+from vivit_jax.weights.pretrained import load_run
+
+SHOWN_MISTAKES = 8
+EVALUATIONS = 'evaluations'  # folder of the reports that are not training's own
+
+
+def parse_step(text: str) -> int | Literal['best', 'last']:
+  """Returns which checkpoint is meant: 'best', 'last' or a number."""
+  if text in ('best', 'last'):
+    return cast(Literal['best', 'last'], text)
+  if not text.isdecimal():
+    raise ConfigError(f"--step={text} is no step: give 'best', 'last' or a number")
+  return int(text)
+
+
+def evaluate_run(
+  workdir: Path,
+  *,
+  step: str = 'best',
+  split: str | None = None,
+  views: tuple[int, int] | None = None,
+  output: Path | None = None,
+  before_batch: BeforeBatch = lambda: None,
+) -> dict[str, Any]:
+  """Evaluates a run with several views per video and writes a report.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last' or the number of a kept step.
+    split: of the data; by default test, or validation if the data has no test videos.
+    views: temporal and spatial; those of the run's configuration if None.
+    output: folder of the report. If None, the workdir for what training itself evaluates in the
+      end; else, so that training's report stays, workdir/evaluations/SPLIT-STEP-VIEWS.
+    before_batch: called before each batch; what it raises ends the evaluation.
+
+  Returns:
+    The results (see `evaluate.metrics.compute`).
+  """
+  mesh = make_mesh(None)
+  hosts.check_shared(workdir)
+  config = read_config(workdir)
+  with Watchdog(config.faults.hang_timeout_seconds) as watchdog:
+    watchdog.expect('the first batch of the evaluation', COMPILING)
+    curves = read_metrics(workdir)
+    pretrained = load_run(workdir, parse_step(step))
+    assert pretrained.config is not None
+    config = pretrained.config
+    hosts.assert_equal_on_all_hosts(
+      {'the step to evaluate': pretrained.step}
+    )  # a trainer may have gone on
+    protocol = _protocol(config, views, mesh.size)
+    data = open_common_split(config, split or _default_split(config))
+    predictions = evaluate_split(
+      config,
+      data,
+      compile_forward(build(config), mesh),
+      shard_state(mesh, pretrained.params),
+      protocol,
+      Failures(data, config.data.max_bad_fraction, workdir),
+      watchdog.series('the next batch of the evaluation', before_batch),
+      progress=sys.stderr.isatty(),
+    )
+  results = {
+    **results_of(predictions, config.task, protocol),
+    'step': pretrained.step,
+    'split': data.split,
+    'data': data.fingerprint,
+  }
+  if hosts.is_first():
+    name = protocol_name(protocol)
+    trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
+    folder = workdir / EVALUATIONS / f'{data.split}-{pretrained.step}-{name}'
+    if (step, data.split, name) == trainings:
+      folder = workdir
+    title = workdir.resolve().name
+    _report(output or folder, title, config, data, protocol, predictions, results, curves)
+  return results
+
+
+def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Evaluate:
+  """Returns the run's protocol with other views, if given, and batches that fit the devices.
+
+  Raises:
+    ConfigError: views that take too much memory.
+  """
+  # The run's batch may have been for other devices; results do not depend on it.
+  batch_size = -(-config.evaluate.batch_size // devices) * devices
+  protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
+  if views is not None:
+    protocol = dataclasses.replace(protocol, temporal_views=views[0], spatial_views=views[1])
+  check_views(protocol.temporal_views, protocol.spatial_views, config.clip)
+  return protocol
+
+
+def _default_split(config: Config) -> str:
+  """Returns the split that training evaluates in the end; prints a line if that is not the test."""
+  split = evaluation_split(config)
+  if split != 'test' and hosts.is_first():
+    print(
+      'vivit: warning: the data has no test.csv, so this evaluates its validation videos',
+      file=sys.stderr,
+      flush=True,
+    )
+  return split
+
+
+def protocol_name(protocol: Evaluate) -> str:
+  """Returns temporal x spatial views, e.g. 4x3."""
+  return f'{protocol.temporal_views}x{protocol.spatial_views}'
+
+
+def _report(
+  folder: Path,
+  title: str,
+  config: Config,
+  data: Manifest,
+  protocol: Evaluate,
+  predictions: Predictions,
+  results: dict[str, Any],
+  curves: list[dict[str, int | float]],
+) -> None:
+  """Writes the report and prints its main number in one line."""
+  mistakes = most_confident_mistakes(predictions, config.task, data.class_names, SHOWN_MISTAKES)
+  page = write_report(
+    folder,
+    results,
+    title=title,
+    predictions=predictions,
+    task=config.task,
+    class_names=data.class_names,
+    curves=curves,
+    mistakes=[
+      ShownMistake(m, data.videos[m.video].path, read_view(data, m.video, config)) for m in mistakes
+    ],
+    config=to_dict(config),
+  )
+  name = headline(config.task)
+  print(
+    f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
+    f'{protocol_name(protocol)} views, step {results["step"]}; '
+    f'report: {page}'
+    + (f'; {results["skipped"]} unreadable, see {SKIPPED}' if results['skipped'] else '')
+  )
