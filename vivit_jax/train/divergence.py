@@ -83,6 +83,6 @@ def _left(saved: Sequence[int]) -> str:
 def _video(examples: TrainingExamples, number: int, unreadable: Mapping[str, str]) -> str:
   """Returns the path of the video that an example showed."""
   failures: list[tuple[str, str]] = []
-  while (path := examples.attempt(number, failures).video.path) in unreadable:
+  while (path := examples.request(number, failures).video.path) in unreadable:
     failures.append((path, unreadable[path]))
   return path
