@@ -19,14 +19,14 @@ from sklearn.datasets import load_sample_image
 from vivit_jax.config.augment import Augment, ColorJitter, RandAugment, RandomErasing, TrainingCrop
 from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.augment import draw
-from vivit_jax.data.augmentation.color import ColourChange, drop_colour
+from vivit_jax.data.augmentation.color import ColorChange, drop_color
 from vivit_jax.data.augmentation.erase import Noise
 from vivit_jax.data.augmentation.rand_augment import KINDS, Operation
 
 CLIP = Clip()
 WEIGHTS = jnp.array([0.299, 0.587, 0.114])
 LEVELS = jnp.arange(256)
-CHANGE = ColourChange(0.1, 1.3, 0.7, 0.15)
+CHANGE = ColorChange(0.1, 1.3, 0.7, 0.15)
 NOISE = Noise(40, 60, 112, 84, seed=0)
 RECIPES = {
   'Kinetics: colours': Augment(color_jitter=ColorJitter(probability=0.8, drop=0.1)),
@@ -89,7 +89,7 @@ def device_sharpness(video: jax.Array, factor: float) -> jax.Array:
   return device_blend(video, smooth, factor)
 
 
-def device_colour(video: jax.Array) -> jax.Array:
+def device_color(video: jax.Array) -> jax.Array:
   """CHANGE, without its detour over angles: hue turns by one of six cases per pixel."""
   x = video / 255 + CHANGE.brightness
   value, least = x.max(-1, keepdims=True), x.min(-1, keepdims=True)
@@ -148,9 +148,9 @@ def pairs(magnitude: float) -> dict[str, tuple[Callable, Callable]]:
   """Returns each operation for host and device."""
   found: dict[str, tuple[Callable, Callable]] = {
     'mirror': (lambda v: np.stack([cv2.flip(f, 1) for f in v]), lambda v: v[:, :, ::-1]),
-    'colour jitter': (CHANGE, device_colour),
+    'colour jitter': (CHANGE, device_color),
     'colour drop': (
-      drop_colour,
+      drop_color,
       lambda v: jnp.broadcast_to(as_levels(v @ WEIGHTS)[..., None], v.shape),
     ),
     'random erasing': (NOISE, device_noise),

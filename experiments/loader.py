@@ -22,7 +22,7 @@ import numpy as np
 from loader_sources import Filled, write_videos
 from vivit_jax.config.file import load
 from vivit_jax.config.schema import Clip, Config, Data, Task, Train
-from vivit_jax.data.batches import Assembly
+from vivit_jax.data.batches import BatchAssembler
 from vivit_jax.data.bench import delayed
 from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.decoders import Processes
@@ -43,10 +43,10 @@ def parent() -> None:
   print('|---|---|---|---|---|---|')
   for workers in (1, 2, 2, 4):
     examples, buffers = Filled(row), Buffers((size, *row))
-    decoders = Processes(examples.reader, buffers, row, workers, 60.0)
-    stream = Assembly(
+    decoders = Processes(examples.reader, row, workers, 60.0)
+    stream = BatchAssembler(
       examples, iter(range(10**9)), np.zeros(1, np.int32), batches=10**6, size=size,
-      ahead=decoders.jobs,
+      ahead=decoders.tasks,
     ).stream(decoders, buffers)  # fmt: skip
     for _ in range(6):
       next(stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vivit_jax.data.examples import Attempt, Sample
+from vivit_jax.data.examples import LabeledViews, Request
 from vivit_jax.data.manifest import Manifest, Video
 
 HEIGHT, WIDTH = 256, 340
@@ -20,10 +20,10 @@ class Filler:
   manifest: Manifest
   clip: tuple[int, int, int, int]  # [F, H, W, 3]
 
-  def __call__(self, attempt: Attempt) -> Sample:
+  def __call__(self, request: Request) -> LabeledViews:
     """Returns one clip of one value."""
-    pixels = np.broadcast_to(np.uint8(attempt.number % 256), (1, *self.clip))
-    return pixels, np.array([attempt.number], np.int32)
+    pixels = np.broadcast_to(np.uint8(request.number % 256), (1, *self.clip))
+    return pixels, np.array([request.number], np.int32)
 
 
 class Filled:
@@ -35,9 +35,9 @@ class Filled:
     """Takes the shape of a clip."""
     self.reader = Filler(Manifest('none', (), {}, '', False), clip)
 
-  def attempt(self, number: int, failures: list) -> Attempt:
+  def request(self, number: int, failures: list) -> Request:
     """Returns the only one."""
-    return Attempt(number, 0, number, Video(f'{number:060}.mp4', None, None, (0,)))
+    return Request(number, 0, number, Video(f'{number:060}.mp4', None, None, (0,)))
 
   def label(self, number: int) -> np.ndarray:
     """Is not asked for."""

@@ -29,7 +29,7 @@ def seeded(settings, seed):
 def test_the_defaults_only_crop_and_mirror():
   for seed in range(20):
     drawn = seeded(Augment(), seed)
-    assert (drawn.operations, drawn.colour, drawn.gray, drawn.noise) == ((), None, False, None)
+    assert (drawn.operations, drawn.color, drawn.gray, drawn.noise) == ((), None, False, None)
 
 
 def test_what_is_drawn_for_a_part_does_not_depend_on_the_others():
@@ -38,7 +38,7 @@ def test_what_is_drawn_for_a_part_does_not_depend_on_the_others():
     alone = seeded(Augment(random_erasing=ALL.random_erasing), seed)
     assert alone.crop == everything.crop == seeded(Augment(), seed).crop
     assert alone.noise == everything.noise
-    assert seeded(Augment(color_jitter=ALL.color_jitter), seed).colour == everything.colour
+    assert seeded(Augment(color_jitter=ALL.color_jitter), seed).color == everything.color
 
 
 def test_parts_follow_each_other_on_the_crops(rng):
@@ -49,8 +49,8 @@ def test_parts_follow_each_other_on_the_crops(rng):
     expected = video
     for operation in drawn.operations:
       expected = operation(expected)
-    if drawn.colour:
-      expected = drawn.colour(expected)
+    if drawn.color:
+      expected = drawn.color(expected)
     if drawn.gray:
       expected = np.repeat(np.rint(expected @ [0.299, 0.587, 0.114])[..., None], 3, axis=-1)
     result = drawn(video)
@@ -61,7 +61,7 @@ def test_parts_follow_each_other_on_the_crops(rng):
       kept[box.top : box.top + box.height, box.left : box.left + box.width] = False
       assert not np.array_equal(result[:, ~kept], expected[:, ~kept])
     np.testing.assert_allclose(result[:, kept], expected[:, kept], atol=1)
-    kinds.add((bool(drawn.operations), bool(drawn.colour), drawn.gray, bool(drawn.noise)))
+    kinds.add((bool(drawn.operations), bool(drawn.color), drawn.gray, bool(drawn.noise)))
   assert len(kinds) == 6
 
 

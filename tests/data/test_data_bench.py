@@ -8,7 +8,7 @@ import pytest
 from support.videos import config, write_dataset
 from vivit_jax.cli.main import main
 from vivit_jax.data import timing
-from vivit_jax.data.bench import Result, Stage, bench, delayed
+from vivit_jax.data.bench import Report, StageTime, bench, delayed
 from vivit_jax.data.splits import open_split
 
 
@@ -54,7 +54,7 @@ def test_stages_exclude_each_other_and_are_free_if_unmeasured(monkeypatch):
   times = iter(range(100))
   monkeypatch.setattr(timing.time, 'thread_time', lambda: 0.0)
   monkeypatch.setattr(timing.time, 'perf_counter', lambda: float(next(times)))
-  with timing.measuring() as clock, timing.stage('decode'):
+  with timing.collect_timings() as clock, timing.stage('decode'):
     for _ in range(3):
       with timing.stage('crop'):
         pass
@@ -71,8 +71,9 @@ def test_unreadable_videos_are_counted(root, tmp_path):
 
 
 def test_cores_are_cpu_time_times_demand():
-  kept = (Stage('decode', 30.0, 50.0), Stage('batch', 10.0, 10.0), Stage('transfer', 5.0, 5.0))
-  result = Result(8, 1, 0, kept, (), demand=50.0, latency=0.0)
+  seconds = {'decode': (30.0, 50.0), 'batch': (10.0, 10.0), 'transfer': (5.0, 5.0)}
+  kept = tuple(StageTime(name, *spent) for name, spent in seconds.items())
+  result = Report(8, 1, 0, kept, (), demand=50.0, latency=0.0)
   assert (result.cpu, result.cores(1), result.cores(8)) == (40.0, 2.0, 16.0)
 
 

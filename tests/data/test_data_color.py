@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colour jitter and drop against one pixel after the other, in the order and cuts of DMVR."""
+"""Color jitter and drop against one pixel after the other, in the order and cuts of DMVR."""
 
 import colorsys
 
@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from vivit_jax.config.augment import ColorJitter
-from vivit_jax.data.augmentation.color import ColourChange, draw_colour, drop_colour
+from vivit_jax.data.augmentation.color import ColorChange, draw_color, drop_color
 
 
 @pytest.fixture
 def video(rng):
-  """Three small frames of all colours, of different brightness, black and white among them."""
+  """Three small frames of all colors, of different brightness, black and white among them."""
   frames = rng.integers(0, 256, (3, 12, 14, 3)) * np.array([1.0, 0.6, 0.2])[:, None, None, None]
   frames[:, 0, 0], frames[:, 0, 1], frames[:, 0, 2] = 0, 255, (255, 0, 0)
   return frames.astype(np.uint8)
 
 
 def slow(video, change):
-  """DMVR's operations on floats, pixel by pixel; hue by colorsys, on colours moved into 0..1."""
+  """DMVR's operations on floats, pixel by pixel; hue by colorsys, on colors moved into 0..1."""
   result = np.zeros(video.shape)
   for f, frame in enumerate(video):
     pixels = frame.reshape(-1, 3) / 255 + change.brightness
@@ -45,7 +45,7 @@ def slow(video, change):
 @pytest.mark.parametrize('saturation, contrast', [(0.6, 1.4), (1.0, 0.6), (1.4, 1.0), (1.3, 1.3)])
 @pytest.mark.parametrize('hue', [-0.2, 0.0, 0.13])
 def test_jitter_is_that_of_a_slow_reference(video, brightness, saturation, contrast, hue):
-  change = ColourChange(brightness, saturation, contrast, hue)
+  change = ColorChange(brightness, saturation, contrast, hue)
   result, expected = change(video), slow(video, change)
   assert result.dtype == np.uint8
   assert result.shape == video.shape
@@ -55,23 +55,23 @@ def test_jitter_is_that_of_a_slow_reference(video, brightness, saturation, contr
 
 
 def test_no_change_changes_nothing(video):
-  np.testing.assert_array_equal(ColourChange(0.0, 1.0, 1.0, 0.0)(video), video)
+  np.testing.assert_array_equal(ColorChange(0.0, 1.0, 1.0, 0.0)(video), video)
 
 
 def test_contrast_is_around_each_frames_own_mean(video):
-  result = ColourChange(0.0, 1.0, 0.6, 0.0)(video)
+  result = ColorChange(0.0, 1.0, 0.6, 0.0)(video)
   np.testing.assert_allclose(result.mean(axis=(1, 2)), video.mean(axis=(1, 2)), atol=0.3)
 
 
 def test_gray_is_the_weighted_sum_of_the_channels(video):
-  result = drop_colour(video)
+  result = drop_color(video)
   expected = video @ np.array([0.299, 0.587, 0.114])
   np.testing.assert_allclose(result, np.repeat(expected[..., None], 3, axis=-1), atol=0.6)
   assert result.dtype == np.uint8
 
 
 def test_draws_have_the_papers_probabilities_and_strengths(rng):
-  drawn = [draw_colour(ColorJitter(probability=0.8, drop=0.1), rng) for _ in range(2000)]
+  drawn = [draw_color(ColorJitter(probability=0.8, drop=0.1), rng) for _ in range(2000)]
   assert 0.77 < np.mean([change is not None for change, _ in drawn]) < 0.83
   assert 0.08 < np.mean([gray for _, gray in drawn]) < 0.12
   changes = [change for change, _ in drawn if change is not None]
@@ -84,4 +84,4 @@ def test_draws_have_the_papers_probabilities_and_strengths(rng):
     values = [getattr(change, name) for change in changes]
     assert low <= min(values) < low + 0.02 * (high - low)
     assert high - 0.02 * (high - low) < max(values) <= high
-  assert all(draw_colour(ColorJitter(), rng) == (None, False) for _ in range(50))
+  assert all(draw_color(ColorJitter(), rng) == (None, False) for _ in range(50))

@@ -35,12 +35,12 @@ def write_corners(file, height=48, width=64, rotation=None, pixel=None, **mirror
 
 
 def corners(file, transform=lambda frame: frame):
-  """Returns size and corner colours, in reading order, of the last frame."""
+  """Returns size and corner colors, in reading order, of the last frame."""
   with VideoReader(file) as reader:
     frame = reader.read(np.array([4]), transform)[0]
   found = [frame[y, x].astype(int) for y in (4, -5) for x in (4, -5)]
   names = {'red': RED, 'green': GREEN, 'blue': BLUE, 'gray': GRAY}
-  near = [min(names, key=lambda n: np.abs(colour - names[n]).max()) for colour in found]
+  near = [min(names, key=lambda n: np.abs(color - names[n]).max()) for color in found]
   return frame.shape[:2], near
 
 

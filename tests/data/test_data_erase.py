@@ -23,7 +23,7 @@ def test_only_the_box_is_erased_and_in_every_frame(rng):
   np.testing.assert_array_equal(video, before)
 
 
-def test_noise_is_normal_around_imagenets_colour():
+def test_noise_is_normal_around_imagenets_color():
   noise = Noise(0, 0, 64, 64, seed=0)(np.zeros((8, 64, 64, 3), np.uint8)).reshape(-1, 3)
   slow = np.random.default_rng(1).normal(MEAN, DEVIATION, (200_000, 3))
   slow = np.clip(np.rint(slow), 0, 255)

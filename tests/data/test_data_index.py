@@ -12,7 +12,7 @@ from support.videos import write_video
 from vivit_jax.checkpoint.workdir import check_compatible
 from vivit_jax.cli.main import main
 from vivit_jax.config.schema import Task
-from vivit_jax.data.index.annotations import Row, divide
+from vivit_jax.data.index.annotations import Annotation, split_train_validation
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.splits import open_split, with_classes
 from vivit_jax.train.loop import train
@@ -133,11 +133,11 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, place):
 
 def test_segments_of_one_video_are_never_divided():
   parts = [
-    Row('train', f'{k % 40}.mp4', (f'class {k % 7}',), '', '', start=float(k), end=k + 1.0)
+    Annotation('train', f'{k % 40}.mp4', (f'class {k % 7}',), '', '', start=float(k), end=k + 1.0)
     for k in range(400)
   ]
   splits = {}
-  for row in divide(parts):
+  for row in split_train_validation(parts):
     splits.setdefault(row.path, set()).add(row.split)
   assert all(len(found) == 1 for found in splits.values())
   assert {'train', 'validation'} == set().union(*splits.values())

@@ -15,7 +15,15 @@ from sklearn.linear_model import LogisticRegression
 
 from vivit_jax.config.schema import MovingDigits, Task
 from vivit_jax.data.manifest import read_manifest
-from vivit_jax.data.moving_digits import NOUNS, SHARES, VERBS, Sample, draw, ensure, samples
+from vivit_jax.data.moving_digits import (
+  NOUNS,
+  SHARES,
+  VERBS,
+  DigitVideo,
+  digit_videos,
+  draw,
+  ensure,
+)
 from vivit_jax.data.video.reader import VideoReader
 
 SMALL = MovingDigits(train_videos=80, validation_videos=16, test_videos=24)
@@ -23,7 +31,7 @@ CHANCE = 1 / len(VERBS)
 
 
 def moments(frames):
-  """Returns x, y, angle's cosine and sine, and size [F, 5] as the colours of a frame show them."""
+  """Returns x, y, angle's cosine and sine, and size [F, 5] as the colors of a frame show them."""
   frames = frames.astype(np.float32)
   ink = np.ptp(frames, axis=-1).clip(25) - 25 + (frames.min(axis=-1).clip(110) - 110)
   y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
@@ -47,8 +55,8 @@ def drawn():
   config = MovingDigits(train_videos=960, validation_videos=480)
   return {
     split: (
-      np.stack([draw(s)[:4] for s in samples(config, split)]),
-      np.array([list(VERBS).index(s.verb) for s in samples(config, split)]),
+      np.stack([draw(s)[:4] for s in digit_videos(config, split)]),
+      np.array([list(VERBS).index(s.verb) for s in digit_videos(config, split)]),
     )
     for split in ('train', 'validation')
   }
@@ -79,7 +87,7 @@ def test_verbs_do_what_their_names_say():
   for verb in VERBS:
     steps = []
     for k in range(12):
-      seen = moments(draw(Sample(verb, '3', 3, (0, 0, k))))
+      seen = moments(draw(DigitVideo(verb, '3', 3, (0, 0, k))))
       turn = seen[:-1, 2] * seen[1:, 3] - seen[:-1, 3] * seen[1:, 2]  # y points down: clockwise > 0
       steps.append(np.concatenate([np.diff(seen[:, [0, 1, 4]], axis=0), turn[:, None]], -1))
     x, y, size, turn = np.median(np.concatenate(steps), axis=0)
@@ -92,7 +100,7 @@ def test_splits_are_balanced_and_share_no_source_image():
   config = MovingDigits()
   images = {}
   for split in SHARES:
-    rows = samples(config, split)
+    rows = digit_videos(config, split)
     verbs, pairs = Counter(s.verb for s in rows), Counter((s.verb, s.noun) for s in rows)
     assert len(pairs) == len(VERBS) * len(NOUNS)
     assert len(set(verbs.values())) == len(set(pairs.values())) == 1
@@ -103,9 +111,9 @@ def test_splits_are_balanced_and_share_no_source_image():
 
 
 def test_the_seed_fixes_every_pixel():
-  sample = samples(SMALL, 'train')[5]
-  np.testing.assert_array_equal(draw(sample), draw(samples(SMALL, 'train')[5]))
-  other = samples(MovingDigits(seed=1), 'train')[5]
+  sample = digit_videos(SMALL, 'train')[5]
+  np.testing.assert_array_equal(draw(sample), draw(digit_videos(SMALL, 'train')[5]))
+  other = digit_videos(MovingDigits(seed=1), 'train')[5]
   assert (draw(sample) != draw(other)).any()
 
 
@@ -132,12 +140,13 @@ def test_files_hold_what_was_drawn_and_serve_every_task(cache):
   assert_whole(folder, SMALL)
   verbs = read_manifest(folder, 'test', Task(heads=('verb',), classes=(8,)))
   tags = read_manifest(folder, 'test', Task(kind='multi_label', heads=('tags',), classes=(18,)))
-  for video, tagged, sample in zip(verbs.videos, tags.videos, samples(SMALL, 'test'), strict=True):
+  rows = zip(verbs.videos, tags.videos, digit_videos(SMALL, 'test'), strict=True)
+  for video, tagged, sample in rows:
     assert verbs.class_names['verb'][video.labels[0]] == sample.verb
     assert {tags.class_names['tags'][i] for i in tagged.labels} == {sample.verb, sample.noun}
   with VideoReader(verbs.videos[0].path) as reader:
     decoded = reader.read(np.arange(reader.frames))
-  difference = np.abs(decoded.astype(float) - draw(samples(SMALL, 'test')[0]))
+  difference = np.abs(decoded.astype(float) - draw(digit_videos(SMALL, 'test')[0]))
   assert difference.mean() < 8
   before = (folder / 'train.csv').stat().st_mtime_ns
   assert ensure(SMALL) == folder

@@ -33,7 +33,7 @@ CROPS = [
 
 
 def smooth(height, width, form='yuv420p', colorspace=BT709, color_range=LIMITED):
-  """A frame without edges, with strong colours."""
+  """A frame without edges, with strong colors."""
   y, x = np.mgrid[0:height, 0:width] / max(height, width)
   image = 128 + 90 * np.stack([np.sin(5 * x + y), np.cos(4 * y - x), np.sin(3 * x - 4 * y)], -1)
   frame = av.VideoFrame.from_ndarray(image.astype(np.uint8), format='rgb24').reformat(format=form)
@@ -42,7 +42,7 @@ def smooth(height, width, form='yuv420p', colorspace=BT709, color_range=LIMITED)
 
 
 def formula(frame, colorspace, full):
-  """Returns a frame as RGB by the definition of its colours, in floating point."""
+  """Returns a frame as RGB by the definition of its colors, in floating point."""
   luma, blue, red = (
     np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].astype(float)
     for p in frame.planes
@@ -84,7 +84,7 @@ def test_odd_boxes_and_frames_of_any_scale(size, crop):
   for box, image in zip(boxes, found, strict=True):
     part = exact[box.top : box.top + box.height, box.left : box.left + box.width]
     difference = image - cv2.resize(part, (crop.width, crop.height), interpolation=cv2.INTER_AREA)
-    assert np.abs(difference).max() <= 9  # colours may lie half a pixel off
+    assert np.abs(difference).max() <= 9  # colors may lie half a pixel off
     assert np.abs(difference.mean(axis=(0, 1)) + 1).max() < 1.4
   if not (size[0] % 2 or size[1] % 2):  # whole frames of odd size are rounded otherwise
     whole = crop(frame.to_ndarray(format='rgb24'))

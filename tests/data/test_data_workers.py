@@ -124,7 +124,7 @@ def test_killed_workers_are_replaced_and_nothing_changes(root):
 
 
 def test_processes_are_replaced_when_they_are_old(root, monkeypatch):
-  monkeypatch.setattr('vivit_jax.data.decoders.LIFETIME', 10)
+  monkeypatch.setattr('vivit_jax.data.pool.LIFETIME', 10)
   settings = config(workers=2)
   manifest = manifest_of(root, settings)
   found, seen = [], set()
@@ -173,9 +173,11 @@ def test_videos_are_read_while_others_are_decoded(root):
 
 
 def test_workers_import_neither_jax_nor_grain():
-  program = 'import sys, vivit_jax.data.worker; print(sorted(set(sys.modules) & {"jax", "grain"}))'
+  program = (
+    'import sys; from vivit_jax.data import jobs, worker; print({*sys.modules} & {"jax", "grain"})'
+  )
   out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
-  assert out.stdout == '[]\n'
+  assert out.stdout == 'set()\n'
 
 
 def test_a_batch_that_is_looked_at_never_changes(root):

@@ -124,7 +124,7 @@ def test_a_run_that_diverges_ends_with_its_steps_and_videos(tmp_path):
   paths = [row['path'] for row in listed if int(row['step']) == steps[-1]]
   data = open_split(config, 'train')
   examples = TrainingExamples(data, config)
-  wanted = [examples.attempt(8 * (steps[-1] - 1) + k, []).video.path for k in range(8)]
+  wanted = [examples.request(8 * (steps[-1] - 1) + k, []).video.path for k in range(8)]
   assert paths == wanted
   assert all(path in message for path in paths[:3])
   saved = kept_steps(tmp_path)
@@ -173,7 +173,7 @@ def hanging(config, split):
   data = open_split(config, split)
   if split != 'train':
     return data
-  index = TrainingExamples(data, config).attempt(5 * config.train.batch_size, []).index
+  index = TrainingExamples(data, config).request(5 * config.train.batch_size, []).index
   files = Files(tuple(video.path for video in data.videos))
   return dataclasses.replace(data, contents=Bad(files, hang=(index,)))
 

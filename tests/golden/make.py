@@ -16,7 +16,7 @@ import numpy as np
 from support.views import read_views
 from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.manifest import Video
-from vivit_jax.data.moving_digits import Sample, draw, encode
+from vivit_jax.data.moving_digits import DigitVideo, draw, encode
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.model.values import normalize_pixels
@@ -70,7 +70,7 @@ def _quarters(frames: np.ndarray) -> np.ndarray:
 
 def main() -> None:
   """Writes the three files."""
-  encode(FOLDER / CLIP, draw(Sample('right', '3', 3, (1,))))
+  encode(FOLDER / CLIP, draw(DigitVideo('right', '3', 3, (1,))))
   rng = np.random.default_rng(0)
   task = Task(classes=(len(LABELS),))
   expected = shapes(MODEL, grid(MODEL, 8, 32, 32), len(LABELS))

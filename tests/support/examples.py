@@ -16,14 +16,14 @@ def reading(examples):
 
   def read(number):
     failures = []
-    while (attempt := examples.attempt(number, failures)) is not None:
+    while (request := examples.request(number, failures)) is not None:
       try:
-        pixels, label = examples.reader(attempt)
+        pixels, label = examples.reader(request)
       except DecodeError as error:
         failures.append((error.path, error.reason))
         continue
       video = pixels[0] if isinstance(examples, TrainingExamples) else pixels
-      return _record(video, label, True, attempt.index, failures)
+      return _record(video, label, True, request.index, failures)
     clip = examples.reader.config.clip
     video = np.zeros((examples.rows, clip.frames, clip.height, clip.width, 3), np.uint8)
     return _record(video, examples.label(number), False, number, failures)

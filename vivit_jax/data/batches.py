@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.examples import Examples, Failure
-from vivit_jax.data.jobs import Answer, Decoders, Job
+from vivit_jax.data.jobs import Decoders, Result, Task
 
 Batch = dict[str, Any]
 
@@ -36,7 +36,7 @@ class _Example:
   failures: list[Failure]
 
 
-class Assembly:
+class BatchAssembler:
   """A stream of batches: the views of one example after the other, `size` at a time.
 
   What is left of the last batches is padding: zeros, with the id -1. A thread keeps the decoders
@@ -75,8 +75,8 @@ class Assembly:
     self._open: deque[_Open] = deque()
     self._next: int | None = next(numbers, None)
     self._row = 0  # where the next example begins
-    self._tickets = 0
-    self._begun: dict[int, _Example] = {}  # by ticket
+    self._slots = 0
+    self._begun: dict[int, _Example] = {}  # by slot
 
   def stream(self, decoders: Decoders, buffers: Buffers) -> Generator[Batch, None, None]:
     """Yields the batches; closing the generator ends the decoders.
@@ -85,7 +85,7 @@ class Assembly:
       Batches as in `pipeline.train_batches`.
 
     Raises:
-      DataError: see `Examples.attempt`.
+      DataError: see `Examples.request`.
     """
     thread = threading.Thread(target=self._run, args=(decoders, buffers), daemon=True)
     thread.start()
@@ -116,8 +116,8 @@ class Assembly:
         self._begin_examples(decoders)
         self._give_out()
         if self._done < self._batches:
-          for answer in decoders.answers():
-            self._settle(answer, decoders)
+          for result in decoders.decoded():
+            self._settle(result, decoders)
     except BaseException as error:
       self._ready.put(error)
 
@@ -133,9 +133,9 @@ class Assembly:
     """Submits the examples whose rows are all open; what follows the last example is padding."""
     rows = self._examples.rows
     while self._next is not None and self._row + rows <= self._opened * self._size:
-      self._begun[self._tickets] = _Example(self._next, self._row, [])
-      self._try(self._tickets, decoders)
-      self._tickets += 1
+      self._begun[self._slots] = _Example(self._next, self._row, [])
+      self._try(self._slots, decoders)
+      self._slots += 1
       self._row += rows
       self._next = next(self._numbers, None)
     while self._next is None and self._row < self._opened * self._size:
@@ -144,29 +144,29 @@ class Assembly:
       batch.missing -= 1
       self._row += 1
 
-  def _try(self, ticket: int, decoders: Decoders) -> None:
+  def _try(self, slot: int, decoders: Decoders) -> None:
     """Submits an example's next attempt; where there is none, its rows are zeros, left out."""
-    example = self._begun[ticket]
-    attempt = self._examples.attempt(example.number, example.failures)
-    if attempt is not None:
+    example = self._begun[slot]
+    request = self._examples.request(example.number, example.failures)
+    if request is not None:
       places = tuple((batch.buffer, row) for batch, row in self._rows(example))
-      decoders.submit(Job(ticket, attempt, places))
+      decoders.decode(Task(slot, request, places))
       return
     for batch, row in self._rows(example):
       batch.video[row] = 0
-    self._finish(ticket, self._examples.label(example.number), False, example.number)
+    self._finish(slot, self._examples.label(example.number), False, example.number)
 
-  def _settle(self, answer: Answer, decoders: Decoders) -> None:
-    example = self._begun[answer.ticket]
-    if answer.failure is not None:
-      example.failures.append(answer.failure)
-      self._try(answer.ticket, decoders)
+  def _settle(self, result: Result, decoders: Decoders) -> None:
+    example = self._begun[result.slot]
+    if result.failure is not None:
+      example.failures.append(result.failure)
+      self._try(result.slot, decoders)
     else:
-      assert answer.label is not None
-      self._finish(answer.ticket, answer.label, True, answer.index)
+      assert result.label is not None
+      self._finish(result.slot, result.label, True, result.index)
 
-  def _finish(self, ticket: int, label: np.ndarray, mask: bool, index: int) -> None:
-    example = self._begun.pop(ticket)
+  def _finish(self, slot: int, label: np.ndarray, mask: bool, index: int) -> None:
+    example = self._begun.pop(slot)
     for k, (batch, row) in enumerate(self._rows(example)):
       batch.rows[row] = (label, mask, index)
       batch.missing -= 1

@@ -17,16 +17,16 @@ from tqdm import tqdm
 from vivit_jax.config.schema import Config
 from vivit_jax.data import pipeline
 from vivit_jax.data.examples import TrainingExamples
-from vivit_jax.data.jobs import Job, do
+from vivit_jax.data.jobs import Task, run_task
 from vivit_jax.data.manifest import Contents, Manifest
-from vivit_jax.data.timing import STAGES, measuring
+from vivit_jax.data.timing import STAGES, collect_timings
 from vivit_jax.data.video.reader import DecodeError
 
 TURNS = 3  # of each number of workers, in turns, so that a busy machine is busy for all of them
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StageTime:
   """Milliseconds per clip in one thread."""
 
   name: str
@@ -44,13 +44,13 @@ class Rate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Report:
   """All that was measured."""
 
   clips: int  # behind the stages, and behind each turn of each rate
   clip_bytes: int
   unreadable: int  # clips whose video could not be read; they are not in `stages`
-  stages: tuple[Stage, ...]
+  stages: tuple[StageTime, ...]
   rates: tuple[Rate, ...]
   demand: float  # clips per second of one device
   latency: float  # seconds added to each fetch
@@ -73,7 +73,7 @@ def bench(
   workers: Sequence[int],
   demand: float,
   latency: float = 0.0,
-) -> Result:
+) -> Report:
   """Measures the training split.
 
   Args:
@@ -110,10 +110,10 @@ def bench(
   )
   clip = config.clip
   size = clip.frames * clip.height * clip.width * 3
-  return Result(clips, size, unreadable, stages, rates, demand, latency)
+  return Report(clips, size, unreadable, stages, rates, demand, latency)
 
 
-def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[Stage, ...], int]:
+def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[StageTime, ...], int]:
   """Returns the stages, in their order, and how many clips could not be read."""
   import jax
 
@@ -122,13 +122,13 @@ def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[Stage
   jax.block_until_ready(jax.device_put(batch))  # the first one waits for the device
   examples = TrainingExamples(manifest, config)
   unreadable, sent = 0, 0
-  with measuring() as clock:
+  with collect_timings() as clock:
     for number in tqdm(range(clips), desc='stages', unit='clip', disable=None):
-      attempt = examples.attempt(number, [])
+      request = examples.request(number, [])
       with clock.stage('other'):
-        job = Job(number, attempt, ((0, number % size),))
-        answer = do(job, examples.reader, lambda place: batch[place[1]])
-      unreadable += answer.failure is not None
+        task = Task(number, request, ((0, number % size),))
+        result = run_task(task, examples.reader, lambda place: batch[place[1]])
+      unreadable += result.failure is not None
       if (number + 1) % size == 0:
         with clock.stage('transfer'):
           jax.block_until_ready(jax.device_put(batch))
@@ -136,7 +136,7 @@ def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[Stage
   read = max(1, clips - unreadable)
   counts = dict.fromkeys((*STAGES, 'other'), read) | {'transfer': max(1, sent)}
   return tuple(
-    Stage(name, 1000 * clock.cpu[name] / count, 1000 * clock.wall[name] / count)
+    StageTime(name, 1000 * clock.cpu[name] / count, 1000 * clock.wall[name] / count)
     for name, count in counts.items()
     if name in clock.cpu
   ), unreadable
@@ -162,7 +162,7 @@ def _rate(manifest: Manifest, config: Config, clips: int, workers: int) -> Rate:
   return Rate(workers, counted / taken, 1000 * cpu / counted)
 
 
-def as_json(result: Result) -> dict[str, Any]:
+def as_json(result: Report) -> dict[str, Any]:
   """Returns plain values, with the derived ones."""
   return {
     **dataclasses.asdict(result),
@@ -172,7 +172,7 @@ def as_json(result: Result) -> dict[str, Any]:
   }
 
 
-def as_text(result: Result) -> str:
+def as_text(result: Report) -> str:
   """Returns tables to read."""
   lines = [f'{"stage":<10}{"CPU ms":>8}{"ms":>8}   per clip, one thread, {result.clips} clips']
   lines += [f'{s.name:<10}{s.cpu:8.2f}{s.wall:8.2f}' for s in result.stages]

@@ -10,7 +10,7 @@ from collections import deque
 import numpy as np
 from jaxtyping import UInt8
 
-Place = tuple[int, int]  # number of a buffer, row in it
+Place = tuple[int, int]  # number of a buffer, which is its file descriptor; row in it
 
 
 class Buffers:
@@ -27,8 +27,7 @@ class Buffers:
   def __init__(self, shape: tuple[int, ...]):
     """Takes the shape of a batch, [B, F, H, W, 3]."""
     self._shape = shape
-    self._maps: list[mmap.mmap] = []
-    self._files: list[int] = []
+    self._maps: dict[int, mmap.mmap] = {}  # by number
     self._free: deque[int] = deque()
 
   def take(self) -> tuple[int, UInt8[np.ndarray, 'b f h w 3']]:
@@ -43,26 +42,30 @@ class Buffers:
     """Returns a row to be written to; does not keep its buffer from being used again."""
     return rows(self._maps[place[0]], self._shape[1:])[place[1]]
 
-  def file(self, number: int) -> int:
-    """Returns the file descriptor of a buffer, for other processes."""
-    return self._files[number]
-
   def close(self) -> None:
     """Closes the files; arrays that were handed out stay."""
-    for file in self._files:
-      os.close(file)
-    self._files = []
+    for number in self._maps:
+      os.close(number)
+    self._maps = {}
 
   def __len__(self) -> int:
     return len(self._maps)
 
   def _make(self) -> int:
-    file = os.memfd_create('vivit_batch')
-    self._files.append(file)
+    number = os.memfd_create('vivit_batch')
     size = math.prod(self._shape)
-    os.ftruncate(file, size)
-    self._maps.append(mmap.mmap(file, size))
-    return len(self._maps) - 1
+    os.ftruncate(number, size)
+    self._maps[number] = mmap.mmap(number, size)
+    return number
+
+
+def open_buffer(process: int, number: int) -> mmap.mmap:
+  """Returns the memory of another process's buffer."""
+  file = os.open(f'/proc/{process}/fd/{number}', os.O_RDWR)
+  try:
+    return mmap.mmap(file, 0)
+  finally:
+    os.close(file)
 
 
 def rows(memory: mmap.mmap, shape: tuple[int, ...]) -> UInt8[np.ndarray, 'b f h w 3']:

@@ -26,11 +26,11 @@ ATTEMPTS = 10  # videos tried for one training example before the data counts as
 
 Failure = tuple[str, str]  # path, reason
 Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c'] | Float64[np.ndarray, ' 4']
-Sample = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
+LabeledViews = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label']]
 
 
 @dataclasses.dataclass(frozen=True)
-class Attempt:
+class Request:
   """One try at an example, and all that its reader does not know yet."""
 
   number: int  # of the example
@@ -47,7 +47,7 @@ class Reader(Protocol):
   def manifest(self) -> Manifest:
     """Where videos are; without the list of them."""
 
-  def __call__(self, attempt: Attempt) -> Sample:
+  def __call__(self, request: Request) -> LabeledViews:
     """Returns views, uint8 [V, F, H, W, 3], and their label; raises DecodeError."""
 
 
@@ -61,7 +61,7 @@ class Examples(Protocol):
   def reader(self) -> Reader:
     """Does their attempts."""
 
-  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+  def request(self, number: int, failures: list[Failure]) -> Request | None:
     """Returns what to try after these failures; None: the example is unreadable."""
 
   def label(self, number: int) -> Label:
@@ -82,14 +82,14 @@ class TrainingReader:
     seed = self.config.seed
     return np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
 
-  def __call__(self, attempt: Attempt) -> Sample:
+  def __call__(self, request: Request) -> LabeledViews:
     """Returns one clip, uint8 [1, F, H, W, 3], and its label; raises DecodeError."""
-    rng = self.rng(attempt.number, attempt.attempt)
-    if attempt.attempt:
+    rng = self.rng(request.number, request.attempt)
+    if request.attempt:
       rng.integers(self.videos)  # drew the video
-    clip, video = self.config.clip, attempt.video
+    clip, video = self.config.clip, request.video
     labels = mirrored_labels(video.labels, self.mirrored) if self.mirrored else video.labels
-    with self.manifest.open(attempt.index, video) as reader:
+    with self.manifest.open(request.index, video) as reader:
       indices = training_clip(reader.times, clip, rng)
       if self.config.data.freeze_time:
         indices = np.full_like(indices, indices[0])
@@ -120,7 +120,7 @@ class TrainingExamples:
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
 
-  def attempt(self, number: int, failures: list[Failure]) -> Attempt:
+  def request(self, number: int, failures: list[Failure]) -> Request:
     """Returns the video of an example, or after failures a substitute fixed by `number` too.
 
     Args:
@@ -142,7 +142,7 @@ class TrainingExamples:
       index = int(self.reader.rng(number, k).integers(len(self._manifest.videos)))
     else:
       index = int(self._order[number // self._repeats])
-    return Attempt(number, k, index, self._manifest.videos[index])
+    return Request(number, k, index, self._manifest.videos[index])
 
   def label(self, number: int) -> Label:
     """Is never asked for: every training example is readable."""
@@ -167,7 +167,7 @@ class EvaluationReader:
   temporal_views: int
   spatial_views: int
 
-  def __call__(self, attempt: Attempt) -> Sample:
+  def __call__(self, request: Request) -> LabeledViews:
     """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError.
 
     A frame that several views show is decoded and resized once. If the manifest has no labels, a
@@ -176,7 +176,7 @@ class EvaluationReader:
     clip = self.config.clip
     crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
     kind = VideoReader if self.manifest.class_names else LenientReader
-    with self.manifest.open(attempt.index, attempt.video, kind) as reader:
+    with self.manifest.open(request.index, request.video, kind) as reader:
       indices = evaluation_clips(reader.times, clip, self.temporal_views)
       if self.config.data.freeze_time:
         indices = np.broadcast_to(indices[:, :1], indices.shape)
@@ -184,7 +184,7 @@ class EvaluationReader:
       clips = frames.reshape(*indices.shape, *frames.shape[1:]).swapaxes(1, 2)
       views = np.ascontiguousarray(clips).reshape(-1, clip.frames, *frames.shape[2:])
       if not isinstance(reader, LenientReader):
-        return views, label(attempt.video, self.manifest)
+        return views, label(request.video, self.manifest)
       used = len(np.unique(indices)) - reader.missing
       return views, np.array(Reading(reader.frames, reader.seconds, used, reader.missing))
 
@@ -197,9 +197,9 @@ class EvaluationVideos:
     self.rows = temporal_views * spatial_views
     self.reader = EvaluationReader(_bare(manifest), config, temporal_views, spatial_views)
 
-  def attempt(self, number: int, failures: list[Failure]) -> Attempt | None:
+  def request(self, number: int, failures: list[Failure]) -> Request | None:
     """Returns the only attempt there is."""
-    return None if failures else Attempt(number, 0, number, self._manifest.videos[number])
+    return None if failures else Request(number, 0, number, self._manifest.videos[number])
 
   def label(self, number: int) -> Label:
     """Returns the label of a video."""
@@ -214,7 +214,7 @@ def _bare(manifest: Manifest) -> Manifest:
 def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
   """Returns the central view of a video, uint8 [F, H, W, 3]; raises DecodeError."""
   reader = EvaluationReader(_bare(manifest), config, temporal_views=1, spatial_views=1)
-  return reader(Attempt(index, 0, index, manifest.videos[index]))[0][0]
+  return reader(Request(index, 0, index, manifest.videos[index]))[0][0]
 
 
 def label(video: Video, manifest: Manifest) -> Label:

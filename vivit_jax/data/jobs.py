@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of those who decode, and what they answer.
+"""What decoders are given to do, and how it ended.
 
 Reads the bytes of videos that are wanted soon, while others are being decoded.
 """
 
 import dataclasses
+import mmap
+import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -13,63 +15,64 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from vivit_jax.data.buffers import Place
-from vivit_jax.data.examples import Attempt, Failure, Reader
+from vivit_jax.data.buffers import Place, open_buffer, rows
+from vivit_jax.data.examples import Failure, Reader, Request
 from vivit_jax.data.manifest import Contents
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video.reader import DecodeError
+from vivit_jax.data.worker import Work
 
-QUEUE = 2  # jobs of a decoder that need not wait for bytes: it never idles between two
+QUEUE = 2  # tasks of a decoder that need not wait for bytes: it never idles between two
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Task:
   """One attempt, and where its pixels go."""
 
-  ticket: int  # place of the example in the stream; low ones are wanted first
-  attempt: Attempt
+  slot: int  # place of the example in the stream; low ones are wanted first
+  request: Request
   places: tuple[Place, ...]  # one per view
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-  """How a job ended; exactly one of label and failure is given."""
+class Result:
+  """How a task ended; exactly one of label and failure is given."""
 
-  ticket: int
+  slot: int
   index: int  # of the video
   label: np.ndarray | None = None
   failure: Failure | None = None
 
 
-def do(job: Job, reader: Reader, row: Callable[[Place], np.ndarray]) -> Answer:
+def run_task(task: Task, reader: Reader, row: Callable[[Place], np.ndarray]) -> Result:
   """Reads a video and writes its views to their rows."""
   try:
-    pixels, label = reader(job.attempt)
+    pixels, label = reader(task.request)
   except DecodeError as error:
-    return Answer(job.ticket, job.attempt.index, failure=(error.path, error.reason))
-  for place, view in zip(job.places, pixels, strict=True):
+    return Result(task.slot, task.request.index, failure=(error.path, error.reason))
+  for place, view in zip(task.places, pixels, strict=True):
     with stage('batch'):
       row(place)[...] = view
-  return Answer(job.ticket, job.attempt.index, label=label)
+  return Result(task.slot, task.request.index, label=label)
 
 
 @runtime_checkable
 class Decoders(Protocol):
-  """Threads or processes that do jobs; used by one thread, but for `wake`."""
+  """Threads or processes that do tasks; used by one thread, but for `wake`."""
 
-  jobs: int  # that should be there for them to do, or some are idle
+  tasks: int  # that should be there for them to do, or some are idle
 
   def start(self) -> None:
     """Starts them."""
 
-  def submit(self, job: Job) -> None:
-    """Adds a job; never blocks."""
+  def decode(self, task: Task) -> None:
+    """Adds a task; never blocks."""
 
-  def answers(self) -> list[Answer]:
-    """Waits for answers or for `wake`, and returns what came."""
+  def decoded(self) -> list[Result]:
+    """Waits for results or for `wake`, and returns what came."""
 
   def wake(self) -> None:
-    """Ends the waiting of another thread in `answers`."""
+    """Ends the waiting of another thread in `decoded`."""
 
   def close(self) -> None:
     """Ends them, whatever they are doing."""
@@ -119,3 +122,32 @@ def reading_ahead(reader: Reader, decoders: int = 1) -> tuple[Reader, ReadAhead 
   ahead = ReadAhead(contents, decoders * DEPTH)
   manifest = dataclasses.replace(reader.manifest, contents=ahead)
   return dataclasses.replace(reader, manifest=manifest), ahead  # type: ignore[type-var]
+
+
+class Decode(Work):
+  """Decodes in a process of its own, into the buffers of its parent."""
+
+  def __init__(self, reader: Reader, row: tuple[int, ...]):
+    """Takes what reads, and the shape of a row of the buffers."""
+    self._reader, self._row = reader, row
+    self._ahead: ReadAhead | None = None
+    self._maps: dict[int, mmap.mmap] = {}
+
+  def start(self) -> None:
+    """Prepares to read ahead."""
+    self._reader, self._ahead = reading_ahead(self._reader)
+
+  def expect(self, task: Task) -> None:
+    """Begins to read the video's bytes."""
+    if self._ahead is not None:
+      self._ahead.start(task.request.index)
+
+  def __call__(self, task: Task) -> Result:
+    """Returns how a task ended; pixels are in its rows."""
+    return run_task(task, self._reader, self._row_at)
+
+  def _row_at(self, place: Place) -> np.ndarray:
+    number, row = place
+    if number not in self._maps:
+      self._maps[number] = open_buffer(os.getppid(), number)
+    return rows(self._maps[number], self._row)[row]

@@ -46,7 +46,7 @@ NOUNS = tuple(map(str, range(10)))
 
 FRAMES, RATE = 24, 12  # per video; per second
 HEIGHT, WIDTH = 48, 56  # pixels; not square, so that the spatial crops of evaluation differ
-X_RANGE, Y_RANGE = (13.0, 43.0), (13.0, 35.0)  # of the digit's centre, pixels
+X_RANGE, Y_RANGE = (13.0, 43.0), (13.0, 35.0)  # of the digit's center, pixels
 SIZES = (14.0, 30.0)  # of the digit's 8 x 8 grid, pixels
 PERIODS = (16.0, 22.0)  # frames in which a phase goes round once
 SHARES = {'train': (0.0, 0.7), 'validation': (0.7, 0.85), 'test': (0.85, 1.0)}  # of the images
@@ -61,7 +61,7 @@ def _source() -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class DigitVideo:
   """What one video shows, and the seed of its randomness."""
 
   verb: str
@@ -70,7 +70,7 @@ class Sample:
   seed: tuple[int, ...]
 
 
-def samples(config: MovingDigits, split: str) -> list[Sample]:
+def digit_videos(config: MovingDigits, split: str) -> list[DigitVideo]:
   """Returns the videos of a split, verbs and nouns as even as the count allows.
 
   No source image occurs in two splits: those of each digit are divided 70 / 15 / 15 %.
@@ -91,11 +91,11 @@ def samples(config: MovingDigits, split: str) -> list[Sample]:
     verb, noun = pairs[(k * 27) % len(pairs)]  # 27: all pairs come in turn, neighbours far apart
     image = images[noun][uses[noun] % len(images[noun])]
     uses[noun] += 1
-    result.append(Sample(verb, noun, int(image), (config.seed, list(SHARES).index(split), k)))
+    result.append(DigitVideo(verb, noun, int(image), (config.seed, list(SHARES).index(split), k)))
   return result
 
 
-def draw(sample: Sample) -> UInt8[np.ndarray, 'f h w 3']:
+def draw(sample: DigitVideo) -> UInt8[np.ndarray, 'f h w 3']:
   """Returns the RGB frames [24, 48, 56, 3] of a video before encoding."""
   rng = np.random.default_rng(sample.seed)
   start = dict(zip(PHASES, rng.random(len(PHASES)), strict=True))
@@ -120,13 +120,13 @@ def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
   small = (_source()[0][image] / 16).astype(np.float32)
   stroke = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
   ramp = np.linspace(0, 1, 32, dtype=np.float32)[:, None, None]
-  disc_colour = (1 - ramp) * np.array([225, 60, 40], np.float32) + ramp * np.array(
+  disc_color = (1 - ramp) * np.array([225, 60, 40], np.float32) + ramp * np.array(
     [40, 90, 225], np.float32
   )
-  colour = stroke * 255 + (1 - stroke) * disc_colour
+  color = stroke * 255 + (1 - stroke) * disc_color
   radius = np.hypot(*np.mgrid[-15.5:16, -15.5:16]).astype(np.float32)[..., None]
   opacity = np.maximum(stroke, (16 - radius).clip(0, 1))
-  return np.concatenate([colour * opacity, opacity], axis=-1)
+  return np.concatenate([color * opacity, opacity], axis=-1)
 
 
 def _place(
@@ -137,8 +137,8 @@ def _place(
   zoom = pixels / glyph.shape[0]
   cos, sin = zoom * math.cos(2 * math.pi * angle), zoom * math.sin(2 * math.pi * angle)
   rotation = np.array([[cos, -sin], [sin, cos]])  # clockwise on the screen, where y points down
-  centre = [np.interp(x, (0, 1), X_RANGE), np.interp(y, (0, 1), Y_RANGE)]
-  offset = np.array(centre) - rotation @ np.full(2, (glyph.shape[0] - 1) / 2)
+  center = [np.interp(x, (0, 1), X_RANGE), np.interp(y, (0, 1), Y_RANGE)]
+  offset = np.array(center) - rotation @ np.full(2, (glyph.shape[0] - 1) / 2)
   matrix = np.concatenate([rotation, offset[:, None]], axis=1)
   return cv2.warpAffine(glyph, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
 
@@ -192,7 +192,7 @@ def _generate(config: MovingDigits, folder: Path) -> None:
   for split in SHARES:
     (folder / split).mkdir()
     rows = [('path', 'verb', 'noun', 'tags')]
-    for k, sample in enumerate(samples(config, split)):
+    for k, sample in enumerate(digit_videos(config, split)):
       path = f'{split}/{k:05d}.mp4'
       jobs.append((folder / path, sample))
       rows.append((path, sample.verb, sample.noun, f'{sample.verb}|{sample.noun}'))

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from vivit_jax.config.schema import Config
-from vivit_jax.data.batches import Assembly, Batch
+from vivit_jax.data.batches import Batch, BatchAssembler
 from vivit_jax.data.buffers import Buffers
 from vivit_jax.data.decoders import Processes, Threads
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
@@ -96,16 +96,16 @@ def _batches(
   buffers = Buffers((size, *row))
   decoders: Decoders
   if data.workers:
-    decoders = Processes(examples.reader, buffers, row, data.workers, data.decode_timeout_seconds)
+    decoders = Processes(examples.reader, row, data.workers, data.decode_timeout_seconds)
   else:
     decoders = Threads(examples.reader, buffers)
   padding = np.zeros_like(label(manifest.videos[0], manifest))
-  stream = Assembly(
+  stream = BatchAssembler(
     examples,
     numbers,
     padding,
     batches=batches,
     size=size,
-    ahead=min(decoders.jobs * examples.rows, AHEAD_BYTES // math.prod(row)),
+    ahead=min(decoders.tasks * examples.rows, AHEAD_BYTES // math.prod(row)),
   )
   yield from stream.stream(decoders, buffers)

@@ -55,7 +55,7 @@ def stage(name: str) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[Clock]:
+def collect_timings() -> Iterator[Clock]:
   """Measures all stages that this process enters meanwhile; they must be of one thread."""
   global _clock
   _clock = Clock()

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decoding process does until its trainer closes the connection, ends, or kills it.
+"""One process that may be sacrificed: what runs in it, and how its parent sees it.
 
-It imports neither JAX nor grain, and so is decoding half a second after its start.
-
-One decoding process, as its trainer sees it: can be given jobs, and killed at any moment.
+It imports neither JAX nor grain, and so is at work half a second after its start.
 """
 
 import contextlib
@@ -19,94 +17,97 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle, send_handle
+from pathlib import Path
+from typing import Any
 
-from vivit_jax.data.buffers import Buffers, rows
-from vivit_jax.data.examples import Reader
-from vivit_jax.data.jobs import Answer, Job, do, reading_ahead
 from vivit_jax.data.timing import AwakeClock
 
 PR_SET_PDEATHSIG = 1
+OUT_OF_MEMORY = 77  # exit status of a process that took more memory than it may
+POLL_SECONDS = 0.02  # from one look at the memory to the next
+END_TIMEOUT_SECONDS = 1.0  # for a process that ends to be gone
+# Ctrl-C, a closed terminal's SIGHUP and a scheduler's SIGTERM or SIGUSR1 often reach all processes
+# of a group: it is the parent who answers them.
+PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+PROGRAM = 'import sys; from vivit_jax.data import worker; worker.main(*map(int, sys.argv[1:]))'
+
+
+class Work:
+  """What processes do with tasks; it is pickled, and so are tasks and results."""
+
+  def start(self) -> None:
+    """Is called once in each process, before all tasks."""
+
+  def expect(self, task: Any) -> None:
+    """Is called as a task comes, which may be long before its turn."""
+
+  def __call__(self, task: Any) -> Any:
+    """Returns the result of a task; what it raises ends the parent's work."""
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-  """What a worker is told once."""
+  """What a process is told once."""
 
-  reader: Reader
-  row: tuple[int, ...]  # shape of one row of a batch, [F, H, W, 3]
+  work: Work
   parent: int  # process id
-
-
-@dataclasses.dataclass(frozen=True)
-class NewBuffer:
-  """Announces a buffer, whose file follows."""
-
-  number: int
+  megabytes: int | None  # that it may take, beside what it starts with; None = any
 
 
 def main(connection: int, orders: int) -> None:
-  """Serves a connection.
+  """Serves a connection until the parent closes it, ends, or kills this process.
 
   Args:
-    connection: file descriptor of a socket: NewBuffer and Job come in, first True and then Answers
-      or exceptions go out.
+    connection: file descriptor of a socket: tasks come in; None goes out once this process is
+      ready, then (result, None) or (None, exception) for each task, in order.
     orders: file descriptor of the pickled Orders.
   """
   link = Connection(connection)
-  # The end of the trainer must end a decoder too that hangs with the interpreter's lock.
+  # The end of the parent must end a process too that hangs with the interpreter's lock.
   ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   # Writing a core file of all buffers can take longer than replacing the process.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   told: Orders = pickle.loads(mmap.mmap(orders, 0, prot=mmap.PROT_READ))
   if os.getppid() != told.parent:
     return
-  reader, ahead = reading_ahead(told.reader)
-  buffers: dict[int, mmap.mmap] = {}
-  jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-  threading.Thread(target=_decode, args=(link, told.row, reader, buffers, jobs)).start()
-  link.send(True)
+  if told.megabytes is not None:
+    bound = _resident() + told.megabytes * 2**20
+    threading.Thread(target=_watch_memory, args=(bound,), daemon=True).start()
+  told.work.start()
+  tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+  threading.Thread(target=_do_tasks, args=(link, told.work, tasks)).start()
   try:
+    link.send(None)
     while True:
-      message = link.recv()
-      if isinstance(message, NewBuffer):
-        file = recv_handle(link)
-        buffers[message.number] = mmap.mmap(file, 0)
-        os.close(file)
-      else:
-        if ahead is not None:
-          ahead.start(message.attempt.index)
-        jobs.put(message)
+      task = link.recv()
+      told.work.expect(task)
+      tasks.put(task)
   except (EOFError, OSError):
     os._exit(0)
 
 
-def _decode(
-  link: Connection,
-  row: tuple[int, ...],
-  reader: Reader,
-  buffers: dict[int, mmap.mmap],
-  jobs: 'queue.SimpleQueue[Job]',
-) -> None:
+def _do_tasks(link: Connection, work: Work, tasks: 'queue.SimpleQueue[Any]') -> None:
   while True:
-    job = jobs.get()
-    answer: Answer | Exception
+    task = tasks.get()
+    answer: tuple[Any, Exception | None]
     try:
-      answer = do(job, reader, lambda place: rows(buffers[place[0]], row)[place[1]])
+      answer = work(task), None
     except Exception as error:
-      answer = _told(error)
+      answer = None, _with_origin(error)
     try:
       link.send(answer)
     except OSError:
       os._exit(0)
 
 
-def _told(error: Exception) -> Exception:
+def _with_origin(error: Exception) -> Exception:
   """Returns an error as it can be sent, with where it came from."""
-  error.add_note('in a decoding process:\n' + ''.join(traceback.format_exception(error)))
+  error.add_note('in a worker process:\n' + ''.join(traceback.format_exception(error)))
   try:
     pickle.loads(pickle.dumps(error))
   except Exception:
@@ -114,11 +115,19 @@ def _told(error: Exception) -> Exception:
   return error
 
 
-PROGRAM = 'import sys; from vivit_jax.data import worker; worker.main(*map(int, sys.argv[1:]))'
-PATIENCE = 1.0  # seconds for a process that ends to be gone
+def _watch_memory(bound: int) -> None:
+  # A limit of the system would make allocations fail, which decoders take for damaged files.
+  while _resident() <= bound:
+    time.sleep(POLL_SECONDS)
+  os._exit(OUT_OF_MEMORY)
 
 
-class Gone(Exception):  # noqa: N818
+def _resident() -> int:
+  """Returns the bytes of memory that this process holds."""
+  return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+class WorkerDied(Exception):  # noqa: N818
   """The process has ended."""
 
 
@@ -126,10 +135,10 @@ class Process:
   """A child process; not one of `multiprocessing`, which would import the user's program again.
 
   Attributes:
-    link: what it says comes here: see `worker.main`.
+    link: what it says comes here: see `main`.
     ready: whether it has started.
-    jobs: given and not answered; it works on the first.
-    done: jobs answered.
+    tasks: given and not answered, whatever the parent keeps of them; it works on the first.
+    done: tasks answered.
     since: when it began with that, or was started (by the clock).
   """
 
@@ -137,53 +146,52 @@ class Process:
     """Starts it; must be called in a thread that lives longer than the process should.
 
     Args:
-      orders: file descriptor of the pickled `worker.Orders`.
+      orders: file descriptor of the pickled `Orders`.
       clock: for `since`.
     """
     self._clock = clock
     ours, theirs = socket.socketpair()
-    with theirs:
-      files = (theirs.fileno(), orders)
-      self._child = subprocess.Popen(
-        [sys.executable, '-P', '-c', PROGRAM, *map(str, files)],
-        pass_fds=files,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)},
-      )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # a child inherits that
+    try:
+      with theirs:
+        files = (theirs.fileno(), orders)
+        self._child = subprocess.Popen(
+          [sys.executable, '-P', '-c', PROGRAM, *map(str, files)],
+          pass_fds=files,
+          stdin=subprocess.DEVNULL,
+          env={**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)},
+        )
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
     self.link = Connection(ours.detach())
     self.ready = False
-    self.jobs: deque[Job] = deque()
+    self.tasks: deque[Any] = deque()
     self.done = 0
     self.since = self._clock.seconds()
-    self._buffers: set[int] = set()
 
-  def give(self, job: Job, buffers: Buffers) -> None:
-    """Sends a job; raises Gone."""
-    if not self.jobs:
+  def give(self, entry: Any, task: Any) -> None:
+    """Sends a task, of which the parent keeps `entry`; raises WorkerDied."""
+    if not self.tasks:
       self.since = self._clock.seconds()
-    self.jobs.append(job)
-    with self._or_gone():
-      for number in {number for number, _ in job.places} - self._buffers:
-        self.link.send(NewBuffer(number))
-        send_handle(self.link, buffers.file(number), self._child.pid)
-        self._buffers.add(number)
-      self.link.send(job)
+    self.tasks.append(entry)
+    with self._or_died():
+      self.link.send(task)
 
-  def hear(self) -> object:
-    """Returns the next thing that it says; raises Gone."""
-    with self._or_gone():
+  def hear(self) -> Any:
+    """Returns the next thing that it says; raises WorkerDied."""
+    with self._or_died():
       return self.link.recv()
 
-  def answered(self) -> None:
-    """Takes note that its first job is done."""
-    self.jobs.popleft()
+  def answered(self) -> Any:
+    """Takes note that its first task is done, and returns what is kept of it."""
     self.done += 1
     self.since = self._clock.seconds()
+    return self.tasks.popleft()
 
   def ended(self) -> int:
-    """Returns the exit status, as `subprocess` gives it, once it is Gone."""
+    """Returns the exit status, as `subprocess` gives it, once it has ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-      self._child.wait(PATIENCE)  # its connection closed a little earlier
+      self._child.wait(END_TIMEOUT_SECONDS)  # its connection closed a little earlier
     return -signal.SIGKILL if self._child.returncode is None else self._child.returncode
 
   def kill(self) -> None:
@@ -191,19 +199,29 @@ class Process:
     self._child.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
       # A process in a system call that cannot be interrupted ends later, and runs no more code.
-      self._child.wait(PATIENCE)
+      self._child.wait(END_TIMEOUT_SECONDS)
     self.link.close()
 
   @contextlib.contextmanager
-  def _or_gone(self):
+  def _or_died(self):
     try:
       yield
     except (EOFError, OSError):
-      raise Gone from None
+      raise WorkerDied from None
+
+
+def signal_name(status: int) -> str | None:
+  """Returns the signal that an exit status tells of, e.g. 'SIGSEGV'; None: it tells of none."""
+  if status >= 0:
+    return None
+  try:
+    return signal.Signals(-status).name
+  except ValueError:  # one of the real-time signals
+    return f'signal {-status}'
 
 
 def ending(status: int) -> str:
   """Returns what an exit status says, as the end of a sentence on the process."""
   if status >= 0:
     return f'ended with exit status {status}'
-  return f'crashed with signal {-status} ({signal.Signals(-status).name})'
+  return f'crashed with signal {-status} ({signal_name(status)})'

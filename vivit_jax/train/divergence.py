@@ -84,6 +84,6 @@ def _last_checkpoint(saved: Sequence[int]) -> str:
 def _video(examples: TrainingExamples, number: int, unreadable: Mapping[str, str]) -> str:
   """Returns the path of the video that an example was decoded from."""
   failures: list[tuple[str, str]] = []
-  while (path := examples.attempt(number, failures).video.path) in unreadable:
+  while (path := examples.request(number, failures).video.path) in unreadable:
     failures.append((path, unreadable[path]))
   return path

@@ -2,7 +2,7 @@
 """The training augmentation: all of it drawn before a clip is decoded, then applied to it.
 
 The crop is cut out while frames are decoded; the rest follows on the small clip in Scenic's order:
-RandAugment, colours, erasing. Every part has the same numbers drawn for it whether others are on or
+RandAugment, colors, erasing. Every part has the same numbers drawn for it whether others are on or
 off, so that two runs that differ in one setting see the same crops.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from vivit_jax.config.augment import Augment
 from vivit_jax.config.schema import Clip
-from vivit_jax.data.augmentation.color import ColourChange, draw_colour, drop_colour
+from vivit_jax.data.augmentation.color import ColorChange, draw_color, drop_color
 from vivit_jax.data.augmentation.crop import RandomCrop, draw_crop
 from vivit_jax.data.augmentation.erase import Noise, draw_noise
 from vivit_jax.data.augmentation.rand_augment import Operation, draw_operations
@@ -25,7 +25,7 @@ class Augmentation:
 
   crop: RandomCrop  # for the decoder
   operations: tuple[Operation, ...]
-  colour: ColourChange | None
+  color: ColorChange | None
   gray: bool
   noise: Noise | None
 
@@ -33,10 +33,10 @@ class Augmentation:
     """Returns a clip of crops, uint8 [F, H, W, 3], with the rest of the augmentation done."""
     for operation in self.operations:
       video = operation(video)
-    if self.colour is not None:
-      video = self.colour(video)
+    if self.color is not None:
+      video = self.color(video)
     if self.gray:
-      video = drop_colour(video)
+      video = drop_color(video)
     return video if self.noise is None else self.noise(video)
 
 
@@ -52,7 +52,7 @@ def draw(
     mirrors: whether a mirrored clip has a label; see mirror.py.
   """
   crop = draw_crop(clip, settings.crop, mirrors and settings.flip != 'off', rng)
-  layers, colours, erasing = rng.spawn(3)
-  colour, gray = draw_colour(settings.color_jitter, colours)
+  layers, colors, erasing = rng.spawn(3)
+  color, gray = draw_color(settings.color_jitter, colors)
   noise = draw_noise(settings.random_erasing, clip.height, clip.width, erasing)
-  return Augmentation(crop, draw_operations(settings.rand_augment, layers), colour, gray, noise)
+  return Augmentation(crop, draw_operations(settings.rand_augment, layers), color, gray, noise)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of a training clip, jittered or dropped as in DMVR, which Scenic trains ViViT with.
+"""Colors of a training clip, jittered or dropped as in DMVR, which Scenic trains ViViT with.
 
 DMVR's `color_default_augm` changes brightness, saturation, contrast and hue in this order, with
 factors shared by all frames, and cuts values off to 0..255 once, at the end. Contrast is around the
@@ -20,13 +20,13 @@ Clip = UInt8[np.ndarray, 'f h w 3']
 
 
 @dataclasses.dataclass(frozen=True)
-class ColourChange:
-  """What happens to the colours of all frames of a clip."""
+class ColorChange:
+  """What happens to the colors of all frames of a clip."""
 
   brightness: float  # added; 1 = from black to white
   saturation: float  # factor of the saturation (HSV)
   contrast: float  # factor of the distance from the mean
-  hue: float  # added, in turns of the colour circle
+  hue: float  # added, in turns of the color circle
 
   def __call__(self, video: Clip) -> Clip:
     """Returns the changed clip."""
@@ -59,12 +59,10 @@ class ColourChange:
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
 
 
-def draw_colour(
-  settings: ColorJitter, rng: np.random.Generator
-) -> tuple[ColourChange | None, bool]:
-  """Draws how the colours of a clip change, if at all, and whether it loses them."""
+def draw_color(settings: ColorJitter, rng: np.random.Generator) -> tuple[ColorChange | None, bool]:
+  """Draws how the colors of a clip change, if at all, and whether it loses them."""
   apply, drop = rng.random(2)
-  change = ColourChange(
+  change = ColorChange(
     rng.uniform(-settings.brightness, settings.brightness),
     rng.uniform(*settings.saturation),
     rng.uniform(*settings.contrast),
@@ -73,7 +71,7 @@ def draw_colour(
   return change if apply < settings.probability else None, bool(drop < settings.drop)
 
 
-def drop_colour(video: Clip) -> Clip:
+def drop_color(video: Clip) -> Clip:
   """Returns the clip in gray: 0.299 red + 0.587 green + 0.114 blue."""
   gray = cv2.cvtColor(video.reshape(-1, *video.shape[2:]), cv2.COLOR_RGB2GRAY)
   return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB).reshape(video.shape)

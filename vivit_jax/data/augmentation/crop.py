@@ -126,7 +126,7 @@ class SpatialCrops:
 
   height: int  # of each result, pixels
   width: int
-  count: int  # 1 = centre; 3 = left, centre, right | top, middle, bottom
+  count: int  # 1 = center; 3 = left, center, right | top, middle, bottom
   # Pixels that the frame's shorter side is scaled to before the crop; None, or too few for it: the
   # frame just covers the crop, which then shows the whole of one side.
   short_side: int | None = None

@@ -2,7 +2,7 @@
 """Random erasing: a box of noise at the same place in all frames, as VideoMAE fine-tunes with.
 
 VideoMAE takes timm's box and fills it, after normalising, with values from N(0, 1), new ones in
-each frame. Here that is noise around ImageNet's mean colour with its deviations, cut off at 0 and
+each frame. Here that is noise around ImageNet's mean color with its deviations, cut off at 0 and
 255.
 """
 
@@ -72,5 +72,5 @@ def _normal() -> UInt8[np.ndarray, '1 256 3']:
   """Returns a table that makes normal values of uniform ones, which are faster to draw."""
   normal = statistics.NormalDist()
   values = np.array([normal.inv_cdf((i + 0.5) / 256) for i in range(256)])
-  colours = MEAN + DEVIATION * values[None, :, None]
-  return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
+  colors = MEAN + DEVIATION * values[None, :, None]
+  return np.clip(np.rint(colors), 0, 255).astype(np.uint8)

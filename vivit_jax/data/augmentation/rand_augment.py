@@ -137,7 +137,7 @@ def cutout(video: Video, half: int, y: float, x: float) -> Video:
   Args:
     video: the clip.
     half: pixels.
-    y, x: its centre, in [0, 1) of height and width.
+    y, x: its center, in [0, 1) of height and width.
   """
   height, width = video.shape[1:3]
   row, column = int(y * height), int(x * width)
@@ -252,7 +252,7 @@ class Operation:
 
   name: str  # of KINDS
   argument: float
-  y: float  # cutout: where its centre is, in [0, 1) of the height
+  y: float  # cutout: where its center is, in [0, 1) of the height
   x: float
   fill: Fill = 'mirror'  # operations that move pixels: see RandAugment
 

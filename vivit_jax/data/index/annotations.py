@@ -26,7 +26,7 @@ _SPLIT_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Annotation:
   """One example."""
 
   split: str  # one of SPLITS
@@ -42,7 +42,7 @@ class Row:
 class Index:
   """What a data set consists of."""
 
-  rows: tuple[Row, ...]
+  rows: tuple[Annotation, ...]
   classes: dict[str, tuple[str, ...]]  # names per head, in the order of their ids
   multi_label: bool = False
   notes: tuple[str, ...] = ()  # what was left out or decided, one line each
@@ -108,7 +108,7 @@ def refuse_alike(where: str, names: Iterable[str]) -> None:
       )
 
 
-def shared(rows: Iterable[Row]) -> tuple[str, ...]:
+def shared(rows: Iterable[Annotation]) -> tuple[str, ...]:
   """Returns a note for each pair of splits that videos, which are there, stand in both of."""
   splits: dict[str, set[str]] = defaultdict(set)
   for row in rows:
@@ -142,7 +142,7 @@ def one_line(text: str) -> bool:
 SHARE = 0.2  # of the training videos of each class that become validation videos
 
 
-def divide(rows: Iterable[Row]) -> list[Row]:
+def split_train_validation(rows: Iterable[Annotation]) -> list[Annotation]:
   """Moves SHARE of each class's training videos to validation, those of the lowest hash.
 
   The hash is of the path below the data's folder alone, so further videos move few others. All

@@ -10,8 +10,8 @@ EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv name. Action is verb and
 from pathlib import Path
 
 from vivit_jax.data.index.annotations import (
+  Annotation,
   Index,
-  Row,
   clock,
   found,
   in_order,
@@ -51,7 +51,9 @@ def read(folder: Path, videos: VideoFiles) -> Index:
         )
         video = cells['video_id'].strip()
         path = videos.find(video, split)
-        rows.append(Row(split, path, names, f'{video}.MP4', where, *parse_span(where, start, end)))
+        rows.append(
+          Annotation(split, path, names, f'{video}.MP4', where, *parse_span(where, start, end))
+        )
   if not rows:
     raise DataError(f'{place} has neither {_SPLITS[0]} nor {_SPLITS[1]}')
   return Index(tuple(rows), classes, inputs=tuple(inputs))

@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from tqdm import tqdm
 
-from vivit_jax.data.index.annotations import Index, Row, split_name, subfolders
+from vivit_jax.data.index.annotations import Annotation, Index, split_name, subfolders
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.manifest import parse_span
 from vivit_jax.data.tables import Cells, read_table
@@ -33,7 +33,7 @@ def find(folder: Path) -> bool:
 
 def read(folder: Path, videos: VideoFiles) -> Index:
   """Returns what the CSV files list; those without labels (test sets) are left out."""
-  rows: list[Row] = []
+  rows: list[Annotation] = []
   uncertain: set[int] = set()  # of rows
   notes, origins = [], dict[str, Path]()
   files = _files(folder)
@@ -77,7 +77,7 @@ def _is_ours(file: Path) -> bool:
   return {'youtube_id', 'time_start'} <= header
 
 
-def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Row, bool]:
+def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Annotation, bool]:
   """Returns a row, and whether it is certain which part of its file is meant."""
   split, video, label = split_name(cells['split']), cells['youtube_id'].strip(), cells['label']
   if split is None:
@@ -86,7 +86,7 @@ def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Row, bool]:
   if not video or '/' in video or start is None or end is None:
     raise DataError(f'{where} needs a youtube_id, a time_start and a time_end: {cells}')
   name = f'{video}_{round(start):06d}_{round(end):06d}'
-  row = Row(split, videos.find(name, split), (label.strip(),), name, where)
+  row = Annotation(split, videos.find(name, split), (label.strip(),), name, where)
   if row.path is not None:
     return row, True
   path = videos.find(video, split)

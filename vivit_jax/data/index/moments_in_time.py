@@ -8,8 +8,8 @@ moments_categories.txt, `<label>,<id>`, gives the order of the classes.
 from pathlib import Path
 
 from vivit_jax.data.index.annotations import (
+  Annotation,
   Index,
-  Row,
   found,
   in_order,
   locate,
@@ -46,7 +46,7 @@ def read(folder: Path, videos: VideoFiles) -> Index:
       for where, cells in read_table(file, (), columns=('path', 'label')):
         path = cells['path'].strip()
         label = cells['label'].strip()
-        rows.append(Row(split, videos.find(path, split), (label,), path, where))
+        rows.append(Annotation(split, videos.find(path, split), (label,), path, where))
   if not rows:
     raise DataError(f'{categories.parent} has neither {" nor ".join(_SPLITS.values())}')
   return Index(tuple(rows), {'label': in_order(categories, ids)}, inputs=tuple(inputs))

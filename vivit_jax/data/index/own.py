@@ -19,11 +19,11 @@ from pathlib import Path, PurePosixPath
 
 from vivit_jax.data.index.annotations import (
   SHARE,
+  Annotation,
   Index,
-  Row,
-  divide,
   refuse_alike,
   split_name,
+  split_train_validation,
   tags,
 )
 from vivit_jax.data.index.videos import VideoFiles
@@ -52,14 +52,14 @@ def read_folder(videos: VideoFiles) -> Index:
       layout = f'{"/".join([*above, ""])}<class>/{name}'
       raise DataError(f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}')
     folders.add(below[0])
-    row = Row(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
+    row = Annotation(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
     rows.append(row)
   refuse_alike(str(videos.folder), folders)
   _refuse_empty(videos.folder, tops if has_splits else None, {row.names[0] for row in rows})
   notes = [f'{len(elsewhere)} videos outside of train, validation and test are left out']
   notes = [*(notes if elsewhere else []), *videos.notes, *videos.others]
   if all(row.split != 'validation' for row in rows):
-    rows = divide(rows)
+    rows = split_train_validation(rows)
     notes.append(
       f'no validation folder: {SHARE:.0%} of the videos of each class, by the hash of their path'
     )
@@ -102,7 +102,7 @@ def read_list(file: Path) -> Index:
     there = path if (file.parent / path).is_file() else None
     start, end = parse_span(where, cells.get('start'), cells.get('end'))
     names = tuple(cells[head].strip() for head in heads)
-    rows.append(Row(split, there, names, path, where, start, end))
+    rows.append(Annotation(split, there, names, path, where, start, end))
   spaced = [where for where, cells in table if any(cells[h] != cells[h].strip() for h in heads)]
   notes = []
   if spaced:
@@ -110,7 +110,7 @@ def read_list(file: Path) -> Index:
       f'{len(spaced):,} rows have spaces around classes, which are cut, e.g. {spaced[0]}'
     )
   if 'split' not in table[0][1]:
-    rows = divide(rows)
+    rows = split_train_validation(rows)
     notes.append(
       f'no split column: validation has {SHARE:.0%} of each class, by the hash of the path'
     )

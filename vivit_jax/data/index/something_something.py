@@ -10,7 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.data.index.annotations import Index, Row, found, in_order, locate, read_lines
+from vivit_jax.data.index.annotations import (
+  Annotation,
+  Index,
+  found,
+  in_order,
+  locate,
+  read_lines,
+)
 from vivit_jax.data.index.videos import VideoFiles
 from vivit_jax.data.tables import read_text
 from vivit_jax.errors import DataError
@@ -57,7 +64,7 @@ def _classes(file: Path) -> tuple[str, ...]:
   return in_order(file, {int(i): _plain(template) for template, i in labels.items()})
 
 
-def _read_split(file: Path, split: str, videos: VideoFiles) -> list[Row]:
+def _read_split(file: Path, split: str, videos: VideoFiles) -> list[Annotation]:
   entries = _load(file)
   if not isinstance(entries, list):
     raise DataError(f'{file} must be a list of videos, [{{"id": "1", "template": "..."}}, ...]')
@@ -70,7 +77,7 @@ def _read_split(file: Path, split: str, videos: VideoFiles) -> list[Row]:
   return rows
 
 
-def _read_answers(file: Path, videos: VideoFiles) -> list[Row]:
+def _read_answers(file: Path, videos: VideoFiles) -> list[Annotation]:
   rows = []
   for where, line in read_lines(file):
     video, separator, template = line.partition(';')
@@ -80,8 +87,10 @@ def _read_answers(file: Path, videos: VideoFiles) -> list[Row]:
   return rows
 
 
-def _row(where: str, split: str, video: str, template: str, videos: VideoFiles) -> Row:
-  return Row(split, videos.find(video.strip(), split), (_plain(template),), f'{video}.webm', where)
+def _row(where: str, split: str, video: str, template: str, videos: VideoFiles) -> Annotation:
+  return Annotation(
+    split, videos.find(video.strip(), split), (_plain(template),), f'{video}.webm', where
+  )
 
 
 def _plain(template: str) -> str:

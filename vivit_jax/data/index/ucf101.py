@@ -8,8 +8,8 @@ There are no validation videos, so the division's test videos are validation.csv
 from pathlib import Path, PurePosixPath
 
 from vivit_jax.data.index.annotations import (
+  Annotation,
   Index,
-  Row,
   found,
   in_order,
   locate,
@@ -43,6 +43,6 @@ def read(folder: Path, videos: VideoFiles, division: int = 1) -> Index:
       name = PurePosixPath(path).parts[0]
       if number and numbers.get(whole_number(where, 'class', number) - 1) != name:
         raise DataError(f'{where} {path} is of class {name!r}, not {number} of {index.name}')
-      rows.append(Row(split, videos.find(path, split), (name,), path, where))
+      rows.append(Annotation(split, videos.find(path, split), (name,), path, where))
   note = f'{lists[1].name} is validation.csv: UCF101 has no validation videos of its own'
   return Index(tuple(rows), {'label': classes}, notes=(note,), inputs=(index, *lists))

@@ -15,10 +15,10 @@ from pathlib import Path
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.prepare.encode import Encoding
 from vivit_jax.data.prepare.samples import (
-  Failures,
   Finished,
   Head,
-  Source,
+  Listing,
+  Reasons,
   finish_samples,
   read_source,
 )
@@ -72,7 +72,12 @@ def build(source: Path, target: Path, encoding: Encoding, max_bad_fraction: floa
 
 
 def _run(
-  source: Path, target: Path, wanted: Source, encoding: Encoding, max_bad_fraction: float, key: dict
+  source: Path,
+  target: Path,
+  wanted: Listing,
+  encoding: Encoding,
+  max_bad_fraction: float,
+  key: dict,
 ) -> None:
   # Takes a second, which a target that is complete need not wait for.
   from vivit_jax.data.prepare import write_shards
@@ -120,7 +125,7 @@ def _manifest(heads: tuple[Head, ...], rows: list) -> bytes:
   return as_csv(table)
 
 
-def _write_skipped(target: Path, failures: Failures) -> None:
+def _write_skipped(target: Path, failures: Reasons) -> None:
   """Writes which videos are left out and why, in the order of the manifests."""
   if not failures:
     (target / SKIPPED).unlink(missing_ok=True)

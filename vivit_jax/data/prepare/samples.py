@@ -58,7 +58,7 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Listing:
   """All that the manifests list."""
 
   heads: tuple[Head, ...]
@@ -66,7 +66,7 @@ class Source:
   fingerprint: str  # of rows and class names
 
 
-def read_source(root: Path) -> Source:
+def read_source(root: Path) -> Listing:
   """Reads the manifests and class files of a folder; every class file's name is a head.
 
   A head whose cells are all one class name is a class id; else its cells are lists of tags.
@@ -95,7 +95,7 @@ def read_source(root: Path) -> Source:
       if video.start is not None or video.end is not None:
         name += f'#t={video.start or 0.0},{"" if video.end is None else video.end}'
       samples.append(Sample(split, index, name, video.path, video.start, video.end, labels))
-  return Source(heads, tuple(samples), digest.hexdigest()[:16])
+  return Listing(heads, tuple(samples), digest.hexdigest()[:16])
 
 
 def _read_head(root: Path, splits: list[str], name: str) -> tuple[Head, dict[str, Manifest]]:
@@ -117,7 +117,7 @@ def _read_head(root: Path, splits: list[str], name: str) -> tuple[Head, dict[str
 PATIENCE = (120.0, 1e-5)  # seconds for any video, and for each of its bytes; then it hangs
 AHEAD = 4  # videos handed out per process
 
-Failures = dict[Sample, str]  # and the reason
+Reasons = dict[Sample, str]  # and the reason
 
 
 class Finished:
@@ -170,8 +170,8 @@ def finish_samples(
   encoding: Encoding,
   finished: Finished,
   max_bad_fraction: float,
-  on_failures: Callable[[Failures], None],
-) -> Failures:
+  on_failures: Callable[[Reasons], None],
+) -> Reasons:
   """Does what is missing; returns which samples cannot be read.
 
   Args:
@@ -185,7 +185,7 @@ def finish_samples(
     DataError: too many cannot be read.
     OSError: the work cannot be written.
   """
-  failures: Failures = {}
+  failures: Reasons = {}
   missing = [sample for sample in samples if not finished.has(sample, encoding)]
   bar = tqdm(
     total=len(samples),

@@ -9,7 +9,7 @@ What a crop asks of a frame: boxes of shown pixels, resized; the frame need not 
 
 A decoder that knows the boxes leaves everything outside of them unconverted.
 
-Boxes of a decoded frame, resized as brightness and colour planes, and only then made RGB.
+Boxes of a decoded frame, resized as brightness and color planes, and only then made RGB.
 
 Most of a frame lies outside of the crop, planes of 4:2:0 have half the samples of RGB, and a
 result has fewer pixels than what it shows: this costs a third of converting, cutting and resizing.
@@ -104,7 +104,7 @@ SQUARE = (Fraction(99, 100), Fraction(101, 100))
 BELIEVABLE = (Fraction(1, 4), Fraction(4))
 
 
-class Screen:
+class FrameRenderer:
   """Shows decoded frames, whole or as crops; keeps what they share."""
 
   def __init__(self) -> None:
@@ -170,9 +170,9 @@ def upright(image: UInt8[np.ndarray, 'h w 3'], side_data: Any) -> UInt8[np.ndarr
   return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-FORMATS = ('yuv420p', 'yuvj420p')  # 8 bits; the colour planes have half the height and width
+FORMATS = ('yuv420p', 'yuvj420p')  # 8 bits; the color planes have half the height and width
 STEPS = (1, 2, 2)  # pixels per sample of each plane, either way
-LEAST = 32  # pixels of a box's side; below, a colour sample covers too much of the result
+LEAST = 32  # pixels of a box's side; below, a color sample covers too much of the result
 
 
 class PlaneCutter:
@@ -208,7 +208,7 @@ class PlaneCutter:
     return results[0][None] if len(results) == 1 else np.stack(results)
 
   def _target(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
-    """Returns the frame that the planes are resized into, of the same colours as the source."""
+    """Returns the frame that the planes are resized into, of the same colors as the source."""
     small = self._small
     wanted = (width, height, frame.format.name)
     if small is None or (small.width, small.height, small.format.name) != wanted:

@@ -13,7 +13,7 @@ from jaxtyping import Shaped, UInt8
 
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video import diagnose
-from vivit_jax.data.video.frames import Crops, Screen
+from vivit_jax.data.video.frames import Crops, FrameRenderer
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
@@ -79,7 +79,7 @@ class VideoReader:
     self._content = content
     self._container: Any = None
     self._counted = False  # frames by their place in the decoder's output, not by timestamps
-    self._screen = Screen()
+    self._renderer = FrameRenderer()
     try:
       self._open()
       self._times, self._keys = self._demux()
@@ -145,9 +145,9 @@ class VideoReader:
 
     def view(frame: av.VideoFrame) -> np.ndarray:
       with stage('crop'):
-        if crops is not None and (result := self._screen.crops(frame, aspect, crops)) is not None:
+        if crops is not None and (result := self._renderer.crops(frame, aspect, crops)) is not None:
           return result
-        return transform(self._screen.whole(frame, aspect))
+        return transform(self._renderer.whole(frame, aspect))
 
     wanted = sorted({self._offset + int(i) for i in indices})
     found: dict[int, np.ndarray] = {}
