@@ -18,7 +18,7 @@ from vivit_jax.train.log import read_metrics
 
 HEARTBEAT = 10  # seconds
 MARGIN = 15  # for heartbeats are looked at now and then, on a machine that has other things to do
-RUN = {'train__ema_decay': 0.9, 'faults__heartbeat_seconds': HEARTBEAT}
+RUN = {'train__ema_decay': 0.9, 'faults__heartbeat_timeout_seconds': HEARTBEAT}
 FAILING = """
 import sys
 from vivit_jax.cli.main import main

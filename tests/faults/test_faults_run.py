@@ -108,8 +108,8 @@ def test_a_stop_within_evaluations_changes_nothing_in_the_end(tmp_path, signal_a
 @pytest.mark.usefixtures('one_device')
 def test_a_run_that_diverges_ends_with_its_steps_and_videos(tmp_path):
   config = tiny(
-    train__learning_rate=1e30, train__optimizer='sgd', train__clip_norm=0.0,
-    train__checkpoint_every=1, train__log_every=2, faults__nonfinite_in_row=5,
+    train__learning_rate=1e30, train__optimizer='sgd', train__grad_clip_norm=0.0,
+    train__checkpoint_every=1, train__log_every=2, faults__max_consecutive_nonfinite=5,
   )  # fmt: skip
   with pytest.raises(TrainingError) as error:
     train(config, tmp_path)
@@ -185,7 +185,10 @@ main.entry()
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_video_that_hangs_ends_the_run_with_all_stacks(tmp_path, workers):
   arguments = settings(
-    data__workers=workers, data__timeout=600.0, faults__hang_seconds=6, train__log_every=1
+    data__workers=workers,
+    data__decode_timeout_seconds=600.0,
+    faults__hang_timeout_seconds=6,
+    train__log_every=1,
   )
   process = start(
     'train',
@@ -240,7 +243,7 @@ def ended(process):
 
 @pytest.mark.faults
 def test_a_step_that_hangs_on_the_device_ends_the_run(tmp_path):
-  arguments = settings(faults__hang_seconds=6, train__log_every=1)
+  arguments = settings(faults__hang_timeout_seconds=6, train__log_every=1)
   process = start('train', *arguments, f'--workdir={tmp_path}', program=HANGING_STEP)
   with ended(process):
     wait_for_rows(process, tmp_path, 2)

@@ -52,7 +52,7 @@ def test_unreadable_videos_are_left_out_counted_and_listed(corrupt, tmp_path, ca
 @pytest.mark.usefixtures('one_device')
 def test_too_many_unreadable_videos_are_an_error_that_names_one(corrupt, tmp_path):
   root, bad = corrupt
-  config = tiny(data__source='manifests', data__root=root, data__max_bad_share=0.02)
+  config = tiny(data__source='manifests', data__root=root, data__max_bad_fraction=0.02)
   with pytest.raises(DataError) as error:
     train(config, tmp_path)
   message = str(error.value)
