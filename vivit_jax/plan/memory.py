@@ -127,7 +127,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   share = 1 / (data * fsdp * context)  # of a global batch
   clips = config.train.batch_size * share / config.train.accumulate
   per_clip, copies = saved(model, config.clip)
-  unrolled = not config.model.scan and config.model.remat == 'none'
+  unrolled = not config.model.scan and config.model.remat in ('auto', 'none', 'elementwise')
   sizes = {
     'parameters': params,
     'optimiser state and averages': bytes_per_device(mesh, (state.opt_state, state.average)),

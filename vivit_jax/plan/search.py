@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from vivit_jax.config.parse import parse, to_dict
 from vivit_jax.config.schema import Config
@@ -50,7 +50,7 @@ def changes(config: Config, devices: int) -> list[Change]:
     found.append(Change('fsdp', split, 'parameters travel twice more'))
   if clips > config.train.accumulate:
     found.append(Change('accumulate', {'train.accumulate': clips}, 'one clip at a time'))
-  if config.model.remat == 'none':
+  if config.model.remat != 'block':
     again = {'model.scan': True, 'model.remat': 'block'}
     found.append(Change('remat', again, 'forward pass twice: up to 4/3'))
   share = next((n for n in (4, 2) if context == 1 and _divides(config, devices, n)), None)
@@ -118,7 +118,13 @@ class Trial:
   refusal: str = ''
 
 
-def search(config: Config, devices: int, available: int, compiler: Compile | None) -> list[Trial]:
+def search(
+  config: Config,
+  devices: int,
+  available: int,
+  compiler: Compile | None,
+  kind: Literal['tpu', 'gpu'] = 'gpu',
+) -> list[Trial]:
   """Returns the experiment as given, each change alone, and the first set of changes that fits.
 
   Sets are tried from cheap to dear. With a compiler, an estimate only decides which of them are
@@ -129,6 +135,7 @@ def search(config: Config, devices: int, available: int, compiler: Compile | Non
     devices: their number.
     available: bytes of each.
     compiler: says what a configuration needs; without one, all is estimated.
+    kind: of the devices, for the estimate.
 
   Raises:
     ConfigError: where the experiment as given is impossible on so many devices.
@@ -140,7 +147,7 @@ def search(config: Config, devices: int, available: int, compiler: Compile | Non
       continue
     try:
       changed = with_changes(config, made)
-      sizes = estimate(changed, devices, 'tpu' if compiler else 'gpu')
+      sizes = estimate(changed, devices, kind)
     except ConfigError:
       if made:
         continue
