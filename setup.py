@@ -48,7 +48,7 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
-    'plan': ['jax[tpu]'],  # its compiler works without a TPU
+    'plan': ['jax[tpu]', 'jax[cuda13]'],  # their compilers work without a device
     'hub': [
       'gcsfs>=2026.4.0',
       'google-cloud-storage>=3.0',

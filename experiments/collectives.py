@@ -13,7 +13,6 @@ os.environ |= {
 }
 
 import dataclasses
-import re
 import sys
 import time
 
@@ -25,46 +24,11 @@ from vivit_jax.config.file import load
 from vivit_jax.config.schema import Config, Mesh
 from vivit_jax.distributed.mesh import AXES, make_mesh
 from vivit_jax.plan.memory import abstract_training, bytes_per_device, lower_step
+from vivit_jax.plan.program import COLLECTIVES, Program
+from vivit_jax.plan.roofline import SMALL
 
-KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'f32': 4}
-SMALL = 2**16  # bytes: losses, norms and metrics
 TOPOLOGIES = {'v5e:2x4': 8, 'v5e:16x16': 256}
 MESHES = {'data': Mesh(), 'fsdp': Mesh(data=1, fsdp=-1)}
-
-
-def collectives(program: str) -> list[tuple[str, int, int]]:
-  """Returns (kind, bytes of the whole array, times per step) of a compiled program's text.
-
-  What overlaps with computation counts once, where it starts.
-  """
-  times = {
-    body: int(count)
-    for body, count in re.findall(r'body=%?([\w.-]+).*?known_trip_count":{"n":"(\d+)"', program)
-  }
-  found = []
-  computation = ''
-  for line in program.splitlines():
-    if header := re.match(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$', line):
-      computation = header[1]
-    match = re.search(rf' = (.+?) ({"|".join(KINDS)})(-start)?\(', line)
-    if match is None:
-      continue
-    sizes = [array_bytes(*array) for array in re.findall(r'(\w+)\[([\d,]*)\]', match[1])]
-    # One that only starts has its operand in the result too.
-    size = max(sizes) if match[3] else sum(sizes)
-    # TPUs scatter in a fusion that has its name from it.
-    kind = 'reduce-scatter' if 'scatter' in computation else match[2]
-    found.append((kind, size, times.get(computation, 1)))
-  return found
-
-
-def array_bytes(kind: str, shape: str) -> int:
-  """Returns the bytes of an array as its type is written in HLO."""
-  size = BYTES.get(kind, 0)
-  for length in filter(None, shape.split(',')):
-    size *= int(length)
-  return size
 
 
 def main() -> None:
@@ -82,8 +46,8 @@ def main() -> None:
       )
       start = time.monotonic()
       program = lower_step(one_clip, make_mesh(one_clip, tpus)).compile().as_text()
-      found = collectives(program)
-      for kind in KINDS:
+      found = Program(program).collectives()
+      for kind in COLLECTIVES:
         sizes = [(size, times) for other, size, times in found if other == kind and size >= SMALL]
         if sizes:
           number, total = sum(n for _, n in sizes), sum(size * n for size, n in sizes)

@@ -36,6 +36,7 @@ CORE = (
   'model.cost',
   'model.kernels',
   'model.partitioning',
+  'model.short',
   'model.tokenizer',
   'model.transformer',
   'model.vivit',

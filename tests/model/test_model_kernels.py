@@ -13,7 +13,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vivit_jax.config.parse import check_model
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.kernels import LONG, attend, block_size, blockwise, choose, plain
+from vivit_jax.model.kernels import (
+  LONG,
+  attend,
+  block_size,
+  blockwise,
+  check_kernel,
+  choose,
+  filled,
+  plain,
+)
+from vivit_jax.model.short import fits
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 
@@ -110,6 +120,81 @@ def test_splash_has_the_values_and_gradients_of_plain(devices, rng):
     np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize('tokens', [13, 16])
+@pytest.mark.parametrize('lead', [(4,), (2, 2)])
+def test_short_has_the_values_and_gradients_of_plain(tokens, lead, rng):
+  arrays = tensors(rng, *lead, 16, 2, 8)
+  weight = jnp.asarray(rng.normal(size=(*lead, tokens, 2, 8)), jnp.float32)
+
+  def gradients(kernel):
+    def loss(*arrays):
+      return (attend(kernel, *arrays, tokens=tokens)[..., :tokens, :, :] * weight).sum()
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*arrays)
+
+  found, expected = gradients('short'), gradients('plain')
+  for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('attention', ['factorised_encoder', 'factorised_self_attention'])
+@pytest.mark.parametrize('epsilon', [1e-6, 0.0])
+def test_tokens_that_fill_a_stage_up_change_no_loss_and_no_gradient(
+  attention, epsilon, rng, random_params
+):
+  pooling = 'cls' if attention == 'factorised_encoder' else 'mean'
+  config = Model(
+    attention=attention, pooling=pooling, layers=2, temporal_layers=1, width=16, mlp_dim=32,
+    heads=2, patch=(2, 4, 4), norm_epsilon=epsilon, attention_kernel='plain',
+  )  # fmt: skip
+  clip = Clip(frames=4, height=12, width=16)  # 12 tokens of a frame, and cls
+  plain_model = ViViT(config, 5)
+  params = random_params(abstract_params(plain_model, clip))
+  video = jnp.asarray(rng.uniform(-1, 1, (2, 4, 12, 16, 3)), jnp.float32)
+
+  def gradients(kernel):
+    model = plain_model.clone(config=dataclasses.replace(config, attention_kernel=kernel))
+
+    def loss(params):
+      return (model.apply({'params': params}, video) * jnp.arange(5.0)).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  (loss, found), (expected_loss, expected) = gradients('short'), gradients('plain')
+  np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+  largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+  for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_short_is_for_sequences_that_fit_the_vector_memory():
+  assert fits(200, 12, 64, 2)
+  assert fits(264, 16, 80, 2)
+  assert not fits(1024, 12, 64, 2)
+  assert filled('short', jax.ShapeDtypeStruct((8, 197, 12, 64), jnp.bfloat16), False) == 200
+  assert filled('plain', jax.ShapeDtypeStruct((8, 197, 12, 64), jnp.bfloat16), False) == 197
+
+
+@pytest.mark.parametrize(
+  ('device', 'settings', 'reason'),
+  [
+    ('cpu', {'attention_kernel': 'cudnn', 'dtype': 'bfloat16'}, 'needs an NVIDIA GPU, not cpu'),
+    ('NVIDIA H100', {'attention_kernel': 'cudnn'}, r"needs config\.model\.dtype='bfloat16'"),
+    (
+      'NVIDIA H100',
+      {'attention_kernel': 'cudnn', 'dtype': 'bfloat16', 'heads': 4},
+      'multiple of 8 up to 128, not 192',
+    ),
+    ('NVIDIA H100', {'attention_kernel': 'splash'}, 'needs a TPU, not NVIDIA H100'),
+    ('NVIDIA H100', {'attention_kernel': 'short'}, "use 'auto'"),
+  ],
+)
+def test_a_kernel_by_name_that_cannot_run_is_refused(device, settings, reason):
+  with pytest.raises(ConfigError, match=reason):
+    check_kernel(Model(**settings), device)
+  check_kernel(Model(dtype='bfloat16'), device)
+
+
 def test_splash_fills_up_little():
   for tokens in (197, 1025, 3137, 4097, 6273, 12_545, 25_089):
     block = block_size(tokens)
@@ -121,13 +206,15 @@ def test_splash_fills_up_little():
 @pytest.mark.parametrize(
   ('device', 'tokens', 'dtype', 'width', 'expected'),
   [
-    ('TPU v5 lite', 197, jnp.float32, 64, 'plain'),
+    ('TPU v5 lite', 197, jnp.float32, 64, 'short'),
+    ('TPU v5 lite', 64, jnp.bfloat16, 64, 'plain'),
     ('TPU v5 lite', 3137, jnp.float32, 64, 'splash'),
     ('TPU v5 lite', 3137, jnp.bfloat16, 80, 'splash'),
     ('NVIDIA H100 80GB HBM3', 3137, jnp.bfloat16, 64, 'cudnn'),
     ('NVIDIA H100 80GB HBM3', 3137, jnp.float32, 64, 'blockwise'),
     ('NVIDIA H100 80GB HBM3', 3137, jnp.bfloat16, 100, 'blockwise'),
-    ('NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, 64, 'plain'),
+    ('NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, 64, 'cudnn'),
+    ('NVIDIA H100 80GB HBM3', 64, jnp.bfloat16, 64, 'plain'),
     ('AMD Instinct MI300X', 3137, jnp.bfloat16, 64, 'blockwise'),
     ('cpu', 3137, jnp.bfloat16, 64, 'blockwise'),
   ],
@@ -138,4 +225,6 @@ def test_auto_goes_by_the_device_that_is_compiled_for(device, tokens, dtype, wid
     assert choose(shape, tokens, None) == expected
     assert choose(shape, tokens, lambda x: x) == 'plain', 'dropout needs the weights'
   with jax.sharding.use_abstract_mesh(mesh(device, data=16)):
-    assert choose(shape, tokens, None) == expected.replace('splash', 'blockwise')
+    assert choose(shape, tokens, None) == {'splash': 'blockwise', 'short': 'plain'}.get(
+      expected, expected
+    )

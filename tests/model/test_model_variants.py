@@ -23,6 +23,7 @@ SMALL = Model(layers=2, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal
 CLIP = Clip(frames=4, height=8, width=12)
 ATTENTIONS = typing.get_args(Attention)
 SELF = 'factorised_self_attention'
+REMAT = typing.get_args(typing.get_type_hints(Model)['remat'])
 KEY = jax.random.key(0)
 
 
@@ -50,9 +51,7 @@ def described(params):
 def test_stored_tree_is_the_same_however_the_model_runs(attention):
   expected = described(abstract_params(model_of(attention), CLIP))
   assert all(dtype == 'float32' for _, dtype in expected.values())
-  for scan, remat, dtype in itertools.product(
-    (False, True), ('none', 'block'), ('float32', 'bfloat16')
-  ):
+  for scan, remat, dtype in itertools.product((False, True), REMAT, ('float32', 'bfloat16')):
     model = model_of(attention, scan=scan, remat=remat, dtype=dtype)
     assert described(abstract_params(model, CLIP)) == expected
 
@@ -90,7 +89,10 @@ def compiled_gradient(model):
   'attention, how',
   [
     ('spatio_temporal', {'scan': True}),
-    ('spatio_temporal', {'remat': 'block'}),
+    *(('spatio_temporal', {'remat': remat}) for remat in REMAT if remat not in ('auto', 'none')),
+    ('factorised_encoder', {'scan': True, 'remat': 'elementwise'}),
+    (SELF, {'scan': True, 'remat': 'dots'}),
+    (SELF, {'scan': True, 'remat': 'attention'}),
     ('spatio_temporal', {'scan': True, 'remat': 'block'}),
     (SELF, {'scan': True, 'remat': 'block'}),  # the other two: test_model_against_scenic.py
   ],

@@ -2,6 +2,7 @@
 """Whether a step fits is said before it runs, by estimate or by the compiler for TPUs."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 
@@ -149,6 +150,8 @@ def test_the_command_prints_a_table_and_json(capsys):
   [
     (['--topology=v9:8x8'], '--topology=v9:8x8 is not GENERATION:SHAPE'),
     (['--topology=v5e:2x2', '--devices=8'], 'give either --topology'),
+    (['--device=h100', '--device-memory=80GB', '--devices=8'], 'give either --topology'),
+    (['--device=a100', '--devices=8'], '--device=a100 is not known'),
     (['--device-memory=80GB'], 'give either --topology'),
     (['--device-memory=80', '--devices=8'], '--device-memory=80 is not a size'),
     (['--device-memory=80GB', '--devices=0'], '--devices=0 is no number'),
@@ -167,10 +170,30 @@ def test_units():
   assert parse_topology('v5p:2x2x4')[0] == 16
 
 
-def test_without_libtpu_the_remedy_is_named(monkeypatch):
-  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+@pytest.mark.parametrize('topology', ['v5e:2x2', 'h100:8'])
+def test_a_compiler_that_is_missing_or_of_another_jax_is_named(topology, monkeypatch):
+  monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.0.1')
+  with pytest.raises(ConfigError, match=r'0\.0\.1 is not of this jax, which needs 0\.'):
+    Compiler(topology, 60.0)
+
+  def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(importlib.metadata, 'version', missing)
   with pytest.raises(ConfigError, match=r"pip install 'vivit_jax\[plan\]'"):
-    Compiler('v5e:2x2', 60.0)
+    Compiler(topology, 60.0)
+
+
+def test_an_h100_without_its_compiler_is_estimated_and_says_so(capsys, monkeypatch):
+  def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(importlib.metadata, 'version', missing)
+  arguments = ['plan', '--config=configs/moving_digits.py', '--device=h100', '--devices=8']
+  assert main.main(arguments) == 0
+  said = capsys.readouterr()
+  assert 'estimated instead' in said.err
+  assert 'It fits by the estimate as given.' in said.out
 
 
 @NEEDS_LIBTPU

@@ -2,18 +2,26 @@
 """`vivit plan`: whether a training step fits, before anything runs."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from vivit_jax.cli.options import add_command, use_cpu
 from vivit_jax.errors import ConfigError
+from vivit_jax.plan.targets import H100_MEMORY
+
+if TYPE_CHECKING:
+  from vivit_jax.plan.compile import Compiler
 
 HELP = """
-For TPUs the step is compiled as it will be, which takes minutes, but needs no TPU (install
-vivit_jax[plan]). For GPUs it is estimated. Where it does not fit, changes are tried from cheap to
-dear: bfloat16, fsdp, accumulation, rematerialisation, context; the table shows what each needs.
+For TPUs and --device=h100 the step is compiled as it will be, which takes minutes, but needs no
+device (install vivit_jax[plan]; without it an H100 is estimated). For other GPUs it is estimated.
+Where it does not fit, changes are tried from cheap to dear: bfloat16, fsdp, accumulation,
+rematerialisation, context; the table shows what each needs.
 
 examples:
   vivit plan --config=configs/kinetics400.py:L/16x2,factorised_encoder --topology=v5e:8x8
-  vivit plan --config=configs/kinetics400.py:H/14x2 --device-memory=80GB --devices=8
+  vivit plan --config=configs/kinetics400.py:L/16x2,factorised_encoder --device=h100 --devices=8
+  vivit plan --config=configs/kinetics400.py:H/14x2 --device-memory=40GB --devices=8
 """
 
 
@@ -29,12 +37,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
       'if not, what makes it fit. Exit code 1 if nothing does.'
     ),
     usage=(
-      '--config=FILE[:VARIANT] [--config.x=y ...] (--topology=v5e:8x8 | --device-memory=80GB'
-      ' --devices=8) [--json]'
+      '--config=FILE[:VARIANT] [--config.x=y ...] (--topology=v5e:8x8 |'
+      ' (--device=h100 | --device-memory=80GB) --devices=8) [--json]'
     ),
     epilog=HELP,
   )
   command.add_argument('--topology', metavar='NAME:SHAPE', help='of TPUs, e.g. v5e:8x8 or v6e:4x4')
+  command.add_argument('--device', metavar='NAME', help='kind of GPU that is compiled for: h100')
   command.add_argument('--device-memory', metavar='SIZE', help='of each GPU, e.g. 80GB')
   command.add_argument('--devices', type=int, metavar='N', help='number of GPUs')
   command.add_argument(
@@ -49,14 +58,14 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.config.file import load
   from vivit_jax.data.splits import with_classes
   from vivit_jax.plan import report
-  from vivit_jax.plan.compile import Compiler
   from vivit_jax.plan.search import GPU_SHARE, search
 
   devices, memory = _devices(options)
   config = with_classes(load(options.settings))
-  compiler = Compiler(options.topology, options.seconds) if options.topology else None
-  available = memory if compiler else int(GPU_SHARE * memory)
-  trials = search(config, devices, available, compiler)
+  topology = options.topology or (options.device and f'{options.device}:{devices}')
+  compiler = _compiler(topology, options) if topology else None
+  available = memory if options.topology else int(GPU_SHARE * memory)
+  trials = search(config, devices, available, compiler, 'tpu' if options.topology else 'gpu')
   if options.json:
     print(report.as_json(trials, available))
   else:
@@ -64,15 +73,37 @@ def run(options: argparse.Namespace) -> int:
   return 0 if any(trial.fits for trial in trials) else 1
 
 
+def _compiler(topology: str, options: argparse.Namespace) -> 'Compiler | None':
+  """Returns the compiler for a topology; none for a GPU whose compiler is not installed."""
+  from vivit_jax.plan.compile import Compiler
+
+  try:
+    return Compiler(topology, options.seconds)
+  except ConfigError as error:
+    if options.topology:
+      raise
+    print(f'vivit: {error}; estimated instead', file=sys.stderr)
+    return None
+
+
 def _devices(options: argparse.Namespace) -> tuple[int, int]:
   """Returns the number of devices and the bytes of each."""
   from vivit_jax.plan.search import parse_memory, parse_topology
 
-  gpus = (options.device_memory, options.devices)
-  if options.topology and gpus == (None, None):
+  size = (options.device, options.device_memory)
+  if options.topology and (*size, options.devices) == (None, None, None):
     return parse_topology(options.topology)
-  if options.topology or None in gpus:
-    raise ConfigError('give either --topology=v5e:8x8 or --device-memory=80GB --devices=8')
+  if options.topology or size.count(None) != 1 or options.devices is None:
+    raise ConfigError(
+      'give either --topology=v5e:8x8, or --devices=8 with --device=h100 or --device-memory=80GB'
+    )
   if options.devices < 1:
     raise ConfigError(f'--devices={options.devices} is no number of GPUs')
-  return options.devices, parse_memory(options.device_memory)
+  if options.device is None:
+    return options.devices, parse_memory(options.device_memory)
+  if options.device != 'h100':
+    raise ConfigError(
+      f'--device={options.device} is not known, only h100: for an estimate give e.g. '
+      '--device-memory=80GB'
+    )
+  return options.devices, H100_MEMORY

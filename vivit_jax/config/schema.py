@@ -62,10 +62,13 @@ class Model:
   norm_epsilon: NonNegative = 1e-6
   dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
   # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
-  # a TPU.
-  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash'] = 'auto'
+  # and short a TPU.
+  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short'] = 'auto'
   scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
-  remat: Literal['none', 'block'] = 'none'  # recompute each block in the backward pass
+  # What is computed again in the backward pass instead of kept: elementwise = norms and GELU; dots
+  # = all but queries, keys, values, attention and the hidden layer; attention = all but the first
+  # four; block = all but a block's input. auto: elementwise on NVIDIA's GPUs, none elsewhere.
+  remat: Literal['auto', 'none', 'elementwise', 'dots', 'attention', 'block'] = 'auto'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention along chosen axes of a token grid, heads split in parallel groups."""
 
+import math
+
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
@@ -13,16 +16,47 @@ from vivit_jax.model.partitioning import gather_context
 TIME, SPACE = -3, -2
 
 
+class Projection(nn.Module):
+  """A linear layer from or to heads, stored as flax's DenseGeneral and computed as one matrix.
+
+  TPUs lay [width, heads, dim] out in 128 lanes for the dim, and copy it for every product.
+
+  Attributes:
+    shape: of the kernel, [width, heads, dim] or [heads, dim, width].
+    ins: how many of its axes the input has.
+  """
+
+  shape: tuple[int, int, int]
+  ins: int
+  dtype: jnp.dtype
+  kernel_init: nn.initializers.Initializer
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
+    outs = self.shape[self.ins :]
+    flat = math.prod(self.shape[: self.ins]), math.prod(outs)
+    kernel = self.param(
+      'kernel', lambda key: self.kernel_init(key, flat, jnp.float32).reshape(self.shape)
+    )
+    bias = self.param('bias', nn.initializers.zeros, outs)
+    product = x @ kernel.astype(self.dtype).reshape(flat)
+    return product + bias.astype(self.dtype).reshape(-1)
+
+
 class Attention(nn.Module):
   """Self-attention whose groups of heads each look along one axis (paper section 3.3).
 
   With one axis this is ordinary attention; with (TIME, SPACE) the first half of the heads looks
   along time and the second along space (model 4, factorised dot-product attention).
+
+  Attributes:
+    tokens: how many there are along SPACE; those behind them fill a sequence up. All by default.
   """
 
   config: Model
   axes: tuple[int, ...]
   out_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+  tokens: int | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b n d'], train: bool = False) -> Float[Array, '*b n d']:
@@ -32,9 +66,10 @@ class Attention(nn.Module):
     split = (config.heads, config.width // config.heads)
     init = nn.initializers.xavier_uniform()
     query, key, value = (
-      nn.DenseGeneral(split, kernel_init=init, dtype=dtype, name=name)(x)
+      checkpoint_name(Projection((x.shape[-1], *split), 1, dtype, init, name=name)(x), 'qkv')
       for name in ('query', 'key', 'value')
     )
+    query, key, value = (y.reshape(*y.shape[:-1], *split) for y in (query, key, value))
     drops = train and config.attention_dropout > 0
     drop = nn.Dropout(config.attention_dropout, deterministic=False) if drops else None
     groups = []
@@ -44,8 +79,10 @@ class Attention(nn.Module):
         k, v = gather_context(k), gather_context(v)
       # Behind the split into heads every axis stands one further from the end.
       q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
-      groups.append(jnp.moveaxis(attend(config.attention_kernel, q, k, v, drop), -3, axis - 1))
+      tokens = self.tokens if axis == SPACE else None
+      found = attend(config.attention_kernel, q, k, v, drop, tokens)
+      groups.append(checkpoint_name(jnp.moveaxis(found, -3, axis - 1), 'attention'))
     heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
-    return nn.DenseGeneral(
-      config.width, axis=(-2, -1), kernel_init=self.out_init, dtype=dtype, name='out'
-    )(heads)
+    heads = heads.reshape(*heads.shape[:-2], -1)
+    shape = (*split, config.width)
+    return Projection(shape, 2, dtype, self.out_init, name='out')(heads)

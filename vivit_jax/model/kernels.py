@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vivit_jax.config.schema import Model
+from vivit_jax.errors import ConfigError
 from vivit_jax.model.partitioning import context_size, device_kind, on_each_device, rows_divide
+from vivit_jax.model.short import fits, short
 
 Drop = Callable[[Array], Array]
 
@@ -22,9 +25,14 @@ Drop = Callable[[Array], Array]
 # matrix of a head is at most 16 MB, and the plain product takes less time.
 LONG = 2048  # tokens
 BLOCK = 256  # rows
+SHORTEST = 128  # tokens, from which on `cudnn` and `short` take less time than the plain product
 
+Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 
-Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash']
+# A number of tokens that a kernel takes as they are is a multiple of this. JAX refuses gradients of
+# odd numbers with cuDNN, and cuBLAS copies matrices whose rows are not of 16 bytes; TPUs'
+# registers have 8 rows.
+MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
 
 
 def attend(
@@ -33,42 +41,100 @@ def attend(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
+  tokens: int | None = None,
 ) -> Float[Array, '*b q h d']:
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
 
   Args:
-    kernel: `cudnn` is NVIDIA's flash attention, for half precision; `splash` Google's, for TPUs;
-      `auto` as in `choose`.
+    kernel: `cudnn` is NVIDIA's flash attention, for half precision; `splash` Google's, for TPUs,
+      `short` that of `model.short`; `auto` as in `choose`.
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
     drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
+    tokens: how many of the keys there are; no query looks at those behind them. All by default.
   """
+  tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
-    kernel = choose(query, key.shape[-3], drop)
+    kernel = choose(query, tokens, drop)
+  if kernel not in MULTIPLE:
+    key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
     return plain(query, key, value, drop)
+  if kernel == 'short':
+    interpret = not device_kind().startswith('TPU')
+    kind = partial(short, tokens=tokens, interpret=interpret)
+    return on_each_device(kind, query, key, value)
   if kernel == 'splash':
     interpret = not device_kind().startswith('TPU')
     return on_each_device(partial(splash, interpret=interpret), query, key, value)
-  whole = blockwise if kernel == 'blockwise' else cudnn
+  whole = blockwise if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
   return on_each_device(whole, query, key, value)
 
 
 def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None) -> Kernel:
-  """Returns `plain` for short sequences; for LONG ones what the device has, else `blockwise`.
+  """Returns the kernel that the device has for so many keys: `plain` for few, else `blockwise`.
 
   The device is that of the mesh that the program is compiled for, which may not be there.
   """
-  if keys < LONG or drop is not None:
+  if drop is not None:
     return 'plain'
   device, width = device_kind(), query.shape[-1]
-  if device.startswith('TPU') and width <= 128 and rows_divide(query.shape[0]):
-    return 'splash'
   half = query.dtype in (jnp.bfloat16, jnp.float16)
-  if device.startswith('NVIDIA') and half and width <= 128 and width % 8 == 0:
+  if device.startswith('NVIDIA') and keys >= SHORTEST and half and width <= 128 and width % 8 == 0:
     return 'cudnn'
+  tpu = device.startswith('TPU') and rows_divide(query.shape[0])
+  length, heads = query.shape[-3:-1]
+  length += -length % MULTIPLE['short']
+  if tpu and keys >= SHORTEST and fits(length, heads, width, query.dtype.itemsize):
+    # Where devices share a sequence, their queries are fewer than the keys.
+    return 'short' if query.ndim > 4 or context_size() == 1 else 'plain'
+  if keys < LONG:
+    return 'plain'
+  if tpu and width <= 128:
+    return 'splash'
   return 'blockwise'
+
+
+def check_kernel(config: Model, device: str) -> None:
+  """Refuses a kernel that was asked for by name where it cannot run.
+
+  Args:
+    config: its kernel, type and head size.
+    device: kind of device, e.g. 'TPU v5 lite'. CPUs run Pallas' kernels in its interpreter.
+
+  Raises:
+    ConfigError: naming the setting, the device and the remedy.
+  """
+  kernel, width = config.attention_kernel, config.width // config.heads
+  reason = ''
+  if kernel == 'cudnn':
+    if not device.startswith('NVIDIA'):
+      reason = f'needs an NVIDIA GPU, not {device}'
+    elif config.dtype == 'float32':
+      reason = "needs config.model.dtype='bfloat16', not 'float32'"
+    elif width > 128 or width % 8:
+      reason = f'needs heads of a multiple of 8 up to 128, not {width} (width / heads)'
+  elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
+    reason = f'needs a TPU, not {device}'
+  if reason:
+    raise ConfigError(
+      f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
+    )
+
+
+def filled(kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool) -> int:
+  """Returns the tokens up to which to fill a sequence once, instead of in every layer.
+
+  Args:
+    kernel: as in `attend`.
+    query: shape and type of the queries, [..., tokens, heads, dim].
+    drops: whether weights of the attention are dropped.
+  """
+  tokens = query.shape[-3]
+  if kernel == 'auto':
+    kernel = choose(query, tokens, (lambda x: x) if drops else None)
+  return tokens + -tokens % MULTIPLE.get(kernel, 1)
 
 
 def plain(
@@ -111,11 +177,30 @@ def blockwise(
 
 
 def cudnn(
-  query: Float[Array, '*b q h d'], key: Float[Array, '*b k h d'], value: Float[Array, '*b k h d']
+  query: Float[Array, '*b q h d'],
+  key: Float[Array, '*b k h d'],
+  value: Float[Array, '*b k h d'],
+  tokens: int | None = None,
 ) -> Float[Array, '*b q h d']:
-  """Calls NVIDIA's flash attention, which never stores the matrix of weights."""
-  flat = [x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
-  return jax.nn.dot_product_attention(*flat, implementation='cudnn').reshape(query.shape)
+  """Calls NVIDIA's flash attention, which never stores the matrix of weights.
+
+  Args:
+    query: [..., tokens, heads, dim]; key and value likewise.
+    tokens: how many of the keys there are.
+  """
+  tokens = key.shape[-3] if tokens is None else tokens
+
+  def flat(x: jax.Array) -> jax.Array:
+    missing = -x.shape[-3] % MULTIPLE['cudnn']  # none where a stage has been filled up
+    x = x.reshape(-1, *x.shape[-3:])
+    return jnp.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else x
+
+  q, k, v = flat(query), flat(key), flat(value)
+  lengths = jnp.full(len(k), tokens, jnp.int32) if tokens < k.shape[1] else None
+  result = jax.nn.dot_product_attention(
+    q, k, v, key_value_seq_lengths=lengths, implementation='cudnn'
+  )
+  return result[:, : query.shape[-3]].reshape(query.shape)
 
 
 LANES = 128  # of a register: blocks are multiples of it

@@ -7,12 +7,15 @@ the axes of config.Mesh. Without a mesh the model computes the same.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from vivit_jax.config.sharding_rules import split_axis
 
 BATCH_AXES, CONTEXT = ('data', 'fsdp'), 'context'
 
@@ -58,11 +61,39 @@ def _constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *axes, *free))
 
 
-def gather_params(params: Any) -> Any:
-  """Gathers parameters that are split over `fsdp`, right before they are used."""
-  if _fsdp_size() == 1:
-    return params
-  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), params)
+def gather_params(params: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
+  """Gathers parameters that devices share, just where they are used.
+
+  Args:
+    params: a tree whose paths end as `sharding_rules` has them.
+    dtype: in which they travel and are used; their own by default. Only what is split is converted.
+  """
+  return jax.tree_util.tree_map_with_path(partial(gather_leaf, dtype=dtype), params)
+
+
+def gather_leaf(path: Any, leaf: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+  """Gathers one parameter, as `gather_params` does."""
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  axis = split_axis(name, leaf.shape, _fsdp_size())
+  if axis is None:
+    return leaf
+  own = PartitionSpec(*[None] * axis, 'fsdp')
+  return _gather(leaf, own, jnp.dtype(dtype or leaf.dtype), leaf.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: jax.Array, own: PartitionSpec, dtype: Any, stored: Any) -> jax.Array:
+  x = jax.lax.with_sharding_constraint(x.astype(dtype), own)  # else XLA converts what it gathered
+  return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def _scatter(own: PartitionSpec, dtype: Any, stored: Any, _: None, g: jax.Array) -> Any:
+  return (jax.lax.with_sharding_constraint(g, own).astype(stored),)
+
+
+# The transpose of a constraint is the same constraint, a gradient that is whole on every device. A
+# device needs the sum of its own part alone, which is half of the traffic.
+_gather.defvjp(lambda x, own, dtype, stored: (_gather(x, own, dtype, stored), None), _scatter)
 
 
 def _fsdp_size() -> int:

@@ -3,19 +3,39 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
-from vivit_jax.model.partitioning import constrain_batch, gather_params
+from vivit_jax.model.partitioning import constrain_batch, device_kind, gather_params
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
 AXIS_NAMES = {SPACE: 'space', TIME: 'time'}
+
+# What a block keeps for the backward pass, beside its input, where it computes the rest again.
+KEPT: dict[str, tuple[str, ...]] = {
+  'dots': ('qkv', 'attention', 'hidden'),
+  'attention': ('qkv', 'attention'),
+  'block': (),
+}
+
+
+def remat(config: Model) -> str:
+  """Returns what is computed again in the backward pass; of `auto` what suits the device.
+
+  On NVIDIA's GPUs norms and GELU cost less to compute than to keep; on TPUs GELU would come apart
+  from its product, and on CPUs XLA merges the two computations again.
+  """
+  if config.remat != 'auto':
+    return config.remat
+  return 'elementwise' if device_kind().startswith('NVIDIA') else 'none'
 
 
 def drop_path_rates(config: Model, layers: int) -> list[float]:
@@ -62,8 +82,11 @@ class Mlp(nn.Module):
       dtype=jnp.dtype(config.dtype),
     )
     drop = nn.Dropout(config.dropout, deterministic=not train)
-    x = dense(config.mlp_dim, name='hidden')(x)
-    x = drop(nn.gelu(x, approximate=config.gelu == 'tanh'))
+    x = checkpoint_name(dense(config.mlp_dim, name='hidden')(x), 'hidden')
+    gelu: Callable[..., Any] = functools.partial(nn.gelu, approximate=config.gelu == 'tanh')
+    if remat(config) == 'elementwise':
+      gelu = jax.checkpoint(gelu, prevent_cse=not config.scan)
+    x = drop(gelu(x))
     return drop(dense(config.width, name='out')(x))
 
 
@@ -72,6 +95,7 @@ class Block(nn.Module):
 
   config: Model
   series: Series
+  tokens: int | None = None  # along SPACE, see Attention
 
   @nn.compact
   def __call__(
@@ -81,9 +105,10 @@ class Block(nn.Module):
     train: bool = False,
   ) -> Float[Array, 'b *n d']:
     config = self.config
-    norm = functools.partial(
-      nn.LayerNorm, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype)
-    )
+    kind: Any = nn.LayerNorm
+    if remat(config) == 'elementwise':
+      kind = nn.remat(kind, prevent_cse=not config.scan)
+    norm = functools.partial(kind, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype))
 
     def add(x: jax.Array, update: jax.Array) -> jax.Array:
       update = nn.Dropout(config.dropout, deterministic=not train)(update)
@@ -95,7 +120,7 @@ class Block(nn.Module):
       # of it zero no gradient but its bias's would ever arrive.
       zero = len(self.series) > 1 and axes == (TIME,)
       init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
-      attention = Attention(config, axes, init, name=f'attention{suffix}')
+      attention = Attention(config, axes, init, self.tokens, name=f'attention{suffix}')
       x = add(x, attention(norm(name=f'attention_norm{suffix}')(x), train))
     return x + self._drop_path(
       Mlp(config, name='mlp')(norm(name='mlp_norm')(x), train), drop_path_rate, train
@@ -117,6 +142,7 @@ class Blocks(nn.Module):
   config: Model
   series: Series
   layers: int
+  tokens: int | None = None  # along SPACE, see Attention
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *n d']:
@@ -139,15 +165,22 @@ class Blocks(nn.Module):
     return x
 
   def _runner(self, train: bool) -> Callable[..., jax.Array]:
-    block = Block(self.config, self.series, parent=None)
+    block = Block(self.config, self.series, self.tokens, parent=None)
 
     def run(x, weights, rate, key):
       x = constrain_batch(x)
-      # Within the block, so that remat gathers again instead of keeping all layers gather_params.
-      weights = gather_params(weights)
+      # Within the block, so that remat gathers again instead of keeping all layers whole.
+      weights = gather_params(weights, self.config.dtype)
       return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
 
-    if self.config.remat == 'block':
+    if remat(self.config) in KEPT:
+      kept = jax.checkpoint_policies.save_only_these_names(*KEPT[remat(self.config)])
+
+      def policy(primitive: Any, *args: Any, **params: Any) -> Any:
+        # What cuDNN leaves for its backward pass has no name.
+        cudnn = primitive.name.startswith('dot_product_attention_fwd')
+        return (cudnn and remat(self.config) != 'block') or kept(primitive, *args, **params)
+
       # Inside a scan XLA cannot merge the recomputation away, so no barrier is needed there.
-      return jax.checkpoint(run, prevent_cse=not self.config.scan)
+      return jax.checkpoint(run, prevent_cse=not self.config.scan, policy=policy)
     return run

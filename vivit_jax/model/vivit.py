@@ -2,6 +2,7 @@
 """The four ViViT models as chains of stages: lay the tokens out, transform, pool."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,7 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import InputError
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.partitioning import gather_context, gather_params, shard_context
+from vivit_jax.model.kernels import filled
+from vivit_jax.model.partitioning import context_size, gather_context, gather_leaf, shard_context
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks, Series
 
@@ -61,6 +63,29 @@ def stages(config: Model) -> tuple[Stage, ...]:
   raise ValueError(f'attention {config.attention!r} is unknown')
 
 
+@jax.custom_vjp
+def add_positions(x: Float[Array, '*b d'], position: Float[Array, '*n d']) -> Float[Array, '*b d']:
+  """Returns tokens with their positions, which all examples share."""
+  return x + position.astype(x.dtype)
+
+
+def _position_gradient(position: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradient of tokens and positions, the latter summed in the positions' type.
+
+  Without the barrier XLA would lay all activations of the stage out for this one sum on GPUs, and
+  make every norm a transpose.
+  """
+  rows = g
+  if context_size() == 1:  # else rows would have parts on several devices
+    rows = g.reshape(-1, position.size)
+  rows = jax.lax.optimization_barrier(rows)
+  lead = tuple(range(g.ndim - position.ndim)) if context_size() > 1 else 0
+  return g, rows.sum(lead, dtype=position.dtype).reshape(position.shape)
+
+
+add_positions.defvjp(lambda x, position: (add_positions(x, position), position), _position_gradient)
+
+
 class Encoder(nn.Module):
   """Positions, blocks, final norm and pooling of one stage."""
 
@@ -80,14 +105,30 @@ class Encoder(nn.Module):
     tokens = tuple(x.shape[axis] for axis in axes)
     shape = (1, math.prod(tokens), config.width)
     self._check_positions(shape)
-    position = self.param('position', nn.initializers.normal(0.02), shape).astype(dtype)
-    x = x + position.reshape(*tokens, config.width)
+    position = self.param('position', nn.initializers.normal(0.02), shape)
+    x = add_positions(x, position.reshape(*tokens, config.width))
     x = self.stage.sharding(nn.Dropout(config.dropout, deterministic=not train)(x))
-    blocks = Blocks(config, self.stage.series, self.layers)
+    x = self._filled(x, train)
+    blocks = Blocks(config, self.stage.series, self.layers, tokens[-1])
     nn.share_scope(self, blocks)
     x = blocks(x, train)
+    x = x[..., 0, :] if config.pooling == 'cls' else x[..., : tokens[-1], :]
     x = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name='norm')(x)
-    return x[..., 0, :] if config.pooling == 'cls' else x.mean(axis=axes)
+    return x if config.pooling == 'cls' else x.mean(axis=axes)
+
+  def _filled(self, x: Float[Array, 'b *n d'], train: bool) -> Float[Array, 'b *m d']:
+    """Returns the tokens and as many behind them as their kernel wants, at which none looks."""
+    config = self.config
+    query = jax.ShapeDtypeStruct(
+      (*x.shape[:-1], config.heads, config.width // config.heads), jnp.dtype(config.dtype)
+    )
+    length = filled(config.attention_kernel, query, train and config.attention_dropout > 0)
+    if length == x.shape[-2]:
+      return x
+    # Not zeros, of which a norm with epsilon 0 would make no number.
+    filling = jnp.arange(config.width, dtype=x.dtype) % 2
+    shape = (*x.shape[:-2], length - x.shape[-2], config.width)
+    return jnp.concatenate([x, jnp.broadcast_to(filling, shape)], axis=-2)
 
   def _check_positions(self, shape: tuple[int, int, int]) -> None:
     """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
@@ -174,16 +215,20 @@ def apply(
   dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, 'b classes']:
   """Returns float32 logits; the regularisers act where a key is given."""
-  params = jax.tree_util.tree_map_with_path(_gathered_here, params)
+  gather = functools.partial(_gathered_here, dtype=model.config.dtype)
+  params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:
     return cast(jax.Array, model.apply({'params': params}, video))
   rngs = {'dropout': dropout_key}
   return cast(jax.Array, model.apply({'params': params}, video, train=True, rngs=rngs))
 
 
-def _gathered_here(path: tuple[Any, ...], leaf: Any) -> Any:
+def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
   """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
-  return leaf if any(str(entry.key).startswith('block_') for entry in path) else gather_params(leaf)
+  names = [str(entry.key) for entry in path]
+  if any(name.startswith('block_') for name in names):
+    return leaf
+  return gather_leaf(path, leaf, None if names[0] == 'head' else dtype)  # the head is float32
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:

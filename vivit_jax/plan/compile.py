@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of a training step on each TPU, by compiling it for TPUs that need not be there.
+"""Compiles a training step for devices that need not be there; a program of its own.
 
     python -m vivit_jax.plan.compile v5e:8x8 < config.json
 
-prints it as JSON. The compilation is a process of its own, since libtpu starts only once in a
-process, writes to the terminal, and has to be killed if it takes too long.
+It prints what each device would need, as JSON. Not a function, since libtpu starts once in a
+process, writes to its terminal, and has to be ended where it takes too long.
+
+What a training step needs on each device, compiled ahead of time in a process of its own.
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -18,38 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from jax.errors import JaxRuntimeError
-from jax.experimental import topologies
 
 from vivit_jax.config.parse import parse, to_dict
 from vivit_jax.config.schema import Config
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan.memory import lower_step
+from vivit_jax.plan.targets import check_compiler, devices
+
+# Without a device nothing is tuned, and Triton's untuned products are slower than cuBLAS's.
+OPTIONS = {'cuda': {'xla_gpu_enable_triton_gemm': False}}
 
 
 def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
   """Returns `sizes`, bytes of each device by purpose, or why the step does not fit: `refused`.
 
   Args:
-    topology: as libtpu names it, e.g. v5e:8x8.
+    topology: as libtpu names it, e.g. v5e:8x8, or h100:8.
     tree: of the configuration.
 
   Raises:
-    ConfigError: there is no such topology, or the experiment is impossible on it.
-    JaxRuntimeError: the step cannot be compiled for a reason other than memory.
+    ConfigError: where there is no such topology, or the experiment is impossible on it.
   """
   try:
-    devices = topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
+    found = devices(topology)
   except JaxRuntimeError as error:
     raise ConfigError(f'--topology={topology}: {_reason(error)}') from None
   config = parse(tree)
-  lowered = lower_step(config, make_mesh(config, list(devices)))
   try:
-    stats = lowered.compile().memory_analysis()
-  except JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' in str(error):
-      return {'refused': _reason(error)}
-    raise
+    stats = compile_step_for(config, found).memory_analysis()
+  except MemoryError as error:
+    return {'refused': str(error)}
   sizes = {
     'state and batch': stats.argument_size_in_bytes,
     'results': stats.output_size_in_bytes - stats.alias_size_in_bytes,
@@ -57,6 +57,27 @@ def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
     'program': stats.generated_code_size_in_bytes,
   }
   return {'sizes': sizes}
+
+
+def compile_step_for(config: Config, found: list[Any]) -> Any:
+  """Returns the training step, compiled for devices that need not be there.
+
+  Raises:
+    ConfigError: where it cannot be compiled for them, with the operation.
+    MemoryError: where its temporaries exceed the memory of a device.
+  """
+  try:
+    return lower_step(config, make_mesh(config, found)).compile(OPTIONS.get(found[0].platform))
+  except JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' in str(error):
+      raise MemoryError(_reason(error)) from None
+    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+  except NotImplementedError as error:
+    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+
+
+def _refusal(found: list[Any]) -> str:
+  return f'the step does not compile for {found[0].device_kind}'
 
 
 def _reason(error: Exception) -> str:
@@ -72,19 +93,15 @@ class Compiler:
   """Compiles for one topology.
 
   Attributes:
-    topology: as libtpu names it, e.g. v5e:8x8.
-    seconds: after which a compilation is killed.
+    topology: as libtpu names it, e.g. v5e:8x8, or h100:8.
+    seconds: after which a compilation is given up.
   """
 
   topology: str
   seconds: float
 
   def __post_init__(self):
-    if importlib.util.find_spec('libtpu') is None:
-      raise ConfigError(
-        f"--topology={self.topology} needs Google's compiler for TPUs, which runs without one: "
-        "pip install 'vivit_jax[plan]'"
-      )
+    check_compiler(self.topology)
 
   def __call__(self, config: Config) -> tuple[dict[str, int], str]:
     """Returns bytes of each device by purpose, or none and why the step does not fit.

@@ -14,8 +14,9 @@ from jax.extend.core import Var
 from jax.sharding import AbstractMesh, Mesh
 
 from vivit_jax.config.schema import Clip, Config
+from vivit_jax.config.sharding_rules import RULES, rule_of
 from vivit_jax.distributed.mesh import AXES, check_devices
-from vivit_jax.distributed.sharding import RULES, leaf_name, rule_of, state_sharding
+from vivit_jax.distributed.sharding import leaf_name, state_sharding
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
 from vivit_jax.train.optimizer import make_optimizer
@@ -122,7 +123,7 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
   share = 1 / (data * fsdp * context)  # of a global batch
   clips = config.train.batch_size * share / config.train.grad_accum_steps
   per_clip, copies = saved(model, config.clip)
-  unrolled = not config.model.scan and config.model.remat == 'none'
+  unrolled = not config.model.scan and config.model.remat in ('auto', 'none', 'elementwise')
   sizes = {
     'parameters': params,
     'optimizer state and averages': bytes_per_device(mesh, (state.opt_state, state.ema_params)),

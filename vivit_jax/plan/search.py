@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from vivit_jax.config.parse import parse, to_dict
 from vivit_jax.config.schema import Config
@@ -45,7 +45,7 @@ def changes(config: Config, devices: int) -> list[Change]:
     found.append(Change('fsdp', split, 'parameters travel twice more'))
   if clips > config.train.grad_accum_steps:
     found.append(Change('accumulate', {'train.grad_accum_steps': clips}, 'one clip at a time'))
-  if config.model.remat == 'none':
+  if config.model.remat != 'block':
     again = {'model.scan': True, 'model.remat': 'block'}
     found.append(Change('remat', again, 'forward pass twice: up to 4/3'))
   share = next((n for n in (4, 2) if context == 1 and _divides(config, devices, n)), None)
@@ -113,7 +113,13 @@ class Trial:
   refusal: str = ''
 
 
-def search(config: Config, devices: int, available: int, compiler: Compile | None) -> list[Trial]:
+def search(
+  config: Config,
+  devices: int,
+  available: int,
+  compiler: Compile | None,
+  kind: Literal['tpu', 'gpu'] = 'gpu',
+) -> list[Trial]:
   """Returns the experiment as given, each change alone, and the first set of changes that fits.
 
   Sets are tried from cheap to costly. With a compiler, the estimate only decides which of them are
@@ -123,7 +129,8 @@ def search(config: Config, devices: int, available: int, compiler: Compile | Non
     config: the experiment.
     devices: their number.
     available: bytes of each.
-    compiler: returns what a configuration needs; None to estimate it.
+    compiler: says what a configuration needs; without one, all is estimated.
+    kind: of the devices, for the estimate.
 
   Raises:
     ConfigError: the experiment as given is impossible on that many devices.
@@ -135,7 +142,7 @@ def search(config: Config, devices: int, available: int, compiler: Compile | Non
       continue
     try:
       changed = with_changes(config, made)
-      sizes = estimate(changed, devices, 'tpu' if compiler else 'gpu')
+      sizes = estimate(changed, devices, kind)
     except ConfigError:
       if made:
         continue

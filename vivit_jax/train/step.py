@@ -21,10 +21,11 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train import losses
-from vivit_jax.train.gradients import accumulated, clipped_by_group
+from vivit_jax.train.gradients import Gradient, accumulated, clipped_by_group
 from vivit_jax.train.losses import targets as task_targets
 from vivit_jax.train.mix import mix
 from vivit_jax.train.optimizer import is_trained
@@ -64,7 +65,7 @@ def train_step(
     logits = apply(model, params, normalize_pixels(video), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
-  gradient = jax.value_and_grad(objective, has_aux=True)
+  gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
     gradient = clipped_by_group(objective, train.grad_clip_groups, train.grad_clip_norm)
   elif train.grad_accum_steps > 1:
@@ -72,17 +73,19 @@ def train_step(
   (loss, logits), gradients = gradient(state.params, video, targets, key)
   norm = optax.tree.norm(gradients)
 
-  def updated(state: TrainState, gradients: Any) -> TrainState:
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
-    if train.ema_decay:
-      ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
-    return TrainState(state.step, params, opt_state, ema_params)
-
+  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  ema_params = state.ema_params
+  if train.ema_decay:
+    ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  # A branch, since a select of old and new would hold both in memory.
-  state = jax.lax.cond(finite, updated, lambda state, _: state, state, gradients)
+  # Leaf by leaf, in place of the donated one. A branch would copy the state once more on GPUs, and
+  # hold the host until the device comes to it.
+  state = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old),
+    TrainState(state.step, params, opt_state, ema_params),
+    state,
+  )
   metrics = {
     'loss': loss,
     'gradient_norm': norm,
@@ -93,10 +96,25 @@ def train_step(
   return dataclasses.replace(state, step=state.step + 1), metrics
 
 
+def _split_as_params(gradient: Gradient) -> Gradient:
+  """Returns the same whose gradients lie as the parameters, before a norm asks for all of them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.shape.get('fsdp', 1) == 1:
+    return gradient
+
+  def split(params: Any, video: Array, targets: Array, key: Array) -> Any:
+    aux, gradients = gradient(params, video, targets, key)
+    places = state_sharding(mesh, gradients)
+    return aux, jax.lax.with_sharding_constraint(gradients, places)
+
+  return split
+
+
 def compile_step(
   config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
   """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+  check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
@@ -115,6 +133,7 @@ def compile_step(
 @functools.cache  # validation and the test that follows share a compilation
 def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
   """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
+  check_kernel(model.config, mesh.devices.flat[0].device_kind)
 
   @functools.partial(
     jax.jit,
