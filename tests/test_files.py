@@ -35,7 +35,7 @@ def start(code, path):
   )  # fmt: skip
 
 
-def test_a_lock_is_refused_or_waited_for_until_its_owner_is_killed(tmp_path):
+def test_a_lock_is_refused_or_waited_for(tmp_path):
   path = tmp_path / 'lock'
   with start(HOLD, path) as owner:
     assert owner.stdout.readline() == 'held\n'

@@ -138,7 +138,7 @@ class EarlierState:
 
 
 @pytest.mark.parametrize('ema', [True, False])
-def test_a_state_of_an_earlier_version_has_its_average_under_the_new_name(tmp_path, ema):
+def test_the_average_of_an_earlier_version_has_its_new_name(tmp_path, ema):
   params = {'kernel': jnp.arange(6.0).reshape(2, 3)}
   average = {'kernel': jnp.full((2, 3), 0.5)} if ema else ()
   opt_state = optax.adamw(1e-3).init(params)

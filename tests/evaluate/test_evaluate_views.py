@@ -85,7 +85,7 @@ def test_order_and_batch_size_change_no_bit(rng, size):
 
 
 @pytest.mark.parametrize('size', [1, 3, 4, 16])
-def test_a_stream_answers_each_video_as_soon_as_its_views_are_done(rng, size):
+def test_a_stream_answers_each_video_once_its_views_are_done(rng, size):
   ids, logits, labels = views_of(rng)
   unreadable, taken = {2: 'damaged', 7: 'empty'}, []
 

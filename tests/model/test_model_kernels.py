@@ -139,7 +139,7 @@ def test_short_has_the_values_and_gradients_of_plain(tokens, lead, rng):
 
 @pytest.mark.parametrize('attention', ['factorised_encoder', 'factorised_self_attention'])
 @pytest.mark.parametrize('epsilon', [1e-6, 0.0])
-def test_tokens_that_fill_a_stage_up_change_no_loss_and_no_gradient(
+def test_tokens_that_fill_a_stage_change_no_loss_or_gradient(
   attention, epsilon, rng, random_params
 ):
   pooling = 'cls' if attention == 'factorised_encoder' else 'mean'

@@ -115,7 +115,7 @@ def test_what_is_kept_decides_how_often_attention_is_computed(scan):
   [Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=4), Mesh(data=1, fsdp=4, context=2)],
   ids=['fsdp', 'data-fsdp', 'fsdp-context'],
 )
-def test_gradients_are_scattered_and_parameters_travel_once_in_half_precision(mesh):
+def test_gradients_are_scattered_and_parameters_travel_once(mesh):
   config = experiment(*MATRIX[4], train=Train(batch_size=8), evaluate=Evaluate(batch_size=8))
   found, _ = figures(dataclasses.replace(config, mesh=mesh), 'h100:8')
   from vivit_jax.plan.memory import abstract_training

@@ -47,7 +47,7 @@ def test_a_pipelined_gather_counts_once_and_others_whole():
   ]
 
 
-def test_cudnn_is_counted_by_its_formula_and_scratch_is_no_traffic():
+def test_cudnn_is_counted_by_formula_and_scratch_not_at_all():
   (kernel,) = Program(HEADER + CUDNN).kernels()
   assert kernel.flops == 4 * 2 * 12 * 200**2 * 64
   assert kernel.bytes == 2 * 2 * 200 * 12 * 64 * 3 + 4 * 2 * 12 * 200

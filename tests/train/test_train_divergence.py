@@ -109,7 +109,7 @@ class Running:
   __float__ = __array__ = item
 
 
-def test_the_mean_of_finished_steps_does_not_wait_for_the_one_that_runs():
+def test_the_mean_of_steps_waits_for_none_that_runs():
   buffer = MetricsBuffer()
   buffer.add(1, metrics(3.0, 0))
   buffer.add(2, {'loss': Running(), 'skipped_updates': Running()})
