@@ -106,6 +106,9 @@ def test_settings_that_follow_another_follow_its_override(write):
     "  config.train.warmup_epochs = config.train.get_ref('epochs') / 10\n  return config\n"
   )
   assert load([f'--config={path}', '--config.train.epochs=50']).train.warmup_epochs == 5.0
+  assert message_of(f'--config={path}', '--config.train.epochs=ten') == (
+    "config.train.epochs='ten' has the wrong type: str, need float"
+  )
 
 
 def test_an_optional_setting_can_be_unset(write):

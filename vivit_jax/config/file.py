@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from vivit_jax.config.parse import check_views, parse, required, setting_type
+from vivit_jax.config.parse import check_views, convert, parse, required, setting_type
 from vivit_jax.config.renamed import NAMES, unknown
 from vivit_jax.config.schema import SIZES, Attention, Config
 from vivit_jax.errors import ConfigError, nearest
@@ -139,15 +139,17 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
 
 
 def _set(tree: config_dict.ConfigDict, override: str) -> None:
-  """Puts the value of `--config.section.name=value` into the tree; parsing checks it.
+  """Puts the value of `--config.section.name=value` into the tree.
 
   Raises:
-    ConfigError: there is no such setting, or no value.
+    ConfigError: there is no such setting, no value, or one that the setting cannot have.
   """
   name, equals, text = override.removeprefix('--config.').partition('=')
   if not equals:
     raise ConfigError(f'{override} has no value: write {override}=VALUE')
-  value = _literal(text, setting_type(name))
+  hint = setting_type(name)
+  # Checked here too, before settings that follow this one are computed from it.
+  value = convert(hint, _literal(text, hint), f'config.{name}')
   *sections, last = name.split('.')
   try:
     for section in sections:
@@ -164,7 +166,7 @@ BOOLEANS = {'true': True, 'false': False, '1': True, '0': False}
 
 
 def _literal(text: str, hint: Any) -> Any:
-  """Returns a value as it is meant by `hint`, the type of its setting; a string if it is not."""
+  """Returns the value that a text stands for in a setting of this type; else the text itself."""
   kind = required(hint)
   if text == 'None' and kind is not hint:
     return None

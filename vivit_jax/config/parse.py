@@ -29,7 +29,7 @@ def parse(tree: Mapping[str, Any]) -> Config:
   Raises:
     ConfigError: naming the setting, the value and what would be valid.
   """
-  config = typing.cast(Config, _convert(Config, tree, 'config'))
+  config = typing.cast(Config, convert(Config, tree, 'config'))
   check(config)
   return config
 
@@ -69,19 +69,19 @@ def _is_section(kind: Any) -> bool:
   return dataclasses.is_dataclass(kind)
 
 
-def _convert(kind: Any, value: Any, path: str) -> Any:
+def convert(kind: Any, value: Any, path: str) -> Any:
   """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
   origin = typing.get_origin(kind)
   if dataclasses.is_dataclass(kind):
     return _convert_section(typing.cast(type, kind), value, path)
   if origin is typing.Annotated:
     base, bounds = typing.get_args(kind)
-    value = _convert(base, value, path)
+    value = convert(base, value, path)
     if value not in bounds:
       raise ConfigError(f'{path}={value!r} is out of range: it must be {bounds.needs(value)}')
     return value
   if required(kind) is not kind:
-    return None if value is None else _convert(required(kind), value, path)
+    return None if value is None else convert(required(kind), value, path)
   if origin is typing.Literal:
     choices = typing.get_args(kind)
     if value not in choices:
@@ -105,7 +105,7 @@ def _convert_section(kind: type, value: Any, path: str) -> Any:
   for name in value:
     if name not in hints:
       raise ConfigError(unknown(f'{path}.{name}', hints))
-  return kind(**{name: _convert(hints[name], v, f'{path}.{name}') for name, v in value.items()})
+  return kind(**{name: convert(hints[name], v, f'{path}.{name}') for name, v in value.items()})
 
 
 def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
@@ -116,7 +116,7 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
   if len(kinds) != len(value):
     raise ConfigError(f'{path}={value!r} has {len(value)} values, need {len(kinds)}')
   return tuple(
-    _convert(kind, v, f'{path}[{i}]') for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
+    convert(kind, v, f'{path}[{i}]') for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
   )
 
 
