@@ -15,7 +15,7 @@ from vivit_jax.model.vivit import build, init_params
 from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
 from vivit_jax.weights.initialize import ParameterOrigin, format_table
 from vivit_jax.weights.load import load_source
-from vivit_jax.weights.pretrained import _account
+from vivit_jax.weights.pretrained import _account, _as_model
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 SMALL = Config(
@@ -109,7 +109,7 @@ def test_what_a_foreign_file_says_moves_no_cursor():
     ParameterOrigin('fresh', evil, evil, (1,), note=evil),
     ParameterOrigin('left over', evil, None, (1,)),
   ]
-  for shown in (text, format_table(rows), _account(evil, source), str(ConfigError(evil))):
+  for shown in (text, format_table(rows), _account(evil, _as_model(source)), str(ConfigError(evil))):
     assert r'\x1b]0;title\x07\u202e' in shown
     assert all(c.isprintable() or c == '\n' for c in shown)
   assert sum(line.startswith('config.model.layers') for line in text.splitlines()) == 1
