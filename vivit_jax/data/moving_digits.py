@@ -30,6 +30,7 @@ from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from vivit_jax.config.schema import MovingDigits
+from vivit_jax.data.tables import as_csv
 from vivit_jax.distributed import hosts
 
 VERSION = 2  # of what is drawn and written; part of the cache key
