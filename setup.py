@@ -36,7 +36,6 @@ setup(
     'opencv-python-headless>=4.10',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.31',
-    'Pebble>=5.1',
     'protobuf>=5.0',
     'safetensors>=0.5',
     'scikit-learn>=1.5',

@@ -4,11 +4,9 @@
 # Run from the repository root: python experiments/mutants.py [--count=N] [--out=mutants.json]
 
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import tempfile
 import time
 from collections import Counter
@@ -17,11 +15,12 @@ from typing import Any
 
 import av
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from vivit_jax.data.prepare.check import MEGABYTES, confine
+from vivit_jax.data.pool import Lost, run_all
+from vivit_jax.data.prepare.check import MEGABYTES
 from vivit_jax.data.video.reader import DecodeError, VideoReader
+from vivit_jax.data.worker import Work
 
 FRAMES, SECONDS = 24, 20.0  # of each video; that one may take
 SOURCES = {
@@ -105,6 +104,14 @@ def read(file: str) -> tuple[str, str, float, float]:
   return *found, time.perf_counter() - start, _status('VmHWM') - before
 
 
+class Read(Work):
+  """Reads videos in other processes."""
+
+  def __call__(self, file: str) -> tuple[str, str, float, float]:
+    """Returns what `read` does."""
+    return read(file)
+
+
 def _status(name: str) -> float:
   text = Path('/proc/self/status').read_text()
   return int(text[text.index(name) :].split()[1]) / 1024
@@ -118,24 +125,24 @@ def survey(count: int, workers: int = 2, seed: int = 0) -> list[Outcome]:
     true = {name: read(str(file))[0] for name, file in files.items()}
     contents = {name: file.read_bytes() for name, file in files.items()}
     rng, outcomes = np.random.default_rng(seed), []
-    context = multiprocessing.get_context('spawn')
-    with ProcessPool(workers, context=context, initializer=confine, initargs=(MEGABYTES,)) as pool:
-      running = []
-      for k in range(count):
-        source, damage = list(files)[k % len(files)], DAMAGE[k // len(files) % len(DAMAGE)]
-        file = folder / f'mutant{k}{files[source].suffix}'
-        file.write_bytes(mutate(contents[source], damage, rng))
-        running.append((source, damage, pool.schedule(read, (str(file),), timeout=SECONDS)))
-      for source, damage, future in tqdm(running, 'mutants', unit='video', disable=None):
-        outcomes.append(Outcome(source, damage, *_judge(future, true[source])))
+    kinds: dict[str, tuple[str, str]] = {}  # by file
+    for k in range(count):
+      source, damage = list(files)[k % len(files)], DAMAGE[k // len(files) % len(DAMAGE)]
+      file = folder / f'mutant{k}{files[source].suffix}'
+      file.write_bytes(mutate(contents[source], damage, rng))
+      kinds[str(file)] = source, damage
+    tasks = ((file, SECONDS) for file in kinds)
+    stream = run_all(Read(), tasks, workers, megabytes=MEGABYTES)
+    for file, found in tqdm(stream, 'mutants', count, unit='video', disable=None):
+      source, damage = kinds[file]
+      outcomes.append(Outcome(source, damage, *_judge(found, true[source])))
   return outcomes
 
 
-def _judge(future: concurrent.futures.Future, true: str) -> tuple[str, str, float, float]:
-  try:
-    found, reason, seconds, megabytes = future.result()
-  except (concurrent.futures.TimeoutError, ProcessExpired) as error:
-    return 'lost process', repr(error), SECONDS, 0.0
+def _judge(result: Any, true: str) -> tuple[str, str, float, float]:
+  if isinstance(result, Lost):
+    return 'lost process', repr(result), SECONDS, 0.0
+  found, reason, seconds, megabytes = result
   if reason:
     return 'refused', reason, seconds, megabytes
   if found == true:
@@ -176,4 +183,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  import mutants  # by this name the processes find what they do
+
+  mutants.main()

@@ -1,45 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads every video of a data set once, in processes that bad files may kill.
+"""A check of all videos of a data set, which can be interrupted: what is known stays known."""
 
-A file that makes its decoder crash, hang or take too much memory ends one process, which another
-replaces, and is named like any other.
-
-A check of a whole data set that can be interrupted: what is known stays known.
-"""
-
-import concurrent.futures
 import contextlib
 import dataclasses
-import json
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import SPLITS, read_manifest
+from vivit_jax.data.pool import Lost, run_all
+from vivit_jax.data.prepare.jobs import (
+  CRASHED,
+  LARGE,
+  SLOW,
+  Journal,
+  file_state,
+  timeout_seconds,
+  why_lost,
+)
 from vivit_jax.data.prepare.shards import is_prepared
 from vivit_jax.data.splits import Bad, read_list, write_list
 from vivit_jax.data.video.reader import DecodeError, VideoReader
+from vivit_jax.data.worker import Work
 from vivit_jax.errors import DataError, printable
 
 MEGABYTES = 2048  # beside what a process starts with; 4096 x 2304 takes 250 with all its references
-SECONDS = 30.0  # for a file of nothing, and one more per megabyte: five times what decoding takes
 CLIP = 32  # frames at the beginning, in the middle and at the end that --quick decodes
-QUEUED = 4  # files per process that wait or are being read; an interruption loses these
-POLL = 0.02  # seconds
-FLOODED = 77  # exit code of a process that took too much memory
-
-SLOW, CRASHED, LARGE = 'too slow', 'decoder crashed', 'too large'
 
 Span = tuple[float | None, float | None]
 Found = tuple[float | None, float | None, str]  # start and end of the row, or Nones; reason
@@ -86,6 +77,18 @@ def _frames_in(times: np.ndarray, start: float | None, end: float | None) -> int
   return int((len(times) if end is None else np.searchsorted(times, end)) - first)
 
 
+class Examine(Work):
+  """Examines files in other processes."""
+
+  def __init__(self, quick: bool):
+    """Takes how: see `examine`."""
+    self._quick = quick
+
+  def __call__(self, file: File) -> list[Found]:
+    """Returns what is wrong with a file."""
+    return examine(file, self._quick)
+
+
 def examine_all(
   files: Iterable[File],
   workers: int,
@@ -99,79 +102,19 @@ def examine_all(
     files: to read.
     workers: processes.
     quick: see `examine`.
-    seconds: that one file may take; None = SECONDS and one more per megabyte.
+    seconds: that one file may take; None = see `timeout_seconds`.
     megabytes: that a process may take, beside what it starts with.
   """
-  context = multiprocessing.get_context('spawn')
-  pool = ProcessPool(workers, context=context, initializer=confine, initargs=(megabytes,))
-  try:
-    running: dict[concurrent.futures.Future, tuple[File, float]] = {}
-    waiting = iter(files)
-    more = True
-    while more or running:
-      while more and len(running) < QUEUED * workers:
-        file = next(waiting, None)
-        if file is None:
-          more = False
-          break
-        limit = SECONDS + _megabytes(file) if seconds is None else seconds
-        running[pool.schedule(examine, (file, quick), timeout=limit)] = file, limit
-      done, _ = concurrent.futures.wait(running, return_when='FIRST_COMPLETED')
-      for future in done:
-        file, limit = running.pop(future)
-        yield file, _result(future, limit)
-  finally:
-    pool.stop()
-    pool.join()
 
+  def limit(file: File) -> float:
+    return timeout_seconds(file.place) if seconds is None else seconds
 
-def _result(future: concurrent.futures.Future, limit: float) -> list[Found]:
-  try:
-    return future.result()
-  except concurrent.futures.TimeoutError:
-    return [(None, None, f'{SLOW}: not done in {limit:.0f} s')]
-  except ProcessExpired as error:
-    if error.exitcode == FLOODED:
-      return [(None, None, f'{LARGE}: it takes more memory than the bound')]
-    return [(None, None, f'{CRASHED}: {_ending(error.exitcode)}')]
-
-
-def _ending(code: int) -> str:
-  try:
-    return f'it ended by {signal.Signals(-code).name}'
-  except ValueError:
-    return f'it ended with exit code {code}'
-
-
-def _megabytes(file: File) -> float:
-  try:
-    return Path(file.place).stat().st_size / 1e6
-  except (OSError, ValueError):
-    return 0.0
-
-
-def confine(megabytes: int) -> None:
-  """Ends this process when it takes too much memory, or when its parent is gone."""
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-  bound = _resident() + megabytes * 2**20
-  threading.Thread(target=_watch, args=(parent.sentinel, bound), daemon=True).start()
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
-
-
-def _watch(sentinel: int, bound: int) -> None:
-  # A limit of the system would make allocations fail, which decoders take for damaged files.
-  while not wait([sentinel], timeout=POLL):
-    if _resident() > bound:
-      os._exit(FLOODED)
-  os._exit(1)
-
-
-def _resident() -> int:
-  """Returns the bytes of memory that this process holds; 0 where the system does not say."""
-  if sys.platform != 'linux':
-    return 0
-  return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+  tasks = ((file, limit(file)) for file in files)
+  with contextlib.closing(run_all(Examine(quick), tasks, workers, megabytes=megabytes)) as stream:
+    for file, found in stream:
+      if isinstance(found, Lost):
+        found = [(None, None, why_lost(found, limit(file)))]
+      yield file, found
 
 
 # What another machine, or the same one on another day, may see otherwise: examined again.
@@ -227,7 +170,8 @@ class Check:
 
   def run(self, workers: int, seconds: float | None) -> None:
     """Examines what no earlier run did; whatever ends it, the list has what is known by then."""
-    self.found = self._known()
+    journal = Journal(self.output.with_name(f'.{self.output.name}.checked'))
+    self.found = self._known(journal)
     left = [file for file in self.files if file.path not in self.found]
     if len(left) < len(self.files):
       print(f'{len(self.files) - len(left):,} of {len(self.files):,} files are known already')
@@ -235,13 +179,11 @@ class Check:
     try:
       with (
         contextlib.closing(stream),
-        self._journal.open('a', encoding='utf-8') as journal,
         tqdm(total=len(left), desc='check', unit='video') as bar,
       ):
         for file, found in stream:
           self.found[file.path] = found
-          journal.write(json.dumps([*_state(file), self.quick, found]) + '\n')
-          journal.flush()
+          journal.add([*_state(file), self.quick, found])
           bar.set_postfix(bad=self.bad, refresh=False)
           bar.update()
     finally:
@@ -263,38 +205,23 @@ class Check:
       lines.append(printable(f'{count:8,}  {kind:18}  {first[kind].path}: {detail}'))
     return '\n'.join(lines)
 
-  @property
-  def _journal(self) -> Path:
-    return self.output.with_name(f'.{self.output.name}.checked')
-
   def _list(self) -> list[Bad]:
     """Returns what is bad in the order of the files, then what an earlier list has of others."""
     rows = [Bad(f.path, *found) for f in self.files for found in self.found.get(f.path, ())]
     return rows + [bad for bad in read_list(self.output) if bad.path not in self.found]
 
-  def _known(self) -> dict[str, list[Found]]:
+  def _known(self, journal: Journal) -> dict[str, list[Found]]:
     """Returns what an earlier run found in files that have not changed since."""
-    try:
-      lines = self._journal.read_text(encoding='utf-8').splitlines()
-    except FileNotFoundError:
-      return {}
     states = {file.path: _state(file) for file in self.files}
     known: dict[str, list[Found]] = {}
-    for line in lines:
-      with contextlib.suppress(ValueError):  # the line at which a run was killed
-        *state, quick, rows = json.loads(line)
-        found: list[Found] = [(start, end, reason) for start, end, reason in rows]
-        lasting = not any(reason.startswith(PASSING) for _, _, reason in found)
-        if states.get(state[0]) == state and lasting and (self.quick or not quick):
-          known[state[0]] = found
+    for *state, quick, rows in journal.entries:
+      found: list[Found] = [(start, end, reason) for start, end, reason in rows]
+      lasting = not any(reason.startswith(PASSING) for _, _, reason in found)
+      if states.get(state[0]) == state and lasting and (self.quick or not quick):
+        known[state[0]] = found
     return known
 
 
 def _state(file: File) -> list:
   """Returns what identifies a file as it is now: path, size, time of change and its rows."""
-  spans = [list(span) for span in file.spans]
-  try:
-    now = os.stat(file.place)
-  except (OSError, ValueError):
-    return [file.path, None, None, spans]
-  return [file.path, now.st_size, now.st_mtime_ns, spans]
+  return [file.path, *file_state(file.place), [list(span) for span in file.spans]]

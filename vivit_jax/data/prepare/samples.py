@@ -4,28 +4,22 @@
 What a folder of manifests asks `vivit data build` to prepare: one sample per row.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import wait
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import SEPARATOR, SPLITS, Manifest, read_manifest
+from vivit_jax.data.pool import Lost, cores, run_all
 from vivit_jax.data.prepare.encode import Encoding, Facts, is_copied, stored_video
+from vivit_jax.data.prepare.jobs import Journal, State, file_state, timeout_seconds, why_lost
 from vivit_jax.data.prepare.shards import is_prepared
 from vivit_jax.data.video.reader import DecodeError
+from vivit_jax.data.worker import Work
 from vivit_jax.errors import DataError
 from vivit_jax.files import replace_file
 
@@ -114,55 +108,51 @@ def _read_head(root: Path, splits: list[str], name: str) -> tuple[Head, dict[str
   return Head(name, classes, task.kind == 'multi_label'), manifests
 
 
-PATIENCE = (120.0, 1e-5)  # seconds for any video, and for each of its bytes; then it hangs
-AHEAD = 4  # videos handed out per process
-
-Reasons = dict[Sample, str]  # and the reason
+Reasons = dict[Sample, str]  # why samples cannot be read
 
 
 class Finished:
   """What is known of the finished samples, on disk as soon as they are.
 
-  Args:
+  Attributes:
     folder: of the build's work.
+    facts: by split and index.
   """
 
   def __init__(self, folder: Path):
-    self._folder = folder
-    self._file = folder / 'finished.jsonl'
+    self.folder = folder
+    self._journal = Journal(folder / 'finished.jsonl')
     self.facts: dict[tuple[str, int], Facts] = {}
-    lines = self._file.read_bytes().splitlines() if self._file.exists() else []
-    for line in lines:
-      try:
-        row = json.loads(line)
-      except ValueError:
-        continue  # cut off by a kill: that sample is done again
-      self.facts[row['split'], row['index']] = Facts(**row['facts'])
-    # Without the cut off line, to which the next one would be glued.
-    replace_file(self._file, b''.join(map(_line, self.facts, self.facts.values())))
+    self._states: dict[tuple[str, int], State | None] = {}
+    for row in self._journal.entries:
+      key = row['split'], row['index']
+      # An earlier version noted no state: those are done again.
+      self.facts[key], self._states[key] = Facts(**row['facts']), row.get('state')
 
   def path(self, sample: Sample) -> Path:
     """Returns where the video lies if it is not copied from its source."""
-    return self._folder / sample.split / f'{sample.index // 1000}' / f'{sample.index}.mp4'
+    return _encoded_path(self.folder, sample)
 
-  def add(self, sample: Sample, facts: Facts) -> None:
-    """Notes a sample whose video is in its place."""
-    self.facts[sample.split, sample.index] = facts
-    with self._file.open('ab') as handle:
-      handle.write(_line((sample.split, sample.index), facts))
+  def add(self, sample: Sample, state: State, facts: Facts) -> None:
+    """Notes a sample whose video is in its place, made of a file of this state."""
+    key = sample.split, sample.index
+    self.facts[key], self._states[key] = facts, state
+    row = {'split': key[0], 'index': key[1], 'state': state, 'facts': dataclasses.asdict(facts)}
+    self._journal.add(row)
 
   def has(self, sample: Sample, encoding: Encoding) -> bool:
     """Whether a sample needs no more work."""
-    facts = self.facts.get((sample.split, sample.index))
-    if facts is None or is_copied(sample.start, sample.end, encoding):
-      return facts is not None
+    key = sample.split, sample.index
+    if self._states.get(key) != file_state(sample.path):
+      return False
+    if is_copied(sample.start, sample.end, encoding):
+      return True
     path = self.path(sample)
-    return path.is_file() and path.stat().st_size == facts.size
+    return path.is_file() and path.stat().st_size == self.facts[key].size
 
 
-def _line(key: tuple[str, int], facts: Facts) -> bytes:
-  row = {'split': key[0], 'index': key[1], 'facts': dataclasses.asdict(facts)}
-  return json.dumps(row).encode() + b'\n'
+def _encoded_path(folder: Path, sample: Sample) -> Path:
+  return folder / sample.split / f'{sample.index // 1000}' / f'{sample.index}.mp4'
 
 
 def finish_samples(
@@ -187,25 +177,25 @@ def finish_samples(
   """
   failures: Reasons = {}
   missing = [sample for sample in samples if not finished.has(sample, encoding)]
+  if not missing:
+    return failures
+
+  def limit(sample: Sample) -> float:
+    return timeout_seconds(sample.path, not is_copied(sample.start, sample.end, encoding))
+
+  tasks = ((sample, limit(sample)) for sample in missing)
+  stream = run_all(Prepare(encoding, finished.folder), tasks, min(cores(), len(missing)))
   bar = tqdm(
-    total=len(samples),
-    initial=len(samples) - len(missing),
-    desc='preparing',
-    unit=' videos',
-    disable=not missing,
+    total=len(samples), initial=len(samples) - len(missing), desc='preparing', unit=' videos'
   )
-  with bar, _pool(len(missing)) as pool:
-    for sample, future in _in_turn(pool, missing, encoding, finished):
+  with bar, contextlib.closing(stream):
+    for sample, outcome in stream:
       bar.update()
-      try:
-        finished.add(sample, future.result())
+      if not isinstance(outcome, str | Lost):
+        finished.add(sample, *outcome)
         continue
-      except DecodeError as error:
-        failures[sample] = error.reason
-      except concurrent.futures.TimeoutError:
-        failures[sample] = f'not done after {_patience(sample):.0f} s'
-      except ProcessExpired as error:
-        failures[sample] = f'reading it ended the process with exit code {error.exitcode}'
+      reason = why_lost(outcome, limit(sample)) if isinstance(outcome, Lost) else outcome
+      failures[sample] = reason
       bar.set_postfix_str(f'{len(failures)} unreadable')
       if len(failures) > max_bad_fraction * len(samples):
         on_failures(failures)
@@ -217,71 +207,22 @@ def finish_samples(
   return failures
 
 
-def _in_turn(
-  pool: ProcessPool, samples: list[Sample], encoding: Encoding, finished: Finished
-) -> Iterator[tuple[Sample, Any]]:
-  """Yields samples and their futures as they are done, with few handed out at a time."""
-  pending: dict[Any, Sample] = {}
-  waiting = iter(samples)
-  while True:
-    while len(pending) < AHEAD * _processes() and (sample := next(waiting, None)):
-      arguments = (sample, encoding, finished.path(sample))
-      pending[pool.schedule(_finish, arguments, timeout=_patience(sample))] = sample
-    if not pending:
-      return
-    done, _ = concurrent.futures.wait(pending, return_when='FIRST_COMPLETED')
-    for future in done:
-      yield pending.pop(future), future
+class Prepare(Work):
+  """Checks and encodes samples in other processes."""
 
+  def __init__(self, encoding: Encoding, folder: Path):
+    """Takes how videos are stored, and where those lie that are not copied."""
+    self._encoding, self._folder = encoding, folder
 
-def _finish(sample: Sample, encoding: Encoding, path: Path) -> Facts:
-  """Runs in a worker: the video in its place, whole, before anything is said of it."""
-  content, facts = stored_video(sample.path, sample.start, sample.end, encoding)
-  if not is_copied(sample.start, sample.end, encoding):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, content)
-  return facts
-
-
-def _patience(sample: Sample) -> float:
-  """Returns seconds; even long films are read at a few megabytes a second."""
-  try:
-    size = os.stat(sample.path).st_size
-  except OSError:
-    size = 0
-  return PATIENCE[0] + PATIENCE[1] * size
-
-
-def _processes() -> int:
-  return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _pool(tasks: int) -> Iterator[ProcessPool]:
-  # Spawned: forking a process with threads, as of the pool and the bar, can deadlock the child.
-  context = multiprocessing.get_context('spawn')
-  pool = ProcessPool(
-    max(1, min(_processes(), tasks)), initializer=_end_with_parent, context=context
-  )
-  try:
-    yield pool
-    pool.close()
-  except BaseException:
-    pool.stop()
-    raise
-  finally:
-    pool.join()
-
-
-def _end_with_parent() -> None:
-  """Makes a worker exit when the build is gone, however that ended; else it waits for ever."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the build ends its workers
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-  sentinel = parent.sentinel
-
-  def watch() -> None:
-    wait([sentinel])
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  def __call__(self, sample: Sample) -> tuple[State, Facts] | str:
+    """Puts a video into its place whole; returns its file's state and its facts, or the reason."""
+    state = file_state(sample.path)  # before reading: a change meanwhile must be noticed
+    try:
+      content, facts = stored_video(sample.path, sample.start, sample.end, self._encoding)
+    except DecodeError as error:
+      return error.reason
+    if not is_copied(sample.start, sample.end, self._encoding):
+      path = _encoded_path(self._folder, sample)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      replace_file(path, content)
+    return state, facts
