@@ -172,9 +172,7 @@ def test_each_span_of_one_file_has_its_own_answer(tmp_path, pretrained):
   assert ['no frame from 7.0' in (p.error or '') for p in found] == [False, False, True, False]
 
 
-def test_views_that_wait_are_bounded_in_bytes_on_any_cores(
-  tmp_path, pretrained, monkeypatch
-):
+def test_views_that_wait_are_bounded_in_bytes_on_any_cores(tmp_path, pretrained, monkeypatch):
   found = []
 
   class Assembly(pipeline.Assembly):
