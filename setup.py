@@ -50,14 +50,12 @@ setup(
     'plan': ['jax[tpu]', 'jax[cuda13]'],  # their compilers work without a device
     'hub': [
       'gcsfs>=2026.4.0',
-      'google-cloud-storage>=3.0',
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
     ],
     'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],
     'test': [
       'gcsfs>=2026.4.0',
-      'google-cloud-storage>=3.0',
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
       'scikit-video>=1.1.11',

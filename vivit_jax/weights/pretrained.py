@@ -28,7 +28,7 @@ from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.errors import CheckpointError, InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.weights.download import localise
+from vivit_jax.weights.download import download
 from vivit_jax.weights.initialize import format_table, initialize
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, grid
@@ -217,7 +217,7 @@ def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
 
 
 def _load(path: str, hints: CheckpointFacts, sha256: str | None = None) -> Pretrained:
-  place = localise(path, sha256)
+  place = download(path, sha256)
   is_step = place.name.isdecimal() and place.parent.name == CHECKPOINTS
   workdir = place.parent.parent if is_step else place.parent if place.name == BEST else place
   # A Hugging Face folder has a config.json too.
