@@ -29,7 +29,7 @@ pytest.register_assert_rewrite('support')
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files, one or more a folder, whose tests `pytest -m quick` runs: those that need no whole run.
+# What `pytest -m quick` runs: files and single tests of every folder that need no whole run.
 QUICK = (
   'test_architecture.py',
   'checkpoint/test_workdir.py',
@@ -43,10 +43,9 @@ QUICK = (
   'data/test_data_records.py',
   'distributed/test_sharding.py',
   'evaluate/test_evaluate_metrics.py',
-  'evaluate/test_predict.py',
-  'model/test_model_against_oracle.py',
   'model/test_model_tokenizer.py',
-  'model/test_model_variants.py',
+  'model/test_model_variants.py::test_flax_nnx_wraps_the_model',
+  'model/test_model_variants.py::test_stored_tree_is_per_layer',
   'plan/test_summary.py',
   'train/test_train_losses.py',
   'train/test_train_optimizer.py',
@@ -59,7 +58,9 @@ def pytest_collection_modifyitems(items):
   """Marks the quick tests."""
   here = Path(__file__).parent
   for item in items:
-    if str(item.path.relative_to(here)) in QUICK and not item.get_closest_marker('faults'):
+    file = str(item.path.relative_to(here))
+    quick = file in QUICK or f'{file}::{item.originalname}' in QUICK
+    if quick and not item.get_closest_marker('faults'):
       item.add_marker('quick')
 
 

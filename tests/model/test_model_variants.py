@@ -62,8 +62,9 @@ def test_flax_nnx_wraps_the_model(attention, video, random_params):
   params = random_params(abstract_params(model, CLIP))
   wrapped = bridge.lazy_init(bridge.ToNNX(model, rngs=nnx.Rngs(0)), video)
   held = nnx.state(wrapped, nnx.Param)
-  assert described(held.to_pure_dict()) == described(params)
-  nnx.update(wrapped, nnx.State(jax.tree.map(nnx.Param, params)))
+  assert described(nnx.to_pure_dict(held)) == described(params)
+  nnx.replace_by_pure_dict(held, params)
+  nnx.update(wrapped, held)
   np.testing.assert_allclose(wrapped(video), run(model)(params, video), rtol=1e-5, atol=1e-5)
 
 
