@@ -83,7 +83,9 @@ class Mlp(nn.Module):
     )
     drop = nn.Dropout(config.dropout, deterministic=not train)
     x = checkpoint_name(dense(config.mlp_dim, name='hidden')(x), 'hidden')
-    gelu: Callable[..., Any] = functools.partial(nn.gelu, approximate=config.gelu == 'tanh')
+    gelu: Callable[[jax.Array], jax.Array] = functools.partial(
+      nn.gelu, approximate=config.gelu == 'tanh'
+    )
     if remat(config) == 'elementwise':
       gelu = jax.checkpoint(gelu, prevent_cse=not config.scan)
     x = drop(gelu(x))

@@ -28,7 +28,7 @@ from vivit_jax.plan.memory import lower_step
 from vivit_jax.plan.targets import check_compiler, devices
 
 # Without a device nothing is tuned, and Triton's untuned products are slower than cuBLAS's.
-OPTIONS = {'cuda': {'xla_gpu_enable_triton_gemm': False}}
+OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 
 
 def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:

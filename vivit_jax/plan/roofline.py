@@ -11,6 +11,7 @@ from vivit_jax.model.vivit import build
 from vivit_jax.plan.program import Kernel, Program
 from vivit_jax.plan.targets import ATTENTION_FLOPS, Target
 
+PALLAS = 'tpu_custom_call'
 SMALL = 2**16  # bytes: losses, norms and metrics
 
 
@@ -22,7 +23,7 @@ class Roofline:
     milliseconds: the sum over kernels of the larger of FLOPs over the peak and bytes over the
       bandwidth: no step takes less.
     percent_of_peak: useful FLOPs in that time.
-    compiler_milliseconds: the TPU compiler's own cycles; None for GPUs.
+    compiler_milliseconds: the TPU compiler's own cycles, and Pallas' kernels by work; None for GPUs.
     compiler_percent_of_peak: useful FLOPs in that time.
     useful_flops: three times the forward pass's matrix products, at the true number of tokens.
     flops: that the program has, recomputation included.
@@ -59,6 +60,8 @@ def seconds(kernel: Kernel, target: Target) -> float:
   peak = target.flops
   if 'fmha' in kernel.kind:
     peak = ATTENTION_FLOPS['Backward' in kernel.kind]
+  elif kernel.kind == PALLAS:
+    peak = target.flops / 2  # heads of 64 fill half of the multipliers
   return max(kernel.flops / peak, kernel.bytes / target.bandwidth)
 
 
@@ -78,13 +81,15 @@ def roofline(
   program = Program(text)
   rows = program.kernels()
   total = sum(seconds(row, target) for row in rows)
+  # The compiler counts no cycles of Pallas' kernels.
+  opaque = sum(seconds(row, target) for row in rows if row.kind == PALLAS and not row.cycles)
   cycles = sum(row.cycles for row in rows)
   sent: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
   for kind, size, times in program.collectives():
     if size >= SMALL:
       sent[kind] = sent[kind][0] + times, sent[kind][1] + size * times
   share = 100 * useful / devices / target.flops
-  compiled = cycles / target.clock if target.clock and cycles else None
+  compiled = cycles / target.clock + opaque if target.clock and cycles else None
   dearest = sorted(rows, key=lambda row: -seconds(row, target))[:most]
   return Roofline(
     milliseconds=1e3 * total,
