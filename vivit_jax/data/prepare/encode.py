@@ -130,7 +130,7 @@ def _times(
     low = 0 if start is None else bisect_left(seconds, start)
     high = len(times) if end is None else bisect_left(seconds, end)
     if high - low == reader.frames:
-      return [time - times[low] for time in times[low:high]], unit
+      return [time - times[low] for time in times[low:high]], Fraction(unit)  # of PyAV's own type
   # Files without times to trust, whose frames the reader counts: it takes them as evenly spaced.
   return list(range(reader.frames)), 1 / _rate(reader)
 

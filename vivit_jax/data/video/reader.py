@@ -5,6 +5,7 @@ import io
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -140,7 +141,7 @@ class VideoReader:
     """
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
-    aspect = self._stream.sample_aspect_ratio
+    aspect = Fraction(self._stream.sample_aspect_ratio or 1)  # PyAV 19: 0 of its own type = none
     crops = transform if isinstance(transform, Crops) else None
 
     def view(frame: av.VideoFrame) -> np.ndarray:
