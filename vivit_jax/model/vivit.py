@@ -106,7 +106,7 @@ class Encoder(nn.Module):
     shape = (1, math.prod(tokens), config.width)
     self._check_positions(shape)
     position = self.param('position', nn.initializers.normal(0.02), shape)
-    x = add_positions(x, position.reshape(*tokens, config.width))
+    x = add_positions(x, jnp.asarray(position).reshape(*tokens, config.width))
     x = self.stage.sharding(nn.Dropout(config.dropout, deterministic=not train)(x))
     x = self._filled(x, train)
     blocks = Blocks(config, self.stage.series, self.layers, tokens[-1])
