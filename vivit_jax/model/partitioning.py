@@ -71,7 +71,7 @@ def gather_params(params: Any, dtype: jax.typing.DTypeLike | None = None) -> Any
   return jax.tree_util.tree_map_with_path(partial(gather_leaf, dtype=dtype), params)
 
 
-def gather_leaf(path: Any, leaf: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+def gather_leaf(path: Any, leaf: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
   """Gathers one parameter, as `gather_params` does."""
   name = jax.tree_util.keystr(path, simple=True, separator='/')
   axis = split_axis(name, leaf.shape, _fsdp_size())
