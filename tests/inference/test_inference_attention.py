@@ -21,7 +21,7 @@ from vivit_jax.inference.explain import Explainer, find_label
 from vivit_jax.inference.overlay import as_mp4, overlay
 from vivit_jax.inference.stages import embed, encode
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.vivit import stages
+from vivit_jax.model.vivit import apply, stages
 
 
 def matrix(config, seen):
@@ -57,13 +57,31 @@ def dense_rollout(config, seen):
   return product
 
 
+def compiled(function, model, *values):
+  """The result of function(model, params, *values), as one program."""
+  return jax.jit(lambda params, *x: function(model.model, params, *x))(model.params, *values)
+
+
+def watched(model, stage, x):
+  """What `watch` returns, from one program."""
+  axes = []
+
+  def run(vivit, params, x):
+    pooled, seen = watch(vivit, params, stage, x)
+    axes.extend(one.axes for one in seen)
+    return pooled, [(one.params, one.x) for one in seen]
+
+  pooled, seen = compiled(run, model, x)
+  return pooled, [attention_maps.Seen(a, *one) for a, one in zip(axes, seen, strict=True)]
+
+
 def expected_map(model, video):
   """The map by whole matrices, frame by frame where frames do not see each other."""
   config, cls = model.model.config, model.model.config.pooling == 'cls'
-  x = embed(model.model, model.params, video)
+  x = compiled(embed, model, video)
   t, s = x.shape[1:3]
   chain = stages(config)
-  pooled, seen = watch(model.model, model.params, chain[0], x)
+  pooled, seen = watched(model, chain[0], x)
   if config.attention == 'factorised_encoder':
     spatial = []
     for k in range(t):
@@ -73,7 +91,7 @@ def expected_map(model, video):
     if len(chain) == 1:
       time = np.full(t, 1 / t)
     else:
-      _, seen = watch(model.model, model.params, chain[1], pooled)
+      _, seen = watched(model, chain[1], pooled)
       product = dense_rollout(config, seen)
       time = product[0, 1:] if cls else product.mean(axis=0)
     grid = time[:, None] * np.stack(spatial)
@@ -97,7 +115,7 @@ def video(rng):
 @pytest.mark.parametrize('attention, pooling', VARIANTS)
 def test_rollout_is_the_product_of_whole_matrices(attention, pooling, video):
   model = pretrained(attention, pooling=pooling, seed=3)
-  found = jax.jit(lambda p, x: rollout(model.model, p, x))(model.params, video)
+  found = compiled(rollout, model, video)
   expected = expected_map(model, video)
   assert np.ptp(expected) > 0.01 * expected.mean()  # the model looks at some more than at others
   np.testing.assert_allclose(found[0], expected, atol=2e-7)
@@ -107,16 +125,16 @@ def test_rollout_of_the_average_over_time_and_of_time_first(video):
   for changes in ({'temporal_layers': 0}, {'attention': 'factorised_self_attention',
                                            'order': 'time_space', 'pooling': 'mean'}):  # fmt: skip
     model = pretrained(**changes)
-    found = rollout(model.model, model.params, video)
+    found = compiled(rollout, model, video)
     np.testing.assert_allclose(found[0], expected_map(model, video), atol=2e-7)
 
 
 def test_rows_at_a_time_and_scan_and_remat_change_nothing(video, monkeypatch):
   model = pretrained('spatio_temporal')
-  expected = rollout(model.model, model.params, video)
+  expected = compiled(rollout, model, video)
   other = pretrained('spatio_temporal', scan=True, remat='block')
   monkeypatch.setattr(attention_maps, 'ROWS', 7)  # 25 tokens: the last block is not full
-  found = jax.jit(lambda p, x: rollout(other.model, p, x))(other.params, video)
+  found = compiled(rollout, other, video)
   np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
@@ -132,17 +150,17 @@ def test_watching_changes_nothing(video):
 @pytest.mark.parametrize('attention', ['factorised_encoder', 'spatio_temporal'])
 def test_gradient_is_that_of_the_logit(attention, video):
   model = pretrained(attention)
-  found = gradient(model.model, model.params, video, 2)
+  found = compiled(lambda *x: gradient(*x, 2), model, video)
   np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-5)
-  grad = jax.grad(lambda x: model.model.apply({'params': model.params}, x)[0, 2])(video)
+  grad = jax.jit(jax.grad(lambda x: model.model.apply({'params': model.params}, x)[0, 2]))(video)
   one = jnp.abs(grad)[0, 2:4, 16:32, 32:48].sum() / jnp.abs(grad).sum()  # time 1, row 1, column 2
   np.testing.assert_allclose(found[0, 1, 5], one, rtol=1e-4)
 
 
 def test_gradient_of_frames_that_are_not_sampled_is_left_out(video):
   model = pretrained(tokenizer='uniform_frame_sampling', sampled_frames=4, patch=(1, 16, 16))
-  assert gradient(model.model, model.params, video, 0).shape == (1, 4, 6)
-  assert rollout(model.model, model.params, video).shape == (1, 4, 6)
+  assert compiled(lambda *x: gradient(*x, 0), model, video).shape == (1, 4, 6)
+  assert compiled(rollout, model, video).shape == (1, 4, 6)
 
 
 def test_one_scale_for_the_clip():
@@ -179,7 +197,7 @@ def test_the_command_writes_video_picture_and_map(tmp_path, rng, capsys):
   assert 'exists' in capsys.readouterr().err
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
+def test_an_explanation_that_cannot_be_is_one_line(tmp_path, capsys):
   checkpoint = save(pretrained(), tmp_path / 'x.safetensors')
   video = write_video(tmp_path / 'x.mp4')
   for arguments, reason in (
@@ -201,10 +219,10 @@ def test_an_explanation_names_the_labels_of_its_clip(tmp_path, rng):
   model = pretrained('spatio_temporal')
   found = Explainer(model).explain(video)
   values = jnp.asarray(found.frames[None] / 127.5 - 1, jnp.float32)
-  logits = model.model.apply({'params': model.params}, values)
+  logits = compiled(apply, model, values)
   best = np.asarray(jax.nn.softmax(logits[0]))
   assert found.heads['label'][0][0] == model.labels[int(best.argmax())]
   np.testing.assert_allclose(found.heads['label'][0][1], best.max(), rtol=1e-4)
   np.testing.assert_allclose(
-    found.grid.reshape(-1), rollout(model.model, model.params, values)[0].reshape(-1), atol=1e-6
+    found.grid.reshape(-1), compiled(rollout, model, values)[0].reshape(-1), atol=1e-6
   )

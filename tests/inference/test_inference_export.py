@@ -194,7 +194,7 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, attention, pooling):
     (['x', '--to=page', '--runtime=y'], 'y is not'),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, reason, capsys, monkeypatch):
+def test_an_export_that_cannot_be_is_one_line(tmp_path, arguments, reason, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   save(pretrained(), tmp_path / 'x.safetensors')
   assert main(['export', 'x.safetensors', *arguments]) == 2

@@ -235,7 +235,9 @@ def test_the_command_prints_and_writes_a_page(tmp_path, noise, capsys):
     (['--html=none/x.html'], 'its folder does not exist'),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, noise, arguments, reason, capsys, monkeypatch):
+def test_a_timeline_that_cannot_be_is_one_line(
+  tmp_path, noise, arguments, reason, capsys, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   checkpoint = str(save(pretrained(), tmp_path / 'x.safetensors'))
   assert main(['timeline', checkpoint, str(noise), *arguments]) == 2

@@ -79,7 +79,7 @@ class Server(http.server.ThreadingHTTPServer):
       raise ConfigError(f'--max-megabytes={megabytes} is no size: give 1 or more')
     self.answerer, self.title, self.bound = answerer, title, megabytes * 10**6
     self.one = threading.Lock()
-    self.sandbox: Sandbox | None = None
+    self.sandbox = Sandbox(work)  # closed by `server_close`, which a taken port calls too
     try:
       super().__init__((ADDRESS, port), Handler)
     except (OSError, OverflowError) as error:
@@ -87,7 +87,6 @@ class Server(http.server.ThreadingHTTPServer):
       raise ConfigError(
         f'--port={port} on {ADDRESS} cannot be used ({why}): give another'
       ) from None
-    self.sandbox = Sandbox(work)
 
   @property
   def url(self) -> str:
@@ -97,8 +96,7 @@ class Server(http.server.ThreadingHTTPServer):
   def server_close(self) -> None:
     """Gives the port back and ends the process that checks files."""
     super().server_close()
-    if self.sandbox is not None:  # None: the port is taken
-      self.sandbox.close()
+    self.sandbox.close()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     """Says in one line what went wrong with a connection, mostly that a browser has gone."""
@@ -143,7 +141,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         file = Path(folder) / 'video'
         self._receive(file, length)
         with self.server.one:  # memory for one answer, and the device for one
-          assert self.server.sandbox is not None
           if (why := self.server.sandbox.check(file)) is not None:
             raise RefusedError(422, f'This file cannot be read: {why}.')
           try:
