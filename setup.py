@@ -18,7 +18,10 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
-  package_data={'vivit_jax.evaluate': ['page.html']},
+  package_data={
+    'vivit_jax.evaluate': ['page.html', 'style.css'],
+    'vivit_jax.inference': ['*.html', '*.js'],
+  },
   install_requires=[
     'array_record>=0.8.1',
     'av>=18.0',
@@ -53,6 +56,8 @@ setup(
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
     ],
+    'export': ['onnx>=1.19', 'onnxruntime>=1.23'],
+    'parquet': ['pyarrow>=21.0'],
     'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],
     'test': [
       'gcsfs>=2026.4.0',
@@ -62,6 +67,9 @@ setup(
       'beartype>=0.20.2',
       'chex>=0.1.91',
       'mypy>=1.15',
+      'onnx>=1.19',
+      'onnxruntime>=1.23',
+      'pyarrow>=21.0',
       'pytest>=8.3',
       'pytest-xdist>=3.6.1',
       'ruff>=0.11',

@@ -21,7 +21,7 @@ LAYERS = (
   {'data'},
   {'weights'},
   {'predict', 'train'},
-  {'plan'},
+  {'inference', 'plan'},
   {'cli'},
 )
 

@@ -112,14 +112,21 @@ def predict(
 
 
 def make_protocol(
-  source: Source, temporal_views: int = 4, spatial_views: int = 3, stride: int | None = None
+  source: Source,
+  temporal_views: int = 4,
+  spatial_views: int = 3,
+  stride: int | None = None,
+  needs_classifier: bool = True,
 ) -> Protocol:
-  """Returns how videos are prepared for a checkpoint; see `predict` for arguments and errors."""
+  """Returns how videos are prepared for a checkpoint; see `predict` for arguments and errors.
+
+  Features come from models without a classifier, too (`needs_classifier=False`).
+  """
   if min(temporal_views, spatial_views, 1 if stride is None else stride) < 1:
     raise ConfigError(
       f'views={temporal_views}x{spatial_views} and stride={stride} must be at least 1'
     )
-  wants, (low, high) = source.preprocessing, source.values()
+  wants, (low, high) = source.preprocessing, source.values(needs_classifier)
   clip = Clip(source.frames, height=source.height, width=source.width)
   check_views(temporal_views, spatial_views, clip)
   said: Literal['argument', 'checkpoint', 'assumed']

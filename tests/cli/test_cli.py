@@ -227,6 +227,11 @@ HELP = {
   'inspect': ['--config', '--json', 'vivit inspect --config=configs/'],
   'convert': ['SOURCE', 'TARGET', '--to', 'vivit convert '],
   'predict': ['VIDEO', '--checkpoint', '--views', 'vivit predict '],
+  'features': ['CHECKPOINT', '--level', '--window', '--hop', '--to', 'vivit features '],
+  'explain': ['CHECKPOINT', '--class', '--output', 'vivit explain '],
+  'timeline': ['CHECKPOINT', '--hop', '--json', '--csv', '--html', 'vivit timeline '],
+  'export': ['CHECKPOINT', 'TARGET', '--to', '--batch', '--input', 'vivit export '],
+  'serve': ['CHECKPOINT', '--port', 'vivit serve '],
   'plan': ['--topology', '--device-memory', '--devices', '--json', 'vivit plan --config=configs/'],
 }
 

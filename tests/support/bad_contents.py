@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from vivit_jax.data.bench import Files
+from vivit_jax.data.worker import Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,3 +34,10 @@ class Bad:
     if index in self.raises:
       raise KeyError(f'no video {index}')
     return self.files[index]
+
+
+class Crash(Work):
+  """Stands for a decoder that every file ends."""
+
+  def __call__(self, task) -> None:
+    ctypes.string_at(0)

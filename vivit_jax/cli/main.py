@@ -16,9 +16,14 @@ from vivit_jax.cli import (
   data_check,
   data_index,
   evaluate,
+  explain,
+  export,
+  features,
   inspect,
   plan,
   predict,
+  serve,
+  timeline,
   train,
 )
 from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
@@ -27,7 +32,10 @@ from vivit_jax.distributed import shutdown
 
 # Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
 # returns the exit code and imports what it needs, so that --help is quick.
-COMMANDS = (train, evaluate, inspect, convert, predict, plan)
+COMMANDS = (
+  *(train, evaluate, inspect, convert, predict, plan),
+  *(features, explain, timeline, export, serve),
+)
 DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 
 

@@ -112,6 +112,12 @@ def add_facts(command: Parser) -> None:
     )
 
 
+def add_checkpoint(command: Parser) -> None:
+  """Adds the checkpoint as the first argument, and what it does not tell."""
+  command.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
+  add_facts(command)
+
+
 def facts(options: argparse.Namespace) -> dict[str, Any]:
   """Returns the options of `add_facts` that were given, by the names of `CheckpointFacts`."""
   given = {name: getattr(options, name, None) for name in typing.get_type_hints(CheckpointFacts)}

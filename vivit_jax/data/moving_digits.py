@@ -98,17 +98,26 @@ def digit_videos(config: MovingDigits, split: str) -> list[DigitVideo]:
 def draw(sample: DigitVideo) -> UInt8[np.ndarray, 'f h w 3']:
   """Returns the RGB frames [24, 48, 56, 3] of a video before encoding."""
   rng = np.random.default_rng(sample.seed)
+  layers = _layers(sample, rng)
+  background = rng.uniform(15, 55) + rng.normal(0, 4, (HEIGHT, WIDTH, 3)).astype(np.float32)
+  frames = background * (1 - layers[..., 3:]) + layers[..., :3]
+  return frames.clip(0, 255).astype(np.uint8)
+
+
+def opacity(sample: DigitVideo) -> Float32[np.ndarray, 'f h w']:
+  """Returns where the digit of a video is, [24, 48, 56] in [0, 1]."""
+  return _layers(sample, np.random.default_rng(sample.seed))[..., 3]
+
+
+def _layers(sample: DigitVideo, rng: np.random.Generator) -> Float32[np.ndarray, 'f h w 4']:
+  """Returns the digit alone, as `_place` does, in each frame; draws the first numbers of rng."""
   start = dict(zip(PHASES, rng.random(len(PHASES)), strict=True))
   moving, sign = VERBS[sample.verb]
   speed = sign / rng.uniform(*PERIODS)
-  background = rng.uniform(15, 55) + rng.normal(0, 4, (HEIGHT, WIDTH, 3)).astype(np.float32)
   glyph = _glyph(sample.image)
-  frames = []
-  for t in range(FRAMES):
-    phases = {**start, moving: (start[moving] + speed * t) % 1.0}
-    layer = _place(glyph, **phases)
-    frames.append(background * (1 - layer[..., 3:]) + layer[..., :3])
-  return np.stack(frames).clip(0, 255).astype(np.uint8)
+  return np.stack(
+    [_place(glyph, **{**start, moving: (start[moving] + speed * t) % 1.0}) for t in range(FRAMES)]
+  )
 
 
 def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:

@@ -13,6 +13,7 @@ import jinja2
 from vivit_jax.evaluate.metrics import Mistake
 
 TEMPLATE = Path(__file__).with_name('page.html')
+STYLE = Path(__file__).with_name('style.css').read_text(encoding='utf-8')
 SCORES = {'mAP': 'mean average precision', 'top1': 'top-1', 'top5': 'top-5'}
 COLUMNS = {
   'mAP': 'mAP',
@@ -78,6 +79,7 @@ def render(
   }
   return environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
     title=title,
+    style=STYLE,
     results=results,
     headline=headline,
     scores=SCORES,

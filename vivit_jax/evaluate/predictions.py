@@ -104,12 +104,19 @@ def most_probable(
     top: labels per head.
   """
   shares = probabilities(logits[None], task)[0]
-  heads = {}
+  names, heads = class_names(task, labels), {}
   for head, part in head_slices(task).items():
-    names = labels[part] if labels else [f'class {i}' for i in range(len(shares[part]))]
     best = np.argsort(-shares[part], kind='stable')[:top]
-    heads[head] = tuple((names[i], float(shares[part][i])) for i in best)
+    heads[head] = tuple((names[head][i], float(shares[part][i])) for i in best)
   return heads
+
+
+def class_names(task: Task, labels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+  """Returns the names of each head's classes; without labels `class 0`, `class 1` and so on."""
+  return {
+    head: tuple(labels[part] if labels else map('class {}'.format, range(part.stop - part.start)))
+    for head, part in head_slices(task).items()
+  }
 
 
 def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:

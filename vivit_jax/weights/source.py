@@ -201,13 +201,16 @@ class Source:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
 
-  def values(self) -> tuple[Triple, Triple]:
-    """Returns what a pixel of 0 and of 255 becomes, of a source that predicts.
+  def values(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
+    """Returns what a pixel of 0 and of 255 becomes.
+
+    Args:
+      needs_classifier: predictions come from models with one; features from any.
 
     Raises:
       CheckpointError: no classifier, or no value range.
     """
-    if self.task is None:
+    if needs_classifier and self.task is None:
       raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
     low, high = self.preprocessing.low, self.preprocessing.high
     if low is None or high is None:

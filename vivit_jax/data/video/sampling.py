@@ -62,7 +62,7 @@ def _last_start(times: Times, clip: Clip) -> int:
   """Returns the last frame from which the clip fits into the video; 0 where none does."""
   if clip.stride_seconds is None:
     return max(0, len(times) - span(clip.frames, clip.stride))
-  latest = times[-1] + _shown(times) / 2 - (clip.frames - 1) * clip.stride_seconds
+  latest = times[-1] + shown_seconds(times) / 2 - (clip.frames - 1) * clip.stride_seconds
   return max(0, int(np.searchsorted(times, latest)) - 1)
 
 
@@ -70,12 +70,12 @@ def _indices(times: Times, clip: Clip, start: int) -> Int64[np.ndarray, ' n']:
   steps = np.arange(clip.frames, dtype=np.int64)
   if clip.stride_seconds is None:
     return (start + clip.stride * steps) % len(times)
-  wanted = (times[start] + clip.stride_seconds * steps) % (times[-1] + _shown(times))
+  wanted = (times[start] + clip.stride_seconds * steps) % (times[-1] + shown_seconds(times))
   # Up to which time each frame is the nearest; after the last one comes the first again.
-  until = np.append((times[1:] + times[:-1]) / 2, times[-1] + _shown(times) / 2)
+  until = np.append((times[1:] + times[:-1]) / 2, times[-1] + shown_seconds(times) / 2)
   return np.searchsorted(until, wanted) % len(times)
 
 
-def _shown(times: Times) -> float:
+def shown_seconds(times: Times) -> float:
   """Returns for how many seconds the last frame is shown: as long as most others."""
   return float(np.median(np.diff(times))) if len(times) > 1 else 1.0

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of one video one after another, however long it is: decoded once, none kept."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from vivit_jax.data.video import diagnose
+from vivit_jax.data.video.frames import Crops
+from vivit_jax.data.video.reader import DecodeError, VideoReader
+
+
+class VideoStream(VideoReader):
+  """A VideoReader whose frames can also be had as a stream."""
+
+  def __enter__(self) -> 'VideoStream':
+    return self
+
+  def stream(
+    self, indices: Int64[np.ndarray, ' n'], transform: Crops | Callable[[np.ndarray], np.ndarray]
+  ) -> Iterator[tuple[int, Shaped[np.ndarray, '...']]]:
+    """Yields (index, transform's result) of each frame asked for, from one pass over the file.
+
+    Args:
+      indices: ascending, each once; from 0 to `frames` - 1.
+      transform: as in `read`, whose results these are.
+
+    Raises:
+      DecodeError: a frame is missing or damaged.
+    """
+    wanted = iter(indices.tolist())
+    index = next(wanted, None)
+    if index is None:
+      return
+    aspect = self._stream.sample_aspect_ratio
+    crops = transform if isinstance(transform, Crops) else None
+    key = self._key(self._offset + index)
+    target = self._keys[key][1] if key >= 0 else min(self._times[0], 0)
+    try:
+      for time, frame in self._frames(target):
+        due = self._times[self._offset + index]
+        if time is None or time < due:
+          continue
+        if time > due or frame.is_corrupt:
+          self._refuse([index])
+        shown = None if crops is None else self._renderer.crops(frame, aspect, crops)
+        yield index, transform(self._renderer.whole(frame, aspect)) if shown is None else shown
+        index = next(wanted, None)
+        if index is None:
+          return
+    except diagnose.ERRORS as error:
+      raise DecodeError(self._path, diagnose.reason(error)) from error
+    self._refuse([index])

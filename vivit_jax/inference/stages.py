@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model taken apart: tokens, each stage and the head, run one at a time on one device."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vivit_jax.model.tokenizer import Tokenizer
+from vivit_jax.model.transformer import Blocks
+from vivit_jax.model.vivit import Encoder, Stage, ViViT, stages
+
+Level = Literal['clip', 'frames', 'tokens']
+
+
+def plainly(model: ViViT, **changes: Any) -> ViViT:
+  """Returns the same model without scan and remat, under which nothing inside could be seen."""
+  return model.clone(config=dataclasses.replace(model.config, scan=False, remat='none', **changes))
+
+
+def embed(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Float[Array, 'b t s d']:
+  """Returns the token grid of clips of values, before positions."""
+  module = Tokenizer(model.config)
+  return cast(jax.Array, module.apply({'params': params['tokenizer']}, video))
+
+
+def encode(
+  model: ViViT, params: Any, stage: Stage, x: Float[Array, 'b *n d']
+) -> Float[Array, 'b *pooled d']:
+  """Returns the pooled output of one stage."""
+  return cast(jax.Array, _encoder(model, stage).apply({'params': params[stage.name]}, x))
+
+
+def encode_tokens(
+  model: ViViT, params: Any, stage: Stage, x: Float[Array, 'b *n d']
+) -> tuple[Float[Array, 'b *tokens d'], Float[Array, 'b *pooled d']]:
+  """Returns the tokens of one stage after its last norm, without cls tokens; and pooled."""
+  seen: list[jax.Array] = []
+
+  def note(call: Callable, arguments: Any, keywords: Any, context: nn.module.InterceptorContext):
+    result = call(*arguments, **keywords)
+    if isinstance(context.module, Blocks) and context.method_name == '__call__':
+      seen.append(result)
+    return result
+
+  with nn.intercept_methods(note):
+    pooled = encode(model, params, stage, x)
+  (tokens,) = seen
+  # Behind a cls token come the tokens, and behind these what fills a sequence up.
+  first = int(model.config.pooling == 'cls')
+  count = einops.rearrange(x, stage.pattern).shape[-2]
+  norm = nn.LayerNorm(epsilon=model.config.norm_epsilon, dtype=jnp.dtype(model.config.dtype))
+  own = {'params': params[stage.name]['norm']}
+  return cast(jax.Array, norm.apply(own, tokens[..., first : first + count, :])), pooled
+
+
+def _encoder(model: ViViT, stage: Stage) -> Encoder:
+  config = model.config
+  return Encoder(config, stage, config.temporal_layers if is_temporal(stage) else config.layers)
+
+
+def is_temporal(stage: Stage) -> bool:
+  """Whether a stage is the second one of a factorised encoder."""
+  return stage.name == 'temporal'
+
+
+def pool(x: Float[Array, 'b *t d']) -> Float[Array, 'b d']:
+  """Returns what the head sees of the last stage's output, which may still have frames."""
+  return x.mean(axis=1) if x.ndim == 3 else x
+
+
+def classify(model: ViViT, params: Any, x: Float[Array, 'b d']) -> Float[Array, 'b classes']:
+  """Returns float32 logits of pooled representations."""
+  head = nn.Dense(model.classes)
+  return cast(jax.Array, head.apply({'params': params['head']}, x.astype(jnp.float32)))
+
+
+def represent(
+  model: ViViT, params: Any, video: Float[Array, 'b f h w c'], level: Level
+) -> Float[Array, 'b *rows d']:
+  """Returns float32 features of clips.
+
+  `clip` [B, D] is what the head sees. `tokens` [B, T, S, D] are the tokens after the last norm;
+  with a factorised encoder those of its spatial stage, which know nothing of the other frames.
+  `frames` [B, T, D]: a factorised encoder's tokens of the last stage, one a tubelet; otherwise the
+  cls tokens where each frame has one, else the mean over the tokens of each frame.
+
+  Args:
+    video: values as the weights expect them.
+  """
+  grid = embed(model, params, video)
+  b, t, s, d = grid.shape
+  chain = stages(model.config)
+  first, pooled = encode_tokens(model, params, chain[0], grid)
+  frames = pooled if pooled.ndim == 3 else first.reshape(b, t, s, d).mean(axis=2)
+  for stage in chain[1:]:
+    frames, pooled = encode_tokens(model, params, stage, pooled)
+  result = {'clip': pool(pooled), 'frames': frames, 'tokens': first.reshape(b, t, s, d)}[level]
+  return result.astype(jnp.float32)

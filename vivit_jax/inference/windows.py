@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pixels of a video's windows, or of its tubelets, in batches from one decode."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.video.stream import VideoStream
+from vivit_jax.errors import ConfigError
+from vivit_jax.evaluate.predictions import Protocol
+
+Batch = tuple[int, UInt8[np.ndarray, 'b n h w 3']]  # how many rows are real; pixels
+Watcher = Callable[[float, UInt8[np.ndarray, 'h w 3']], None]  # sees seconds and each frame
+
+
+def center_crop(protocol: Protocol) -> SpatialCrops:
+  """Returns the crop of a single view."""
+  return SpatialCrops(protocol.height, protocol.width, 1, protocol.short_side)
+
+
+def with_window(protocol: Protocol, seconds: float | None) -> Protocol:
+  """Returns a protocol whose clips last so many seconds; None = as it is."""
+  if seconds is None:
+    return protocol
+  if not 0 < seconds < float('inf'):
+    raise ConfigError(f'--window={seconds} is not a time: give seconds above 0')
+  return dataclasses.replace(
+    protocol,
+    stride_seconds=seconds / protocol.frames,
+    sampling='stride',
+    stride_from='argument',
+  )
+
+
+def batches(
+  video: VideoStream,
+  shown: Int64[np.ndarray, 'rows n'],
+  crops: SpatialCrops,
+  size: int,
+  watch: Watcher | None = None,
+) -> Iterator[Batch]:
+  """Yields the pixels of rows of frames, `size` rows at a time, zeros behind the last.
+
+  Only frames that a row still needs are kept.
+
+  Args:
+    video: to read.
+    shown: frames of each row; both its least and its greatest ascend from row to row.
+    crops: with one box.
+    size: rows of a batch.
+    watch: is shown each frame as it comes, and its seconds.
+
+  Raises:
+    DecodeError: a frame cannot be read.
+  """
+  kept: dict[int, np.ndarray] = {}
+  batch = np.zeros((size, shown.shape[1], crops.height, crops.width, 3), np.uint8)
+  row = filled = 0
+  last, first = shown.max(axis=1), shown.min(axis=1)
+  for index, frame in video.stream(np.unique(shown), crops):
+    kept[index] = frame[0]
+    if watch is not None:
+      watch(float(video.times[index]), frame[0])
+    while row < len(shown) and last[row] <= index:
+      batch[filled] = [kept[i] for i in shown[row].tolist()]
+      row, filled = row + 1, filled + 1
+      oldest = first[row] if row < len(shown) else index + 1
+      for gone in [i for i in kept if i < oldest]:
+        del kept[gone]
+      if filled == size:
+        yield filled, batch
+        batch, filled = np.zeros_like(batch), 0
+  if filled:
+    yield filled, batch
+
+
+def run_ahead(
+  function: Callable[[np.ndarray], jax.Array], batches: Iterable[Batch]
+) -> Iterator[np.ndarray]:
+  """Yields function(pixels) without the rows that are not real; decodes while the device works."""
+  pending: tuple[int, Any] | None = None
+  for rows, pixels in batches:
+    started = rows, function(pixels)
+    if pending is not None:
+      yield np.asarray(pending[1])[: pending[0]]
+    pending = started
+  if pending is not None:
+    yield np.asarray(pending[1])[: pending[0]]
