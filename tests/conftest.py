@@ -64,6 +64,16 @@ def pytest_collection_modifyitems(items):
       item.add_marker('quick')
 
 
+@pytest.fixture(autouse=True)
+def signals():
+  """Signal handlers as they were: `vivit train` ignores signals once all that is left is to end."""
+  kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+  before = {kind: signal.getsignal(kind) for kind in kinds}
+  yield
+  for kind, handler in before.items():
+    signal.signal(kind, handler)
+
+
 @pytest.fixture
 def rng():
   """A fresh NumPy generator, the same for every test."""

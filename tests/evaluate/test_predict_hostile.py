@@ -175,12 +175,12 @@ def test_each_span_of_one_file_has_its_own_answer(tmp_path, pretrained):
 def test_views_that_wait_are_bounded_in_bytes_on_any_cores(tmp_path, pretrained, monkeypatch):
   found = []
 
-  class Assembly(pipeline.Assembly):
+  class Assembly(pipeline.BatchAssembler):
     def __init__(self, *args, ahead, **options):
       found.append(ahead)
       super().__init__(*args, ahead=ahead, **options)
 
-  monkeypatch.setattr(pipeline, 'Assembly', Assembly)
+  monkeypatch.setattr(pipeline, 'BatchAssembler', Assembly)
   monkeypatch.setattr(decoders, 'cores', lambda: 64)
   files = [write_video(tmp_path / f'{k}.mp4') for k in range(3)]
   frame = 32 * 32 * 3 * 8

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from support.runs import CONFIG, saved_state, tiny
 from vivit_jax.data.splits import open_split
 from vivit_jax.errors import ConfigError, DataError
-from vivit_jax.train import loop
+from vivit_jax.train import loop, run_evaluation
 from vivit_jax.train import step as step_module
 from vivit_jax.train.log import RunLog, read_metrics
 from vivit_jax.train.loop import train

@@ -245,5 +245,10 @@ def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
-  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  """Returns shapes and types of the parameters; allocates and compiles nothing.
+
+  They depend on neither kernel nor rematerialization, whose defaults would look for a device.
+  """
+  config = dataclasses.replace(model.config, attention_kernel='plain', remat='none')
+  model = model.clone(config=config)
   return jax.eval_shape(model.init, jax.random.key(0), video_shape(clip))['params']
