@@ -241,9 +241,14 @@ def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
 
   Not under jit: compiling the initialisers of many layers takes longer than running them.
   """
-  return model.lazy_init(key, video_shape(clip))['params']
+  return _plain(model).lazy_init(key, video_shape(clip))['params']
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
   """Returns shapes and types of the parameters; allocates and compiles nothing."""
-  return jax.eval_shape(model.init, jax.random.key(0), video_shape(clip))['params']
+  return jax.eval_shape(_plain(model).init, jax.random.key(0), video_shape(clip))['params']
+
+
+def _plain(model: ViViT) -> ViViT:
+  """Returns the model with an attention that depends on no device: its parameters are the same."""
+  return model.clone(config=dataclasses.replace(model.config, attention_kernel='plain'))
