@@ -3,6 +3,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.kernels import attend
-from vivit_jax.model.partitioning import gather_context
+from vivit_jax.model.partitioning import compiled_for, gather_context
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
@@ -39,7 +40,10 @@ class Projection(nn.Module):
       'kernel', lambda key: self.kernel_init(key, flat, jnp.float32).reshape(self.shape)
     )
     bias = self.param('bias', nn.initializers.zeros, outs)
-    product = x @ kernel.astype(self.dtype).reshape(flat)
+    matrix = kernel.astype(self.dtype).reshape(flat)
+    if compiled_for().startswith('TPU'):  # XLA would undo the reshape and lay heads out again
+      matrix = jax.lax.optimization_barrier(matrix)
+    product = x @ matrix
     return product + bias.astype(self.dtype).reshape(-1)
 
 

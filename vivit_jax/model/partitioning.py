@@ -31,6 +31,15 @@ def device_kind() -> str:
   return (device or jax.devices()[0]).device_kind
 
 
+def compiled_for() -> str:
+  """Returns the kind of device of the mesh, '' without one: for what changes no numbers.
+
+  Asks JAX for no device, which shapes and costs of a model do not need.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.device_kind if device else ''
+
+
 def rows_divide(batch: int) -> bool:
   """Returns whether the devices along the batch axes divide a batch."""
   sizes = jax.sharding.get_abstract_mesh().shape

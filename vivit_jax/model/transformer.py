@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
-from vivit_jax.model.partitioning import constrain_batch, device_kind, gather_params
+from vivit_jax.model.partitioning import compiled_for, constrain_batch, gather_params
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -35,7 +35,7 @@ def remat(config: Model) -> str:
   """
   if config.remat != 'auto':
     return config.remat
-  return 'elementwise' if device_kind().startswith('NVIDIA') else 'none'
+  return 'elementwise' if compiled_for().startswith('NVIDIA') else 'none'
 
 
 def drop_path_rates(config: Model, layers: int) -> list[float]:

@@ -241,14 +241,15 @@ def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
 
   Not under jit: compiling the initializers of many layers takes longer than running them.
   """
-  return model.lazy_init(key, video_shape(clip))['params']
+  return _plain(model).lazy_init(key, video_shape(clip))['params']
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
-  """Returns shapes and types of the parameters; allocates and compiles nothing.
+  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  return jax.eval_shape(_plain(model).init, jax.random.key(0), video_shape(clip))['params']
 
-  They depend on neither kernel nor rematerialization, whose defaults would look for a device.
-  """
+
+def _plain(model: ViViT) -> ViViT:
+  """Returns the model with the same parameters and nothing that depends on the device."""
   config = dataclasses.replace(model.config, attention_kernel='plain', remat='none')
-  model = model.clone(config=config)
-  return jax.eval_shape(model.init, jax.random.key(0), video_shape(clip))['params']
+  return model.clone(config=config)

@@ -23,7 +23,7 @@ class Roofline:
     milliseconds: the sum over kernels of the larger of FLOPs over the peak and bytes over the
       bandwidth: no step takes less.
     percent_of_peak: useful FLOPs in that time.
-    compiler_milliseconds: the TPU compiler's cycles, and Pallas kernels by work; None for GPUs.
+    compiler_milliseconds: by the TPU compiler's cycles, Pallas kernels by work; None for GPUs.
     compiler_percent_of_peak: useful FLOPs in that time.
     useful_flops: three times the forward pass's matrix products, at the true number of tokens.
     flops: that the program has, recomputation included.
