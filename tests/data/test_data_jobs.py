@@ -51,7 +51,7 @@ def test_a_process_killed_while_it_waits_for_work_is_replaced():
     pool.close()
 
 
-def test_a_video_that_changed_before_a_build_goes_on_is_done_again(tmp_path):
+def test_a_video_that_changed_meanwhile_is_done_again(tmp_path):
   source = write_dataset(tmp_path / 'source', 2)
   (tmp_path / 'work').mkdir()
   samples = read_source(source).samples

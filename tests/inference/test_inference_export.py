@@ -31,7 +31,7 @@ def expected(export, video):
 
 
 @pytest.mark.parametrize('attention, pooling', VARIANTS)
-@pytest.mark.parametrize('uint8', [True, False])
+@pytest.mark.parametrize('uint8', [True, pytest.param(False, marks=pytest.mark.faults)])
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, attention, pooling, uint8):
   sees = {'low': (0.0, -1.0, -2.0), 'high': (1.0, 3.0, 2.5), 'channels': 'bgr'}
   export = make_export(pretrained(attention, pooling=pooling, sees=sees), uint8)
@@ -44,6 +44,7 @@ def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, attention, pooling, 
     assert np.ptp(found, axis=1).min() > 0.1
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
   'changes',
   [

@@ -55,7 +55,7 @@ def naive(model, video, starts, stride=2, frames=8):
     (3.0, 2, [0, 30]),
   ],
 )
-@pytest.mark.parametrize('pooling', ['cls', 'mean'])
+@pytest.mark.parametrize('pooling', ['cls', pytest.param('mean', marks=pytest.mark.faults)])
 def test_reuse_equals_window_by_window(noise, hop, phases, starts, pooling):
   model = pretrained(pooling=pooling, scale=0.15)
   found = Timeliner(model, hop).run(noise)
