@@ -95,6 +95,13 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[BinaryIO]:
     yield handle
 
 
+def discard_output(descriptor: int) -> None:
+  """Discards what is written to a file descriptor from now on, by C++ and at Python's exit too."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, descriptor)
+  os.close(nowhere)
+
+
 def cache_folder(name: str) -> Path:
   """Returns the folder `name` in $VIVIT_CACHE (default ~/.cache/vivit_jax); it may not exist."""
   return Path(os.environ.get('VIVIT_CACHE') or '~/.cache/vivit_jax').expanduser() / name

@@ -17,7 +17,7 @@ from vivit_jax.config.schema import SIZES, Clip, Model, Task
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.inference import timeline as module
 from vivit_jax.inference.segments import Segment, segments
-from vivit_jax.inference.timeline import Timeliner, can_reuse, compile_parts, compile_whole
+from vivit_jax.inference.timeline import Timeliner, can_reuse, compile_parts
 from vivit_jax.inference.timeline_page import Pictures, clock
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.vivit import ViViT, abstract_params
@@ -41,7 +41,7 @@ def naive(model, video, starts, stride=2, frames=8):
       reader.read(np.arange(start, start + stride * frames, stride), center_crop(protocol))[:, 0]
       for start in starts
     ]
-  return np.asarray(compile_whole(model, protocol)(np.stack(pixels)))
+  return model.logits(np.stack(pixels))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_video_shorter_than_a_window_is_one_that_begins_again(tmp_path):
   protocol = make_protocol(model.source, 1, 1)
   with VideoReader(str(video)) as reader:
     pixels = reader.read(np.arange(0, 16, 2) % 9, center_crop(protocol))[:, 0]
-  np.testing.assert_allclose(found.logits, compile_whole(model, protocol)(pixels[None]), atol=1e-5)
+  np.testing.assert_allclose(found.logits, model.logits(pixels[None]), atol=1e-5)
 
 
 def flops(function, *shapes):
@@ -133,7 +133,7 @@ def test_reuse_takes_a_tenth_of_the_operations(monkeypatch):
   monkeypatch.setattr(jax, 'device_put', lambda x: x)
   shell = Pretrained(model, params, source)
   protocol = make_protocol(source, 1, 1)
-  compile_whole(shell, protocol)
+  assert shell.forward is not None
   compile_parts(shell, protocol)
   whole, spatial, temporal = programs
 

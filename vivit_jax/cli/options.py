@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from vivit_jax.config.parse import required
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import ConfigError
+from vivit_jax.files import discard_output
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,9 +73,7 @@ def flush_output(code: int) -> int:
     sys.stdout.flush()
     return code
   except OSError as error:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # what Python flushes at its end
-    os.close(nowhere)
+    discard_output(sys.stdout.fileno())
     print(f'vivit: error: standard output cannot be written: {error.strerror}', file=sys.stderr)
     return code or 2
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a clip takes from file to device, stage by stage, and what workers make of it.
 
-Makes local videos as slow to reach as those in an object store, to see what that costs.
+`delayed` makes local videos as slow to reach as those in an object store.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decodes in processes; one that crashes or hangs is replaced, and costs a video, not the run.
+"""Decodes videos in processes or in threads of the trainer.
 
-Decodes in threads of the trainer: nothing to start, nothing in between, and no protection.
+A process that crashes or hangs is replaced, and costs a video, not the run. Threads need no start
+and no copies, but a file that crashes one of them ends the trainer.
 """
 
 import queue

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What decoders are given to do, and how it ended.
 
-Reads the bytes of videos that are wanted soon, while others are being decoded.
+`ReadAhead` reads the bytes of the next videos while others are being decoded.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manifests that an experiment's configuration names.
 
-The list of bad videos that `vivit data check` writes and that opening a split obeys.
+They leave out the bad videos in the list that `vivit data check` writes.
 """
 
 import dataclasses

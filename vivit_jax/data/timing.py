@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of one clip goes: the code that does the work says which stage it is in.
 
-A clock that stands still while this process is stopped (Ctrl-Z, SIGSTOP, a frozen container).
+`AwakeClock` stands still while this process is stopped (Ctrl-Z, SIGSTOP, a frozen container).
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from typing import Any
 
 from vivit_jax.distributed import hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
-from vivit_jax.files import cache_folder
+from vivit_jax.files import cache_folder, discard_output
 
 JOIN_TIMEOUT_SECONDS = 300.0  # until all processes have started
 CONNECT_TIMEOUT_SECONDS = 60.0  # for JAX to connect the processes that have started
@@ -84,9 +84,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
     hosts.joined = hosts.Cluster(state.client, state.process_id, state.num_processes)
     shutdown.listen(hosts.joined)
   if not hosts.is_first():
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, sys.stdout.fileno())  # libraries in C++ too
-    os.close(silence)
+    discard_output(sys.stdout.fileno())
     sys.stderr = _Prefixed(sys.stderr, f'process {hosts.process()}: ')
 
 

@@ -16,9 +16,10 @@ from jaxtyping import Float32, Float64
 from tqdm import tqdm
 
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.tables import as_csv
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import ConfigError, UserError
-from vivit_jax.files import naming, write_json
+from vivit_jax.files import naming, replace_file, write_json
 from vivit_jax.inference.features import Extractor, open_stream
 
 SETTINGS, INDEX = 'features.json', 'index.csv'
@@ -161,12 +162,8 @@ class Store:
     return [row for row in rows if all(row.get(name) is not None for name in COLUMNS)]
 
   def _write_index(self, rows: Sequence[Mapping[str, Any]]) -> None:
-    temporary = self._folder / f'.{INDEX}.part'
-    with naming(temporary), temporary.open('w', newline='') as handle:
-      writer = csv.DictWriter(handle, COLUMNS, lineterminator='\n')
-      writer.writeheader()
-      writer.writerows(rows)
-    temporary.replace(self.index)
+    cells = [[row[name] for name in COLUMNS] for row in rows]
+    replace_file(self.index, as_csv([COLUMNS, *cells]))
 
   def has(self, video: Video) -> bool:
     """Whether a video is finished."""

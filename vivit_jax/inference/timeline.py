@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64
 
 from vivit_jax.config.schema import Model
 from vivit_jax.data.manifest import Video
@@ -27,7 +27,7 @@ from vivit_jax.inference.features import open_stream
 from vivit_jax.inference.stages import classify, embed, encode, plainly, pool
 from vivit_jax.inference.windows import Watcher, batches, center_crop, run_ahead
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.model.vivit import apply, stages
+from vivit_jax.model.vivit import stages
 from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
@@ -95,7 +95,7 @@ class Timeliner:
     if not self.reuses:
       self._unit = max(1, self.protocol.frames // OVERLAP)
     self._classes = pretrained.source.classes
-    self._whole = compile_whole(pretrained, self.protocol)
+    self._pretrained = pretrained
     self._spatial, self._temporal = compile_parts(pretrained, self.protocol)
 
   def run(self, video: Video | Path | str, watch: Watcher | None = None) -> Timeline:
@@ -139,7 +139,7 @@ class Timeliner:
     """Yields logits of windows that are run one by one, several at a time."""
     shown = windows.frames[windows.ticks()]
     pixels = batches(reader, shown, center_crop(self.protocol), CLIPS, watch)
-    yield from run_ahead(self._whole, pixels)
+    yield from run_ahead(self._pretrained.forward, pixels)
 
   def _dense(
     self, reader: VideoStream, windows: Windows, watch: Watcher | None
@@ -179,20 +179,6 @@ class Timeliner:
 def can_reuse(model: Model) -> bool:
   """Whether a model encodes tubelets by themselves, wherever in the clip they are."""
   return model.attention == 'factorised_encoder' and model.sampled_frames is None
-
-
-def compile_whole(
-  pretrained: Pretrained, protocol: Protocol
-) -> Callable[[UInt8[np.ndarray, 'b f h w 3']], jax.Array]:
-  """Returns a function from clips, uint8 [B, F, H, W, 3], to float32 logits [B, C]."""
-  params, model = jax.device_put(pretrained.params), pretrained.model
-
-  @jax.jit
-  def whole(params, video):
-    values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
-    return apply(model, params, values)
-
-  return lambda video: whole(params, video)
 
 
 def compile_parts(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways to compute the same attention, and which one to take on which device.
 
-Google's splash attention for TPUs, for any number of tokens: of JAX's own Pallas kernels.
-
+`splash` is Google's attention for TPUs, one of JAX's own Pallas kernels, for any number of tokens.
 Tokamax develops it further, but as an experiment, and pins packages that need not be there.
 """
 
@@ -59,13 +58,10 @@ def attend(
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
     return plain(query, key, value, drop)
-  if kernel == 'short':
+  if kernel in ('short', 'splash'):
+    pallas = partial(short, tokens=tokens) if kernel == 'short' else splash
     interpret = not device_kind().startswith('TPU')
-    kind = partial(short, tokens=tokens, interpret=interpret)
-    return on_each_device(kind, query, key, value)
-  if kernel == 'splash':
-    interpret = not device_kind().startswith('TPU')
-    return on_each_device(partial(splash, interpret=interpret), query, key, value)
+    return on_each_device(partial(pallas, interpret=interpret), query, key, value)
   whole = blockwise if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)

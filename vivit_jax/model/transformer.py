@@ -54,7 +54,7 @@ def drop_path(
   key: PRNGKeyArray,
   rescale: bool,
 ) -> Float[Array, 'b *n d']:
-  """Returns the residual update with gather_params examples set to zero (arXiv 1603.09382).
+  """Returns the residual update with whole examples set to zero (arXiv 1603.09382).
 
   Args:
     update: the residual branch's output.

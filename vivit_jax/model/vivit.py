@@ -75,12 +75,11 @@ def _position_gradient(position: jax.Array, g: jax.Array) -> tuple[jax.Array, ja
   Without the barrier XLA would lay all activations of the stage out for this one sum on GPUs, and
   make every norm a transpose.
   """
-  rows = g
+  rows, lead = g, g.ndim - position.ndim
   if context_size() == 1:  # else rows would have parts on several devices
-    rows = g.reshape(-1, position.size)
+    rows, lead = g.reshape(-1, position.size), 1
   rows = jax.lax.optimization_barrier(rows)
-  lead = tuple(range(g.ndim - position.ndim)) if context_size() > 1 else 0
-  return g, rows.sum(lead, dtype=position.dtype).reshape(position.shape)
+  return g, rows.sum(tuple(range(lead)), dtype=position.dtype).reshape(position.shape)
 
 
 add_positions.defvjp(lambda x, position: (add_positions(x, position), position), _position_gradient)

@@ -5,8 +5,6 @@
 
 It prints what each device would need, as JSON. Not a function, since libtpu starts once in a
 process, writes to its terminal, and has to be ended where it takes too long.
-
-What a training step needs on each device, compiled ahead of time in a process of its own.
 """
 
 import dataclasses

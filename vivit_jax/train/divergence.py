@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of a diverged run: which steps, which videos, and the last usable checkpoint."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from jaxtyping import Array, Bool
 from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import TrainingExamples
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.tables import as_csv
 from vivit_jax.distributed import hosts
 from vivit_jax.errors import TrainingError, and_more
 from vivit_jax.files import replace_file
@@ -48,10 +47,8 @@ def diverged(
     for step in steps
     for number in range((step - 1) * size, step * size)
   ]
-  text = io.StringIO()
-  csv.writer(text, lineterminator='\n').writerows([('step', 'path'), *rows])
   if hosts.is_first():
-    replace_file(workdir / FILE, text.getvalue().encode())
+    replace_file(workdir / FILE, as_csv([('step', 'path'), *rows]))
   paths = [path for step, path in rows if step == steps[-1]]
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning-rate schedule and optimiser, as one optax transformation.
 
-Which parameters decay, which are frozen, and how deep in the model each one lies.
+It knows which parameters decay, which are frozen, and how deep in the model each one lies.
 """
 
 from typing import Any

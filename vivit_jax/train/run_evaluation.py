@@ -79,9 +79,8 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    hosts.assert_equal_on_all_hosts(
-      {'the step to evaluate': pretrained.step}
-    )  # a trainer may have gone on
+    # A trainer may have gone on meanwhile.
+    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})
     protocol = _protocol(config, views, mesh.size)
     data = open_common_split(config, split or _default_split(config))
     predictions = evaluate_split(

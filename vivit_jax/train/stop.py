@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, TextIO
 
 from vivit_jax.distributed import hosts
+from vivit_jax.files import discard_output
 
 # A second one of these acts at once. The others arrive twice: from the terminal and from the shell.
 TWICE_ACTS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
@@ -144,9 +145,7 @@ class GuardedStream:
     return getattr(self._stream, name)
 
   def _discard(self, error: OSError) -> None:
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, self._stream.fileno())  # also for what Python flushes at exit
-    os.close(devnull)
+    discard_output(self._stream.fileno())
     self._stop.receive(signal.SIGPIPE)
     if self._stream.fileno() == sys.stdout.fileno():  # else standard error itself is lost
       print(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own export: one safetensors file with model, clip, task, preprocessing and labels inside.
 
-Writes tensors as a safetensors file: whole or not at all, with a new file's permissions.
+The file is written whole or not at all, with the permissions of a new file.
 """
 
 import dataclasses

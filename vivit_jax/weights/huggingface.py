@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders: ViViT in and out, and the image ViT in.
 
-The preprocessor_config.json of Hugging Face folders: which value range it feeds a model.
+Their preprocessor_config.json says which value range it feeds a model.
 """
 
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A video model's first weights from an image model or another video model (paper section 3.4).
 
-What became of every parameter when a model was initialized from another, as data and as text.
+A table says where each parameter came from.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ def load_source(
   """Returns a checkpoint of any format in our terms, complete and checked.
 
   Args:
-    path: a file or folder (see read.open_checkpoint, which bounds time and memory).
+    path: a file or folder (see readers.open_checkpoint, which bounds time and memory).
     hints: what tensors and side-car do not tell; what they do tell it must not contradict.
     sha256: digest that the file must have.
     max_bytes: that it may have.

@@ -89,11 +89,11 @@ class Pretrained:
 
   def logits(self, views: UInt8[np.ndarray, 'b f h w 3']) -> Float[np.ndarray, 'b c']:
     """Returns float32 logits of clips cut to the model's size already; RGB from 0 to 255."""
-    return np.asarray(self._forward(views))
+    return np.asarray(self.forward(views))
 
   @functools.cached_property
-  def _forward(self) -> Callable[[Any], Array]:
-    """The model on pixels, compiled once for each number of clips."""
+  def forward(self) -> Callable[[Any], Array]:
+    """The model on pixels as in `logits`, compiled once for each number of clips; does not wait."""
     low, high = self.source.values()
     channels = self.source.preprocessing.channels
     params = jax.device_put(self.params)

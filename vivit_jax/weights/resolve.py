@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resolves a checkpoint's model from what tensors, side-car and caller say, guessing nothing.
 
-From numbers of positions to the clip they belong to, where only one clip is possible.
+The number of positions tells the clip if only one clip has that many.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint read: our parameters, the model they belong to, and what it expects of a clip.
 
-Our parameter tree as names and shapes: of a model, and what a tree tells about its model.
+`shapes` gives the names and shapes of a model's parameters; `facts` is what a tree tells of its
+model.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every reader of annotations returns: videos, their classes and where that stands.
 
-Which videos are for validation where nobody says: the same ones on every machine.
-
-Annotation files: where they lie, their lines, times in their cells.
+Here are also what the readers share: finding annotation files, the times in their cells, and the
+videos for validation if the data set names none, the same on every machine.
 """
 
 import dataclasses

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One's own folder of videos, whose folders name the classes.
+"""One's own videos: a folder whose subfolders name the classes, or one CSV file.
 
     FOLDER/train/<class>/*.mp4      and validation/ (or val/), test/ likewise; or
     FOLDER/<class>/*.mp4            divided into train and validation
 
 A class folder is searched at any depth. Ids are alphabetical.
-
-One's own videos in one CSV file.
 
     path,label[,start][,end][,split]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The videos in a folder, found by the names that annotations give them.
 
-Which videos a command line means: files, folders of them, and CSV files that list them.
+`collect_videos` finds those of a command line: files, folders, and CSV files that list them.
 """
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what an index says as manifests and class files, replacing nothing of another content.
 
-The table that says what a data set has, split by split, and what it lacks.
+`as_table` shows what a data set has, split by split, and what it lacks.
 """
 
 from collections.abc import Iterable

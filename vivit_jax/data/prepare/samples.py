@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The long part of a build: videos checked and encoded side by side, each kept once it is done.
 
-What a folder of manifests asks `vivit data build` to prepare: one sample per row.
+`read_source` lists what a folder of manifests asks `vivit data build` for: one sample per row.
 """
 
 import contextlib

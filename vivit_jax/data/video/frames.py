@@ -5,18 +5,15 @@ Phones store what the sensor saw and write down how they were held; DVDs and old
 pixels that are not square. Frames are given as a player shows them, turned by the nearest number of
 quarters, so that up is up and circles are round, whatever they were recorded with.
 
-What a crop asks of a frame: boxes of shown pixels, resized; the frame need not exist whole.
-
-A decoder that knows the boxes leaves everything outside of them unconverted.
-
-Boxes of a decoded frame, resized as brightness and color planes, and only then made RGB.
-
-Most of a frame lies outside of the crop, planes of 4:2:0 have half the samples of RGB, and a
-result has fewer pixels than what it shows: this costs a third of converting, cutting and resizing.
+Crops ask for boxes of shown pixels, resized; the frame need not exist whole. The boxes are resized
+as brightness and color planes, and only then made RGB; what lies outside of them is never
+converted. Most of a frame lies outside of the crop, planes of 4:2:0 have half the samples of RGB,
+and a result has fewer pixels than what it shows: this costs a third of converting, cutting and
+resizing.
 Resizing and the conversion are both linear, so their order changes roundings alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -25,6 +22,8 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
+
+from vivit_jax.data.timing import stage
 
 cv2.setNumThreads(1)  # videos are read side by side; threads within one would only compete
 
@@ -111,6 +110,26 @@ class FrameRenderer:
     # One for all frames: setting a conversion up costs more than converting a small frame.
     self._reformatter = VideoReformatter()
     self._cutter = PlaneCutter()
+
+  def viewer(
+    self, pixel: Any, transform: Crops | Callable[[np.ndarray], np.ndarray]
+  ) -> Callable[[av.VideoFrame], np.ndarray]:
+    """Returns a function from a decoded frame to the transform's result.
+
+    Args:
+      pixel: width / height of a stored pixel, as the stream has it; 0 or None where it has none.
+      transform: Crops get their boxes where these can be had for less than the whole frame.
+    """
+    aspect = Fraction(pixel or 1)  # PyAV 19: 0 of its own type = none
+    crops = transform if isinstance(transform, Crops) else None
+
+    def view(frame: av.VideoFrame) -> np.ndarray:
+      with stage('crop'):
+        if crops is not None and (result := self.crops(frame, aspect, crops)) is not None:
+          return result
+        return transform(self.whole(frame, aspect))
+
+    return view
 
   def whole(self, frame: av.VideoFrame, pixel: Fraction | None) -> UInt8[np.ndarray, 'h w 3']:
     """Returns a frame as a player shows it, RGB; `pixel` as in `square_size`."""

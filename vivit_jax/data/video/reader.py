@@ -5,7 +5,6 @@ import io
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -141,15 +140,7 @@ class VideoReader:
     """
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
-    aspect = Fraction(self._stream.sample_aspect_ratio or 1)  # PyAV 19: 0 of its own type = none
-    crops = transform if isinstance(transform, Crops) else None
-
-    def view(frame: av.VideoFrame) -> np.ndarray:
-      with stage('crop'):
-        if crops is not None and (result := self._renderer.crops(frame, aspect, crops)) is not None:
-          return result
-        return transform(self._renderer.whole(frame, aspect))
-
+    view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
     wanted = sorted({self._offset + int(i) for i in indices})
     found: dict[int, np.ndarray] = {}
     try:

@@ -33,8 +33,7 @@ class VideoStream(VideoReader):
     index = next(wanted, None)
     if index is None:
       return
-    aspect = self._stream.sample_aspect_ratio
-    crops = transform if isinstance(transform, Crops) else None
+    view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
     key = self._key(self._offset + index)
     target = self._keys[key][1] if key >= 0 else min(self._times[0], 0)
     try:
@@ -44,8 +43,7 @@ class VideoStream(VideoReader):
           continue
         if time > due or frame.is_corrupt:
           self._refuse([index])
-        shown = None if crops is None else self._renderer.crops(frame, aspect, crops)
-        yield index, transform(self._renderer.whole(frame, aspect)) if shown is None else shown
+        yield index, view(frame)
         index = next(wanted, None)
         if index is None:
           return
