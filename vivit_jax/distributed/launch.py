@@ -86,6 +86,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   if not hosts.is_first():
     discard_output(sys.stdout.fileno())
     sys.stderr = _Prefixed(sys.stderr, f'process {hosts.process()}: ')
+  hosts.meet_neighbors(platform.node())
 
 
 def _on_slurm() -> bool:
