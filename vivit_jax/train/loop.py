@@ -157,7 +157,8 @@ def _loop(
   if start == steps and validated:
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  train_step = compile_step(config, model, optimizer, mesh)
+  say = functools.partial(print, 'vivit:', flush=True)
+  train_step = compile_step(config, model, optimizer, mesh, say)
   evaluate = _evaluation(config, workdir, mesh, model, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
