@@ -37,6 +37,7 @@ CORE = (
   'model.cost',
   'model.kernels',
   'model.partitioning',
+  'model.product',
   'model.short',
   'model.splash',
   'model.tokenizer',
