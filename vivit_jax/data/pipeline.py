@@ -2,7 +2,8 @@
 """Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vivit_jax.data.decoders import Processes, Threads, automatic
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
 from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pool import cores
 
 AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever decodes them
 
@@ -119,3 +121,15 @@ def _batches(
     place=place,
   )
   yield from stream.stream(decoders, buffers)
+
+
+def in_parts(change: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> np.ndarray:
+  """Returns what `change` makes of a batch, computed clip by clip by a thread per core."""
+  with ThreadPoolExecutor(min(cores(), len(clips))) as threads:
+    parts = threads.map(change, np.split(clips, len(clips)))
+    first = next(parts)
+    result = np.empty((len(clips), *first.shape[1:]), first.dtype)
+    result[:1] = first
+    for row, part in enumerate(parts, 1):
+      result[row] = part[0]
+  return result

@@ -19,7 +19,7 @@ from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.batches import Batch
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.pipeline import in_parts, train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
@@ -37,7 +37,7 @@ from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import compile_forward, compile_step
+from vivit_jax.train.step import compile_forward, compile_step, host_cut
 from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 
@@ -270,8 +270,11 @@ def _batches(
 ) -> Generator[dict[str, jax.Array], None, None]:
   """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
 
+  cut = host_cut(config, mesh.devices.flat[0].device_kind)
+
   def place(batch: Batch) -> Batch:
-    on_devices = shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+    video = in_parts(cut, batch['video']) if cut else batch['video']
+    on_devices = shard_batch(mesh, {'video': video, 'label': batch['label']})
     return {**on_devices, 'failures': batch['failures']}
 
   rows = host_rows(mesh, config.train.batch_size)
