@@ -2,6 +2,7 @@
 """Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
 
 import io
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -75,7 +76,8 @@ class VideoReader:
       kept = Kept(path) if content is None else None
       self._open()
       found = timeline.find(self._container, self._stream, path, tables, kept, self._count)
-      self._times, self._keys, self._counted = found
+      self._times, self._keys, self._counted = found.times, found.keys, found.counted
+      self._claimed = found.claimed
       rate = self._stream.guessed_rate or self._stream.average_rate or 25
       unit = 1 / float(rate) if self._counted else float(self._stream.time_base or 0)
     except diagnose.ERRORS as error:
@@ -196,17 +198,31 @@ class VideoReader:
       self._open()
       yield from enumerate(self._container.decode(self._stream))
     else:
-      with stage('seek'):
-        self._container.seek(target, stream=self._stream)
       needed = wanted if self._stream.codec_context.name in SKIPPING else None
       progressive = False
-      for packet in self._container.demux(self._stream):
+      for packet in self._packets(target):
         # Of a field pair, the second may be dispensable where the first is not.
         skip = progressive and needed is not None and packet.pts not in needed
         self._stream.codec_context.skip_frame = 'NONREF' if skip else 'DEFAULT'
         for frame in packet.decode():
           progressive = not frame.interlaced_frame
           yield frame.pts, frame
+
+  def _packets(self, target: int) -> Iterator[Any]:
+    """Returns what is stored from the seek target on."""
+    with stage('seek'):
+      self._container.seek(target, stream=self._stream)
+    packets = self._container.demux(self._stream)
+    first = next(packets)  # at the end of the file, an empty one
+    if self._claimed and first.size and not first.is_keyframe:
+      # An index that lies: decoding would start with what refers to frames before it.
+      self.close()
+      self._open()
+      found = timeline.find(self._container, self._stream, self._path, None, None, self._count)
+      self._keys, self._claimed = found.keys, False
+      before = found.keys[found.keys[:, 1] <= target, 1]
+      return self._packets(int(before[-1]) if len(before) else self._start())
+    return itertools.chain([first], packets)
 
   def _start(self) -> int:
     """Returns the seek target of the first frame."""

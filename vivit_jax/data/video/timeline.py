@@ -27,6 +27,7 @@ class Timeline(NamedTuple):
   times: Int64[np.ndarray, ' n']  # of all shown frames, ascending; in the stream's time base
   keys: Int64[np.ndarray, 'k 2']  # (time, where to seek to) of key frames, ascending
   counted: bool = False  # no times could be trusted; `times` are then places in decoding order
+  claimed: bool = False  # an index says which are key frames, and no packet confirmed it
 
 
 def read_tables(path: str, content: bytes | None) -> mp4_tables.Tables | None:
@@ -76,7 +77,7 @@ def find(
   if found.counted:
     found = found._replace(times=np.arange(count()))
   if kept is not None:
-    kept.keep(*found)
+    kept.keep(found.times, found.keys, found.counted)
   return found
 
 
@@ -101,7 +102,7 @@ def _from_tables(stream: Any, tables: mp4_tables.Tables, first: Any) -> Timeline
   shown = track.shown + (first.pts - track.shown[0])
   decoded = track.decoded + (first.dts - track.decoded[0])
   keys = np.stack([shown, decoded], axis=1)[track.keys]
-  return Timeline(_distinct(shown), keys[np.lexsort(keys.T[::-1])])
+  return Timeline(_distinct(shown), keys[np.lexsort(keys.T[::-1])], claimed=True)
 
 
 def _from_packets(stored: Iterable[Any], name: str, stream: Any, path: str) -> Timeline:
