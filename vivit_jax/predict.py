@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vivit_jax.config.parse import check_views
-from vivit_jax.config.schema import Clip, Config, Evaluate
+from vivit_jax.config.schema import Clip, Config, Data, Evaluate
 from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Manifest, Video
@@ -22,6 +22,8 @@ from vivit_jax.evaluate.accumulate import answers
 from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
+
+MANY = 16  # videos, from which on decoding processes are worth half a second to start
 
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
 
@@ -108,6 +110,8 @@ def predict(
     return iter(())
   rows = min(batch_size, protocol.views * len(jobs))
   config = experiment(pretrained.source, protocol, rows)
+  if len(jobs) < MANY:
+    config = dataclasses.replace(config, data=Data(workers=0))
   return _stream(pretrained, jobs, protocol, top, config, progress)
 
 

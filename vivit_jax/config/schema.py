@@ -111,7 +111,8 @@ class Data:
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
-  workers: CountOrZero = 0  # decoding processes per host; 0 = threads of the trainer
+  # Decoding processes; 0 = threads of the trainer; None = one per core but one, on one core threads
+  workers: CountOrZero | None = None
   decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
   max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.distributed import hosts, meeting, shutdown
+from vivit_jax.distributed import flags, hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
 from vivit_jax.files import cache_folder, discard_output
 
@@ -39,7 +39,8 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
 def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   """Joins the other processes, if any; must be called before JAX initializes its devices.
 
-  Afterwards all processes but the first print errors only, with their number before each line.
+  Sets the compilers' recommended flags first, see `flags`. Afterwards all processes but the first
+  print errors only, with their number before each line.
 
   Args:
     options: of `add_launch`.
@@ -48,6 +49,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   Raises:
     ConfigError: the options are invalid, or the other processes do not answer.
   """
+  flags.set_recommended()
   given = any(x is not None for x in (options.coordinator, options.processes, options.process))
   found = not given and (_on_slurm() or _on_tpu())
   if given or (not found and ADDRESS in os.environ):
@@ -86,6 +88,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   if not hosts.is_first():
     discard_output(sys.stdout.fileno())
     sys.stderr = _Prefixed(sys.stderr, f'process {hosts.process()}: ')
+  hosts.meet_neighbors(platform.node())
 
 
 def _on_slurm() -> bool:

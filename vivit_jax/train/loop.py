@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning, write_snapshot
 from vivit_jax.config.schema import Config, Train
+from vivit_jax.data.batches import Batch
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
@@ -156,7 +157,8 @@ def _loop(
   if start == steps and validated:
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  train_step = compile_step(config, model, optimizer, mesh)
+  say = functools.partial(print, 'vivit:', flush=True)
+  train_step = compile_step(config, model, optimizer, mesh, say)
   evaluate = _evaluation(config, workdir, mesh, model, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
@@ -266,8 +268,15 @@ def _save(
 def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
-  """Yields batches on the devices, from the one that follows step `start`."""
+  """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
+
+  def place(batch: Batch) -> Batch:
+    on_devices = shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+    return {**on_devices, 'failures': batch['failures']}
+
   rows = host_rows(mesh, config.train.batch_size)
-  for batch in train_batches(data, config, start_step=start, stop_step=steps, rows=rows):
-    failures.add(batch['failures'])
-    yield shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+  for batch in train_batches(
+    data, config, start_step=start, stop_step=steps, rows=rows, place=place
+  ):
+    failures.add(batch.pop('failures'))
+    yield batch

@@ -21,6 +21,7 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
@@ -111,14 +112,24 @@ def _split_as_params(gradient: Gradient) -> Gradient:
 
 
 def compile_step(
-  config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  say: Callable[[str], None] = lambda line: None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-  """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+  """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
+
+  As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
+  """
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
-      return train_step(state, batch, config=config, model=model, optimizer=optimizer)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
+      result = train_step(state, batch, config=config, model=model, optimizer=optimizer)
+    for line in chosen:
+      say(line)
+    return result
 
   state = state_sharding(mesh, abstract_state(config, model, optimizer))
   batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}
