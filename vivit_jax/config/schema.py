@@ -110,6 +110,8 @@ class Data:
   source: Literal['manifests', 'moving_digits'] = 'manifests'
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
+  # Head whose classes are all shown equally often in training; epochs still count examples.
+  balance: str | None = None
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
   workers: CountOrZero = 0  # decoding processes per host; 0 = threads of the trainer
   decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
@@ -137,6 +139,9 @@ class Train:
   # their mean, as Scenic does with n = devices.
   grad_clip_groups: CountOrZero = 0
   label_smoothing: Rate = 0.0
+  # Of classes in the loss, e.g. (('fall', 5.0),), others 1; 'head:class' where two heads have it.
+  class_weights: tuple[tuple[str, NonNegative], ...] = ()
+  balanced_loss: bool = False  # weights 1 / videos of the class instead, of mean 1 over the videos
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
   ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
@@ -146,6 +151,8 @@ class Train:
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
+  # Evaluations in a row without a new best top1 or mAP (or, if equal, loss) that end the run.
+  patience: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +172,14 @@ class Checkpoint:
   """Checkpoints kept on disk."""
 
   keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """Where the log goes besides metrics.jsonl and TensorBoard; each needs its own extra."""
+
+  wandb: str | None = None  # project of Weights & Biases; WANDB_MODE=offline needs no network
+  mlflow: str | None = None  # experiment of MLflow, at MLFLOW_TRACKING_URI or in WORKDIR/mlflow.db
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +270,7 @@ class Config:
   augment: Augment = Augment()
   train: Train = Train()
   mix: Mix = Mix()
+  log: Log = Log()
   evaluate: Evaluate = Evaluate()
   checkpoint: Checkpoint = Checkpoint()
   faults: Faults = Faults()

@@ -67,10 +67,14 @@ def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(finite) + '\n'
 
 
-def validated_steps(workdir: Path) -> set[int]:
-  """Returns the steps of a run whose scheduled evaluation is complete."""
-  rows = read_metrics(workdir)
-  return {int(row['step']) for row in rows if any(name.startswith(VALIDATION) for name in row)}
+def validations_of(workdir: Path) -> list[dict[str, int | float]]:
+  """Returns step and metrics of each complete scheduled evaluation of a run, in their order."""
+  return [
+    {'step': row['step']}
+    | {name.removeprefix(VALIDATION): v for name, v in row.items() if name.startswith(VALIDATION)}
+    for row in read_metrics(workdir)
+    if any(name.startswith(VALIDATION) for name in row)
+  ]
 
 
 class RunLog:

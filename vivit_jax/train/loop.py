@@ -25,13 +25,15 @@ from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.train.class_weights import class_weights
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import open_common_split, validate
+from vivit_jax.train.evaluation import headline, open_common_split, validate
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.initialize import restore_or_init
-from vivit_jax.train.log import RunLog, opening_line, validated_steps
+from vivit_jax.train.log import RunLog, opening_line, validations_of
 from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
+from vivit_jax.train.patience import STOPPED, Patience
 from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
@@ -152,11 +154,13 @@ def _loop(
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
-  validated = hosts.broadcast(start in validated_steps(workdir))
-  if start == steps and validated:
+  validations = hosts.broadcast([row for row in validations_of(workdir) if row['step'] <= start])
+  validated = bool(validations) and validations[-1]['step'] == start
+  patience = Patience(train.patience, headline(config.task), validations)
+  if validated and (start == steps or patience.is_over):
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  train_step = compile_step(config, model, optimizer, mesh)
+  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data))
   evaluate = _evaluation(config, workdir, mesh, model, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
@@ -178,7 +182,14 @@ def _loop(
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
-          log.validation(step, evaluate(step, state))  # last, as it marks the step as done
+          found = evaluate(step, state)
+          patience.add(found)
+          if patience.is_over and not last:
+            last, saves, found = True, step > start, found | {STOPPED: 1.0}
+            log.say(
+              f'vivit: no better validation in {patience.waited} evaluations, so training ends'
+            )
+          log.validation(step, found)  # last, as it marks the step as done
         if saves and (last or not buffer.last_step_skipped()):
           save(step, state, wait=last)
         checkpoints.check()

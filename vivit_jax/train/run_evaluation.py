@@ -29,7 +29,8 @@ from vivit_jax.train.evaluation import (
   open_common_split,
   results_of,
 )
-from vivit_jax.train.log import read_metrics
+from vivit_jax.train.log import read_metrics, validations_of
+from vivit_jax.train.patience import STOPPED
 from vivit_jax.train.step import compile_forward
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import load_run
@@ -75,7 +76,7 @@ def evaluate_run(
   config = read_config(workdir)
   with Watchdog(config.faults.hang_timeout_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
-    curves = read_metrics(workdir)
+    curves, validations = read_metrics(workdir), validations_of(workdir)
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
@@ -99,6 +100,8 @@ def evaluate_run(
     'split': data.split,
     'data': data.fingerprint,
   }
+  if validations and validations[-1].get(STOPPED):
+    results['stopped_early_at'] = validations[-1]['step']
   if hosts.is_first():
     name = protocol_name(protocol)
     trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))

@@ -41,6 +41,7 @@ def train_step(
   config: Config,
   model: ViViT,
   optimizer: optax.GradientTransformation,
+  class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
@@ -52,8 +53,10 @@ def train_step(
     config: task, regularisers and seed.
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
+    class_weights: of the loss, see `losses.loss`.
   """
   task, train = config.task, config.train
+  weights = None if class_weights is None else jnp.asarray(class_weights)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
@@ -63,7 +66,7 @@ def train_step(
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     logits = apply(model, params, normalize_pixels(video), key)
-    return losses.loss(task, logits, targets, train.label_smoothing), logits
+    return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
@@ -111,14 +114,25 @@ def _split_as_params(gradient: Gradient) -> Gradient:
 
 
 def compile_step(
-  config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  class_weights: np.ndarray | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
   """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
-      return train_step(state, batch, config=config, model=model, optimizer=optimizer)
+      return train_step(
+        state,
+        batch,
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        class_weights=class_weights,
+      )
 
   state = state_sharding(mesh, abstract_state(config, model, optimizer))
   batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}
