@@ -142,7 +142,7 @@ def test_weights_and_balance_change_a_run_and_nothing_else(tmp_path):
   assert 'stopped_early_at' not in results
   assert all(np.isfinite(row['loss']) for row in rows(tmp_path) if 'loss' in row)
   changed = dataclasses.replace(config, data=dataclasses.replace(config.data, balance=None))
-  with pytest.raises(ConfigError, match="config.data.balance was 'tags' and is None"):
+  with pytest.raises(ConfigError, match=r"config.data.balance was 'tags' and is None"):
     train(changed, tmp_path)
 
 

@@ -154,10 +154,7 @@ def check(config: Config) -> None:
       f'{nearest(config.data.balance, task.heads)}'
     )
   if train.class_weights and train.balanced_loss:
-    raise ConfigError(
-      'config.train.class_weights and config.train.balanced_loss both say how classes are weighted: '
-      'use one of them'
-    )
+    raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
   _check_augment(config.augment)
   _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:
