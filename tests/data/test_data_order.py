@@ -51,7 +51,7 @@ def test_of_several_heads_the_named_one_is_balanced():
   assert nouns == {0: 8, 1: 8, 2: 8}
 
 
-def test_a_video_counts_for_each_of_its_tags_and_those_without_are_a_class():
+def test_a_video_counts_for_each_tag_and_no_tag_is_a_class():
   data = manifest([(0, 1), (0,), (), ()], {'tags': ('x', 'y')}, multi_label=True)
   found = Counter(shown(data, 24, 'tags'))  # x: 0 or 1, y: 0, none: 2 or 3
   assert found == {0: 12, 1: 4, 2: 4, 3: 4}

@@ -76,11 +76,12 @@ def test_predictions_are_written_with_the_truth(tested, tmp_path):
   rows = parquet.read_table(tmp_path / 'predictions.parquet').to_pylist()
   assert len(rows) == results['videos'] == 21
   assert all(row['views'] == 1 and row['error'] is None for row in rows)
-  shares = np.array([[row[f'verb:{name}'] for name in VERBS] for row in rows])
+  verbs = tuple(VERBS)
+  shares = np.array([[row[f'verb:{name}'] for name in verbs] for row in rows])
   np.testing.assert_allclose(
     shares, scipy.special.softmax(predictions.mean_logits(), axis=1), rtol=1e-9
   )
-  assert [row['verb'] for row in rows] == [VERBS[k] for k in shares.argmax(axis=1)]
+  assert [row['verb'] for row in rows] == [verbs[k] for k in shares.argmax(axis=1)]
   right = np.mean([row['verb'] == row['true verb'] for row in rows])
   assert right == pytest.approx(results['top1'])
 

@@ -18,6 +18,7 @@ from vivit_jax.config.augment import (
   Seconds,
   Seed,
 )
+from vivit_jax.config.surroundings import Checkpoint, Faults, Log
 
 Attention = Literal[
   'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
@@ -168,21 +169,6 @@ class Mix:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Checkpoints kept on disk."""
-
-  keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-  """Where the log goes besides metrics.jsonl and TensorBoard; each needs its own extra."""
-
-  wandb: str | None = None  # project of Weights & Biases; WANDB_MODE=offline needs no network
-  mlflow: str | None = None  # experiment of MLflow, at MLFLOW_TRACKING_URI or in WORKDIR/mlflow.db
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluate:
   """Multi-view testing, paper section 4.2: logits averaged over views."""
 
@@ -203,16 +189,6 @@ class Mesh:
   # Devices that share a clip, each with some of its frames; all on one host, which decodes whole
   # clips.
   context: Annotated[int, Range(-1)] = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Faults:
-  """What a run does if it hangs, diverges or finds no disk space."""
-
-  hang_timeout_seconds: Seconds = 1800.0  # a step or evaluation batch that takes longer ends it
-  heartbeat_timeout_seconds: Count = 60  # a host silent for longer is lost, and the others end
-  max_consecutive_nonfinite: Count = 10  # steps with a non-finite loss or gradient that end the run
-  on_disk_full: Literal['stop', 'continue'] = 'stop'  # continue: train without the failed save
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,17 +69,9 @@ def write_report(
     OSError: the folder cannot be written.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  failures = [{'path': path, 'reason': reason} for path, reason in predictions.failures]
   scores = by_class(predictions, task, class_names, results)
   measure = 'average_precision' if task.kind == 'multi_label' else 'top1'
-  classes = {
-    head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
-    for head, rows in scores.items()
-  }
-  facts = _without_nan({**results, 'failures': failures, 'classes': classes})
-  replace_file(
-    folder / 'report.json', json.dumps(facts, indent=2, allow_nan=False).encode() + b'\n'
-  )
+  _write_facts(folder / 'report.json', results, predictions.failures, scores, measure)
 
   curves_png = draw_curves(curves)
   if curves_png is not None:
@@ -107,6 +99,25 @@ def write_report(
   )
   replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
+
+
+def _write_facts(
+  file: Path,
+  results: Mapping[str, Any],
+  failures: Sequence[tuple[str, str]],
+  scores: Mapping[str, Sequence[ClassScore]],
+  measure: str,
+) -> None:
+  facts = {
+    **results,
+    'failures': [{'path': path, 'reason': reason} for path, reason in failures],
+    'classes': {
+      head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
+      for head, rows in scores.items()
+    },
+  }
+  content = json.dumps(_without_nan(facts), indent=2, allow_nan=False)
+  replace_file(file, content.encode() + b'\n')
 
 
 def _file_name(head: str) -> str:

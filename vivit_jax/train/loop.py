@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from vivit_jax.checkpoint.manager import Checkpoints
@@ -38,9 +37,10 @@ from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import compile_forward, compile_step
+from vivit_jax.train.step import Step, compile_forward, compile_step
 from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
+from vivit_jax.train.writers import Writer, check_installed, open_trackers
 
 
 def train(
@@ -73,6 +73,8 @@ def train(
   mesh = make_mesh(config)
   config = with_classes(config)
   first = hosts.is_first()
+  if first:
+    check_installed(config)
   lock = lock_workdir(workdir) if first else contextlib.nullcontext()
   goodput = Goodput()
   with lock:
@@ -98,6 +100,7 @@ class _Services:
   profiler: Profiler
   goodput: Goodput
   stop: PreemptionHandler
+  trackers: Sequence[Writer]
 
 
 def _train(
@@ -115,6 +118,7 @@ def _train(
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
+  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data))
   keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
     Watchdog(config.faults.hang_timeout_seconds) as watchdog,
@@ -129,9 +133,10 @@ def _train(
       for warning in warnings_for(config, data, state.params):
         print(f'vivit: warning: {warning}', file=sys.stderr, flush=True)
     with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
-      services = _Services(checkpoints, watchdog, profiler, goodput, stop)
+      trackers = open_trackers(config, workdir) if first else []
+      services = _Services(checkpoints, watchdog, profiler, goodput, stop, trackers)
       goodput.spent('start')
-      _loop(config, workdir, mesh, data, model, optimizer, steps, state, services)
+      _loop(config, workdir, mesh, data, model, train_step, steps, state, services)
     watchdog.expect('the last checkpoint')
   goodput.spent('checkpoint')
 
@@ -142,7 +147,7 @@ def _loop(
   mesh: Mesh,
   data: Manifest,
   model: ViViT,
-  optimizer: optax.GradientTransformation,
+  train_step: Step,
   steps: int,
   state: TrainState,
   services: _Services,
@@ -154,18 +159,17 @@ def _loop(
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
-  validations = hosts.broadcast([row for row in validations_of(workdir) if row['step'] <= start])
+  validations = hosts.broadcast(validations_of(workdir, start))
   validated = bool(validations) and validations[-1]['step'] == start
   patience = Patience(train.patience, headline(config.task), validations)
   if validated and (start == steps or patience.is_over):
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data))
   evaluate = _evaluation(config, workdir, mesh, model, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
   with (
-    RunLog(workdir, start, steps, train.batch_size, services.goodput) as log,
+    RunLog(workdir, start, steps, train.batch_size, services.goodput, services.trackers) as log,
     contextlib.closing(_batches(config, mesh, data, start, steps, failures)) as stream,
   ):
     batches = log.waiting(stream, buffer.at_work)
@@ -182,15 +186,8 @@ def _loop(
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
-          found = evaluate(step, state)
-          patience.add(found)
-          if patience.is_over and not last:
-            last, saves, found = True, step > start, found | {STOPPED: 1.0}
-            log.say(
-              f'vivit: no better validation in {patience.waited} evaluations, so training ends'
-            )
-          log.validation(step, found)  # last, as it marks the step as done
-        if saves and (last or not buffer.last_step_skipped()):
+          last = _log_validation(log, patience, step, evaluate(step, state), last)
+        if (saves or (last and step > start)) and (last or not buffer.last_step_skipped()):
           save(step, state, wait=last)
         checkpoints.check()
         if last:
@@ -214,6 +211,18 @@ def _loop(
       failures.collect()
       stopped.step = step
       raise
+
+
+def _log_validation(
+  log: RunLog, patience: Patience, step: int, found: dict[str, float], last: bool
+) -> bool:
+  """Writes an evaluation, which marks the step as done; returns whether training ends with it."""
+  patience.add(found)
+  early = patience.is_over and not last
+  if early:
+    log.say(f'vivit: no better validation in {patience.waited} evaluations, so training ends')
+  log.validation(step, found | ({STOPPED: 1.0} if early else {}))
+  return last or early
 
 
 def _log_metrics(

@@ -3,7 +3,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -121,17 +120,13 @@ def evaluate_run(
     folder = output or folder
     _report(folder, title, config, data, protocol, predictions, results, curves)
     if predictions_as is not None:
-      file = folder / f'predictions.{predictions_as}'
-      labels = [name for head in config.task.heads for name in data.class_names[head]]
-      _write_predictions(file, config.task, data, predictions, labels)
-      print(f'predictions: {file}')
+      _write_predictions(folder / f'predictions.{predictions_as}', config.task, data, predictions)
   return results
 
 
-def _write_predictions(
-  file: Path, task: Task, data: Manifest, predictions: Predictions, labels: Sequence[str]
-) -> None:
+def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Predictions) -> None:
   """Writes a row a video, with what it is in truth; tags are joined as in a manifest."""
+  labels = [name for head in task.heads for name in data.class_names[head]]
   facts = {'path': str, 'start': float, 'end': float, 'views': int, 'error': str}
   facts |= {f'true {head}': str for head in task.heads}
   reasons = dict(predictions.failures)
@@ -149,6 +144,7 @@ def _write_predictions(
         found, error = None, 'the model gives logits that are not finite'
       shares = None if found is None else probabilities(found[None], task)[0]
       rows.write([video.path, video.start, video.end, views, error, *truth], shares)
+  print(f'predictions: {file}')
 
 
 def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Evaluate:

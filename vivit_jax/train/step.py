@@ -32,6 +32,7 @@ from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 
 
 def train_step(
@@ -119,7 +120,7 @@ def compile_step(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   class_weights: np.ndarray | None = None,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
+) -> Step:
   """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
