@@ -29,6 +29,7 @@ LAYERS = (
 CORE = (
   'config.parse',
   'config.schema',
+  'config.surroundings',
   'distributed.mesh',
   'distributed.sharding',
   'errors',

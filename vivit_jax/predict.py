@@ -19,7 +19,9 @@ from vivit_jax.data.pipeline import evaluation_batches
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as printer
 from vivit_jax.evaluate.accumulate import answers
+from vivit_jax.evaluate.prediction_files import check_target, prediction_file
 from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
+from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
@@ -37,9 +39,10 @@ def run(
   stride: int | None = None,
   batch_size: int = 8,
   as_json: bool = False,
+  output: Path | None = None,
   progress: bool = True,
 ) -> int:
-  """Prints predictions for videos; the body of `vivit predict`.
+  """Prints predictions for videos, or writes them; the body of `vivit predict`.
 
   Args:
     pretrained: of load_pretrained.
@@ -47,6 +50,7 @@ def run(
     views: temporal x spatial.
     top, stride, batch_size: as in `predict`.
     as_json: instead of a table.
+    output: instead of printing, a new .csv or .parquet file with the probability of every class.
     progress: on standard error, where that is a terminal.
 
   Returns:
@@ -56,21 +60,52 @@ def run(
     UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
   """
   protocol = make_protocol(pretrained.source, *views, stride)
-  predictions = list(
-    predict(
-      pretrained,
-      collect_videos(videos),
-      temporal_views=views[0],
-      spatial_views=views[1],
-      top=top,
-      stride=stride,
-      batch_size=batch_size,
-      progress=progress,
-    )
+  if output is not None:
+    check_target(output, '--output')
+  jobs = collect_videos(videos)
+  found = predict(
+    pretrained,
+    jobs,
+    temporal_views=views[0],
+    spatial_views=views[1],
+    top=top,
+    stride=stride,
+    batch_size=batch_size,
+    progress=progress,
   )
+  if output is not None:
+    return _write(output, pretrained.source, jobs, found)
+  predictions = list(found)
   show = printer.as_json if as_json else printer.as_table
   print(show(predictions, protocol))
   return int(any(prediction.error for prediction in predictions))
+
+
+FACTS = {
+  'path': str,
+  'start': float,
+  'end': float,
+  'frames': int,
+  'seconds': float,
+  'used': int,
+  'missing': int,
+  'error': str,
+}
+
+
+def _write(
+  output: Path, source: Source, videos: Sequence[Video], predictions: Iterator[Prediction]
+) -> int:
+  """Writes predictions as they come and returns the exit code."""
+  assert source.task is not None  # see make_protocol
+  failed = 0
+  with prediction_file(output, source.task, source.labels, FACTS) as file:
+    for video, found in zip(videos, predictions, strict=True):
+      failed += found.error is not None
+      known = {**dataclasses.asdict(video), **dataclasses.asdict(found)}
+      file.write([known[name] for name in FACTS], np.array(found.shares) if found.shares else None)
+  print(f'{len(videos):,} videos -> {output}' + (f'; {failed:,} have no answer' if failed else ''))
+  return int(failed > 0)
 
 
 def predict(
@@ -203,6 +238,7 @@ def _stream(
       )
       if np.isfinite(found.logits).all():
         heads = most_probable(found.logits, task, labels, top)
-        yield dataclasses.replace(prediction, heads=heads)
+        shares = tuple(probabilities(found.logits[None], task)[0].tolist())
+        yield dataclasses.replace(prediction, heads=heads, shares=shares)
       else:
         yield dataclasses.replace(prediction, error='the model gives logits that are not finite')

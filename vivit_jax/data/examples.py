@@ -16,6 +16,7 @@ from vivit_jax.data.augmentation.augment import draw
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
 from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.order import video_order
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video.lenient import LenientReader
 from vivit_jax.data.video.reader import VideoReader
@@ -108,17 +109,13 @@ class TrainingExamples:
   rows = 1
 
   def __init__(self, manifest: Manifest, config: Config):
-    import grain  # late: processes that decode do without
-
     self._manifest = manifest
     mirrored: tuple[tuple[int | None, ...], ...] = ()
     if config.augment.flip == 'swap_labels':
       mirrored = tuple(mirrored_classes(names) for names in manifest.class_names.values())
     self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos), mirrored)
     self._repeats = config.augment.repeated_augmentation
-    # Neighbouring seeds must not give shifted copies of the same epochs.
-    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
+    self._order = video_order(manifest, config)
 
   def request(self, number: int, failures: list[Failure]) -> Request:
     """Returns the video of an example, or after failures a substitute fixed by `number` too.
@@ -126,7 +123,7 @@ class TrainingExamples:
     Args:
       number: of the example; every len(videos) of them make an epoch that shows each video once,
         or with `augment.repeated_augmentation` = k every k-th video k times, in clips of
-        consecutive numbers.
+        consecutive numbers. With `data.balance` see `order.video_order`.
       failures: of the attempts before.
 
     Raises:

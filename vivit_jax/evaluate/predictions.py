@@ -81,6 +81,7 @@ class Prediction:
     used: how many different frames the views showed.
     missing: how many more they would have shown, but these cannot be decoded.
     error: why there is no answer, in one line.
+    shares: probabilities of all classes of all heads, in their order; not part of the JSON.
   """
 
   path: str
@@ -90,6 +91,7 @@ class Prediction:
   used: int = 0
   missing: int = 0
   error: str | None = None
+  shares: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
 
 def most_probable(
@@ -125,7 +127,11 @@ def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   A video without an answer has an "error" that is not null, and no heads.
   """
   videos = [
-    {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
+    {
+      field.name: getattr(prediction, field.name)
+      for field in dataclasses.fields(prediction)
+      if field.name != 'shares'
+    }
     | {
       'heads': {
         head: [{'label': label, 'probability': share} for label, share in best]

@@ -33,6 +33,7 @@ from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 
 
 def train_step(
@@ -42,6 +43,7 @@ def train_step(
   config: Config,
   model: ViViT,
   optimizer: optax.GradientTransformation,
+  class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
@@ -53,8 +55,10 @@ def train_step(
     config: task, regularisers and seed.
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
+    class_weights: of the loss, see `losses.loss`.
   """
   task, train = config.task, config.train
+  weights = None if class_weights is None else jnp.asarray(class_weights)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
@@ -64,7 +68,7 @@ def train_step(
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     logits = apply(model, params, normalize_pixels(video), key)
-    return losses.loss(task, logits, targets, train.label_smoothing), logits
+    return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
@@ -116,8 +120,9 @@ def compile_step(
   model: ViViT,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
+  class_weights: np.ndarray | None = None,
   say: Callable[[str], None] = lambda line: None,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
+) -> Step:
   """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
 
   As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
@@ -126,7 +131,14 @@ def compile_step(
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
-      result = train_step(state, batch, config=config, model=model, optimizer=optimizer)
+      result = train_step(
+        state,
+        batch,
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        class_weights=class_weights,
+      )
     for line in chosen:
       say(line)
     return result
