@@ -6,7 +6,6 @@ parts may be unknown.
 """
 
 import dataclasses
-from fractions import Fraction
 from typing import Annotated, Literal
 
 from vivit_jax.config.augment import Count, Range, Seconds, Triple
@@ -79,6 +78,21 @@ class Preprocessing:
   interpolation: Interpolation = 'area'
   views: tuple[int, int] | None = None
 
+  def clip(self, frames: int, height: int, width: int) -> Clip:
+    """Returns the section of an experiment that says the same.
+
+    Args:
+      frames: of a clip.
+      height, width: of a crop, pixels.
+    """
+    assert self.mean is not None
+    assert self.std is not None
+    stride = self.stride or Clip.stride
+    return Clip(
+      frames, stride, self.stride_seconds, self.sampling, height, width, self.mean, self.std,
+      self.resize, self.interpolation,
+    )  # fmt: skip
+
 
 def of_range(low: Triple, high: Triple) -> tuple[Triple, Triple]:
   """Returns the mean and deviation of a value range: what pixels of 0 and of 255 become."""
@@ -89,6 +103,12 @@ def of_range(low: Triple, high: Triple) -> tuple[Triple, Triple]:
   return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def short_side_of(crop: tuple[int, int], ratio: Fraction) -> int:
-  """Returns the short side of a rule in pixels, rounded down: 292 for a crop of 256 at 8/7."""
-  return int(min(crop) * ratio)
+def in_words(mean: Triple, std: Triple) -> str:
+  """Returns mean and deviation for a line of text; one number where all channels have the same."""
+  return f'mean {_short(mean)}, std {_short(std)}'
+
+
+def _short(values: Triple) -> str:
+  if len(set(values)) == 1:
+    return f'{values[0]:.4g}'
+  return f'({", ".join(f"{value:.4g}" for value in values)})'

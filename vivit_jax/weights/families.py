@@ -5,7 +5,7 @@ import dataclasses
 from fractions import Fraction
 
 from vivit_jax.config.augment import Triple
-from vivit_jax.config.clip import HALF, Preprocessing, short_side_of
+from vivit_jax.config.clip import HALF, Preprocessing
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -18,7 +18,8 @@ class Family:
   Attributes:
     title: for people.
     wants: what the published weights were trained with, but for `short_side`.
-    short_side: of frames before the crop, as a ratio of the crop's; rounded down in pixels.
+    short_side: of frames before the crop, as a ratio of the crop's, rounded down in pixels; None =
+      Clip.usual_short_side, or the resize rule has none.
     frames, size: of the published base model, or of the usual one.
     source: where `wants` stands.
     license: of the published weights.
@@ -29,7 +30,7 @@ class Family:
 
   title: str
   wants: Preprocessing
-  short_side: Fraction
+  short_side: Fraction | None
   frames: int
   size: int
   source: str
@@ -39,8 +40,16 @@ class Family:
 
   def preprocessing(self, height: int, width: int) -> Preprocessing:
     """Returns what the weights expect of a video, for crops of this size in pixels."""
-    short_side = short_side_of((height, width), self.short_side)
-    return dataclasses.replace(self.wants, short_side=short_side)
+    if self.short_side is None:
+      return self.wants
+    return dataclasses.replace(self.wants, short_side=int(min(height, width) * self.short_side))
+
+  @property
+  def normalization(self) -> tuple[Triple, Triple]:
+    """Mean and deviation that the published weights were trained with."""
+    assert self.wants.mean is not None
+    assert self.wants.std is not None
+    return self.wants.mean, self.wants.std
 
   @property
   def notice(self) -> str | None:
@@ -53,8 +62,9 @@ class Family:
 FAMILIES = {
   'vivit': Family(
     'ViViT',
-    Preprocessing(stride=2, views=(4, 3)),
-    Fraction(8, 7),
+    # As Hugging Face prepares it, whose files do not tell the stride.
+    Preprocessing(interpolation='bilinear'),
+    None,
     frames=32,
     size=224,
     source='Scenic: projects/vivit/configs/kinetics400 (zero_centering, min_resize 256, crop 224)',
@@ -109,7 +119,7 @@ FAMILIES = {
       interpolation='lanczos',
       views=(1, 1),
     ),
-    Fraction(1),
+    None,
     frames=16,
     size=288,
     source="google-deepmind/videoprism: notebooks (mediapy's resize to 288 x 288, to_float01)",
@@ -118,7 +128,7 @@ FAMILIES = {
   'image_vit': Family(
     'image ViT',
     Preprocessing(),
-    Fraction(8, 7),
+    None,
     frames=1,
     size=224,
     source='google-research/vision_transformer: input_pipeline.py (value range [-1, 1]; AugReg)',
