@@ -115,7 +115,7 @@ def test_exports_and_runs_keep_all_of_it(tmp_path):
   np.testing.assert_allclose(run(frames), model(frames), atol=2e-5)
 
 
-def test_a_value_range_of_earlier_files_is_its_mean_and_deviation():
+def test_a_value_range_of_earlier_files_is_mean_and_deviation():
   """tests/golden/model.safetensors says low and high."""
   found = load_source(ROOT / 'tests/golden/model.safetensors').preprocessing
   assert (found.mean, found.std, found.short_side) == (HALF, HALF, 36)
