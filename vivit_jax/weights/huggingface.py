@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face folders: ViViT in and out, and the image ViT in.
-
-Their preprocessor_config.json says which value range it feeds a model.
-"""
+"""Hugging Face folders: ViViT in and out, and the image ViT in."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +12,10 @@ from vivit_jax.files import replace_file
 from vivit_jax.weights import rename
 from vivit_jax.weights.export import write_tensors
 from vivit_jax.weights.names import HUGGINGFACE_VIT, HUGGINGFACE_VIVIT
+from vivit_jax.weights.processor import PREPROCESSOR, processor_config, read_processor
 from vivit_jax.weights.readers import Checkpoint, read_json
 from vivit_jax.weights.resolve import build
-from vivit_jax.weights.source import Preprocessing, Source
-from vivit_jax.weights.value_range import value_range
+from vivit_jax.weights.source import Source
 
 # transformers.activations: three names of the tanh approximation, and the exact GELU.
 _GELU = {'gelu': 'exact', 'gelu_fast': 'tanh', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
@@ -80,6 +77,10 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
         f'{and_more(map(repr, biases), 1)}',
       )
     params |= rename.zero_biases(params)
+  size = said['clip.height'], said['clip.width']
+  crop = size if all(type(side) is int for side in size) else None
+  family = 'vivit' if which == 'vivit' else 'image_vit'
+  preprocessing, notes = read_processor(path.parent, family, crop, hints)
   return build(
     path,
     table.name,
@@ -88,8 +89,9 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     hints,
     image=which == 'vit',
     labels=_labels(config) if hints.head else None,
-    preprocessing=read_processor(path.parent, which, hints),
+    preprocessing=preprocessing,
     unused=unused,
+    notes=notes,
   )
 
 
@@ -126,7 +128,7 @@ def write(source: Source, folder: str | Path) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   _write_json(folder / 'config.json', _config(source))
   if (processor := processor_config(source)) is not None:
-    _write_json(folder / 'preprocessor_config.json', processor)
+    _write_json(folder / PREPROCESSOR, processor)
   tensors = rename.invert(source.params, HUGGINGFACE_VIVIT)
   write_tensors(folder / 'model.safetensors', tensors, {'format': 'pt'})
 
@@ -199,57 +201,3 @@ def _config(source: Source) -> dict[str, Any]:
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
   replace_file(path, (json.dumps(tree, indent=2) + '\n').encode())
-
-
-def read_processor(folder: Path, which: str, hints: CheckpointFacts) -> Preprocessing:
-  """Returns the values that 0 and 255 become.
-
-  For ViViT they are [-1, 1] unless the caller wants what the processor feeds; for the image ViT
-  what the processor feeds, and unknown without its config.
-  """
-  beside = folder / 'preprocessor_config.json'
-  config = read_json(beside) if beside.is_file() else None
-  size = (config or {}).get('size')
-  short = size.get('shortest_edge') if isinstance(size, dict) else None
-  short = short if type(short) is int else None
-  if which == 'vivit' and hints.value_range == 'trained':
-    return Preprocessing(short_side=short)
-  if config is None:
-    if hints.value_range == 'processor':
-      raise CheckpointError(beside, "does not exist, so value_range='processor' is not known")
-    return Preprocessing(None, None)
-  scale, shift = config.get('rescale_factor', 1 / 255), 0.0
-  if which == 'vivit':
-    scale, shift = config.get('rescale_factor', 1 / 127.5), float(bool(config.get('offset', True)))
-  if not config.get('do_rescale', True):
-    scale, shift = 1.0, 0.0
-  mean, std = config.get('image_mean', [0.5] * 3), config.get('image_std', [0.5] * 3)
-  if not config.get('do_normalize', True):
-    mean, std = [0.0] * 3, [1.0] * 3
-  low, high = value_range(beside, scale, shift, mean, std)
-  return Preprocessing(low, high, short_side=short)
-
-
-def processor_config(source: Source) -> dict[str, Any] | None:
-  """Returns the config of a processor that feeds the range the weights expect, if it is known.
-
-  Pixels times factor, minus 1, is the range [-1, 1]; another range is its mean and deviation.
-  """
-  low, high = source.preprocessing.low, source.preprocessing.high
-  if low is None or high is None:
-    return None
-  spread = [(a - b) / 2 for a, b in zip(high, low, strict=True)]
-  plain = (low, high) == ((-1.0,) * 3, (1.0,) * 3)
-  return {
-    'image_processor_type': 'VivitImageProcessor',
-    'do_resize': True,
-    'size': {'shortest_edge': source.short_side},
-    'do_center_crop': True,
-    'crop_size': {'height': source.height, 'width': source.width},
-    'do_rescale': True,
-    'rescale_factor': 1 / 127.5,
-    'offset': True,
-    'do_normalize': not plain,
-    'image_mean': [-(b / s) - 1 for b, s in zip(low, spread, strict=True)],
-    'image_std': [1 / s for s in spread],
-  }
