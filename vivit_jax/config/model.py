@@ -51,6 +51,7 @@ class Model:
   pooler_width: Count | None = None  # of attention's queries, keys and values; None = width
   # before_pooling: of all tokens; after_pooling: of their mean (VideoMAE).
   final_norm: Literal['before_pooling', 'after_pooling', 'none'] = 'before_pooling'
+  final_norm_epsilon: NonNegative | None = None  # None = norm_epsilon
   # sincos: fixed, along the sequence of all tokens (VideoMAE); separable: one for each place and
   # one for each time (TimeSformer); rotary: queries and keys turned by time, row and column, whose
   # sines V-JEPA 2 tiles over a head's channels, while V-JEPA 2.1 interleaves them.
@@ -149,10 +150,9 @@ def check_variant(model: Model) -> None:
   for setting, (given, possible, remedy) in needs.items():
     if given and not possible:
       raise ConfigError(f'config.model.{setting} needs {remedy}')
-  inner = model.pooler_width or model.width
-  if inner % model.heads:
+  if (model.pooler_width or 0) % model.heads:
     raise ConfigError(
-      f'config.model.pooler_width={inner} is not divisible by config.model.heads={model.heads}'
+      f'config.model.pooler_width={model.pooler_width} is not divisible by config.model.heads={model.heads}'
     )
   if rotary and model.width // model.heads < 6:
     raise ConfigError(

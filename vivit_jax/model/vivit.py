@@ -89,11 +89,12 @@ class Encoder(nn.Module):
     if self.stage.pooling == 'shared_cls':
       x = x[:, 0]
     x = x[..., 0, :] if self.stage.cls else x[..., : tokens[-1], :]
-    pools = self.stage.pooling == 'mean'
+    pools, own = self.stage.pooling == 'mean', config.final_norm_epsilon
     if pools and config.final_norm == 'after_pooling':
       x = x.mean(axis=axes)
     if config.final_norm != 'none':
-      x = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name='norm')(x)
+      epsilon = config.norm_epsilon if own is None else own
+      x = nn.LayerNorm(epsilon=epsilon, dtype=dtype, name='norm')(x)
     return x.mean(axis=axes) if pools and config.final_norm != 'after_pooling' else x
 
   def _positioned(self, x: Float[Array, 'b *n d'], tokens: tuple[int, ...]) -> jax.Array:

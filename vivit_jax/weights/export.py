@@ -81,7 +81,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
     raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
-  if hints.head and task is None:
+  if hints.head and task is None and config.model.pooling != 'none':
     raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:

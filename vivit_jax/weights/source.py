@@ -24,13 +24,15 @@ from vivit_jax.weights.readers import Flat
 
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
-_BLOCK = re.compile(r'(spacetime|spatial|temporal)/block_([0-9]+)/(.+)', re.ASCII)
+_BLOCK = re.compile(r'(spacetime|spatial|temporal|pooler)/block_([0-9]+)/(.+)', re.ASCII)
 
 
 def tokens(model: Model, grid: Grid) -> dict[str, tuple[int, ...]]:
-  """Returns each stage's tokens along its axes, without cls: {'spatial': (H, W), ...}."""
+  """Returns each stage's positions along their axes, without cls: {'spatial': (H, W), ...}."""
   time, *space = grid
-  if model.attention != 'factorised_encoder':
+  if model.positions == 'separable':
+    return {'spacetime': (space[0], space[1]), 'spacetime/time': (time,)}
+  if not model.attention.startswith('factorised_encoder'):
     return {'spacetime': grid}
   temporal = {'temporal': (time,)} if model.temporal_layers else {}
   return {'spatial': (space[0], space[1]), **temporal}
@@ -51,6 +53,7 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
     model,
     layers=1,
     temporal_layers=min(model.temporal_layers, 1),
+    pooler_layers=min(model.pooler_layers, 1),
     drop_path=0.0,
     attention_kernel='plain',
   )
@@ -58,11 +61,12 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
   clip = Clip(frames=frames, height=height, width=width)
   tree = traverse_util.flatten_dict(abstract_params(ViViT(one, classes), clip), sep='/')
   found: Shapes = {}
+  depths = {'temporal': model.temporal_layers, 'pooler': model.pooler_layers}
   for name, leaf in tree.items():
-    layers = model.temporal_layers if name.startswith('temporal/') else model.layers
+    layers = depths.get(name.partition('/')[0], model.layers)
     for layer in range(layers if '/block_0/' in name else 1):
       found[name.replace('/block_0/', f'/block_{layer}/')] = leaf.shape
-  return found if classes else {n: shape for n, shape in found.items() if not n.startswith('head/')}
+  return found
 
 
 def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> None:
@@ -84,6 +88,12 @@ def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> Non
       )
 
 
+class Either(tuple[Any, ...]):
+  """Values of a setting that tensors cannot tell apart; the first where nothing else tells."""
+
+  __slots__ = ()
+
+
 def facts(path: Path, params: Flat) -> dict[str, Any]:
   """Returns what parameters of any layout tell about their model, by config.Model's names.
 
@@ -92,7 +102,7 @@ def facts(path: Path, params: Flat) -> dict[str, Any]:
   Raises:
     CheckpointError: where no model of ours has such a tree.
   """
-  stages = {name.partition('/')[0] for name in params} - {'tokenizer', 'head'}
+  stages = {name.partition('/')[0] for name in params} - {'tokenizer', 'head', 'pooler'}
   if stages not in ({'spacetime'}, {'spatial'}, {'spatial', 'temporal'}):
     raise CheckpointError(path, f'holds the transformers {sorted(stages)}, which no model has')
   main = 'spatial' if 'spatial' in stages else 'spacetime'
@@ -108,10 +118,15 @@ def facts(path: Path, params: Flat) -> dict[str, Any]:
     'mlp_dim': _get(path, params, f'{main}/block_0/mlp/hidden/kernel', 2).shape[1],
     'heads': query.shape[1],
     'patch': kernel.shape[:3],
-    'pooling': 'cls' if cls else 'mean',
+    'key_bias': f'{main}/block_0/attention{suffix}/key/bias' in params,
+    'time_dense': f'{main}/block_0/time_dense/kernel' in params,
+    **_pooling(path, params, f'{main}/cls', suffix),
+    **_positions_and_norm(params, main),
   }
   if main == 'spatial':
     found['attention'] = 'factorised_encoder'
+    if not cls and len(stages) == 2:
+      found['attention'] = Either(('factorised_encoder', 'factorised_encoder_by_patch'))
     found['temporal_layers'] = _layers(path, params, 'temporal') if len(stages) == 2 else 0
   elif suffix:
     found['attention'] = 'factorised_self_attention'
@@ -120,8 +135,38 @@ def facts(path: Path, params: Flat) -> dict[str, Any]:
   return found
 
 
+def _pooling(path: Path, params: Flat, cls: str, suffix: str) -> dict[str, Any]:
+  query = 'pooler/attention/query/kernel'
+  if query not in params:
+    tokens = 'shared_cls' if suffix else 'cls'
+    return {'pooling': tokens if cls in params else Either(('mean', 'none'))}
+  width, heads, dim = _get(path, params, query, 3).shape
+  blocks = any(name.startswith('pooler/block_') for name in params)
+  return {
+    'pooling': 'attention' if 'pooler/attention/scale' in params else 'attention_block',
+    'pooler_width': None if heads * dim == width else heads * dim,
+    'pooler_layers': _layers(path, params, 'pooler') if blocks else 0,
+  }
+
+
+def _positions_and_norm(params: Flat, main: str) -> dict[str, Any]:
+  fixed: Any = Either(('sincos', 'rotary_tiled', 'rotary_interleaved'))
+  if f'{main}/position' in params:
+    fixed = 'separable' if f'{main}/time_position' in params else 'learned'
+  elif main != 'spacetime':
+    fixed = 'learned'
+  norm = Either(('before_pooling', 'after_pooling')) if f'{main}/norm/scale' in params else 'none'
+  return {'positions': fixed, 'final_norm': norm}
+
+
 def positions(path: Path, params: Flat) -> dict[str, int]:
-  """Returns the number of tokens per stage, without cls."""
+  """Returns the number of tokens per stage, without cls.
+
+  Positions of place and time apart are those of a spatial and a temporal stage.
+  """
+  if 'spacetime/time_position' in params:
+    space = _get(path, params, 'spacetime/position', 3).shape[1] - ('spacetime/cls' in params)
+    return {'spatial': space, 'temporal': _get(path, params, 'spacetime/time_position', 3).shape[1]}
   return {
     name.partition('/')[0]: _get(path, params, name, 3).shape[1]
     - (name.replace('position', 'cls') in params)
