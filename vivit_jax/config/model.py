@@ -99,66 +99,73 @@ def check_variant(model: Model) -> None:
       f"config.model.pooling='cls' is not defined for config.model.attention={attention!r}, "
       "whose tokens stay on a grid; use 'mean'"
     )
-  divided, joint = attention == 'factorised_self_attention', attention == 'spatio_temporal'
-  rotary = model.positions.startswith('rotary')
-  by_patch = attention == 'factorised_encoder_by_patch'
-  needs = {
-    "pooling='shared_cls'": (
-      pooling == 'shared_cls',
-      divided,
-      "attention='factorised_self_attention'",
-    ),
-    f'pooling={pooling!r}': (
-      pooling in ('attention', 'attention_block', 'none'),
-      attention != 'factorised_encoder',
-      "another attention than 'factorised_encoder', which pools each frame",
-    ),
-    f'pooler_layers={model.pooler_layers}': (
-      model.pooler_layers > 0,
-      pooling == 'attention_block',
-      "pooling='attention_block'",
-    ),
-    f'pooler_width={model.pooler_width}': (
-      model.pooler_width is not None,
-      pooling in ('attention', 'attention_block'),
-      "pooling='attention' or 'attention_block'",
-    ),
-    "final_norm='after_pooling'": (
-      model.final_norm == 'after_pooling',
-      pooling == 'mean' and not by_patch,
-      "pooling='mean' and an attention other than 'factorised_encoder_by_patch'",
-    ),
-    f'positions={model.positions!r}': (
-      rotary or model.positions == 'sincos',
-      joint,
-      "attention='spatio_temporal'",
-    ),
-    "positions='separable'": (
-      model.positions == 'separable',
-      divided,
-      "attention='factorised_self_attention'",
-    ),
-    f'rotary_grid={model.rotary_grid}': (model.rotary_grid is not None, rotary, 'rotary positions'),
-    'rotary positions': (rotary, pooling != 'cls', "pooling other than 'cls', which has no place"),
-    'time_dense=True': (model.time_dense, divided, "attention='factorised_self_attention'"),
-    f'temporal_layers={model.temporal_layers}': (
-      by_patch,
-      model.temporal_layers > 0,
-      "at least 1 with attention='factorised_encoder_by_patch'",
-    ),
-  }
-  for setting, (given, possible, remedy) in needs.items():
+  for setting, given, possible, remedy in _requirements(model):
     if given and not possible:
-      raise ConfigError(f'config.model.{setting} needs {remedy}')
+      raise ConfigError(f'config.model.{setting}={getattr(model, setting)!r} needs {remedy}')
+  rotary = model.positions.startswith('rotary')
   if (model.pooler_width or 0) % model.heads:
     raise ConfigError(
-      f'config.model.pooler_width={model.pooler_width} is not divisible by config.model.heads={model.heads}'
+      f'config.model.pooler_width={model.pooler_width} is not divisible by '
+      f'config.model.heads={model.heads}'
     )
   if rotary and model.width // model.heads < 6:
     raise ConfigError(
       f'config.model.heads={model.heads} leaves heads of {model.width // model.heads} channels: '
       'rotary positions need 6, two for each axis'
     )
+
+
+def _requirements(model: Model) -> tuple[tuple[str, bool, bool, str], ...]:
+  """Returns setting, whether its value needs something, whether that is there, and what it is."""
+  pooling, positions = model.pooling, model.positions
+  joint = model.attention == 'spatio_temporal'
+  divided = model.attention == 'factorised_self_attention'
+  by_patch = model.attention == 'factorised_encoder_by_patch'
+  rotary, attends = positions.startswith('rotary'), pooling.startswith('attention')
+  only_divided = "config.model.attention='factorised_self_attention'"
+  return (
+    ('pooling', pooling == 'shared_cls', divided, only_divided),
+    (
+      'pooling',
+      attends or pooling == 'none',
+      model.attention != 'factorised_encoder',
+      'an attention that leaves tokens: factorised_encoder pools each frame',
+    ),
+    (
+      'pooler_layers',
+      model.pooler_layers > 0,
+      pooling == 'attention_block',
+      "config.model.pooling='attention_block'",
+    ),
+    (
+      'pooler_width',
+      model.pooler_width is not None,
+      attends,
+      "config.model.pooling='attention' or 'attention_block'",
+    ),
+    (
+      'final_norm',
+      model.final_norm == 'after_pooling',
+      pooling == 'mean' and not by_patch,
+      "config.model.pooling='mean' and another attention than factorised_encoder_by_patch",
+    ),
+    (
+      'positions',
+      rotary or positions == 'sincos',
+      joint,
+      "config.model.attention='spatio_temporal'",
+    ),
+    ('positions', rotary, pooling != 'cls', 'another pooling than cls, whose token has no place'),
+    ('positions', positions == 'separable', divided, only_divided),
+    ('rotary_grid', model.rotary_grid is not None, rotary, 'rotary positions'),
+    ('time_dense', model.time_dense, divided, only_divided),
+    (
+      'temporal_layers',
+      by_patch,
+      model.temporal_layers > 0,
+      'at least 1 with factorised_encoder_by_patch',
+    ),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 
-Rotation = tuple[Float[Array, 'n 1 d'], Float[Array, 'n 1 d']]  # cosines and sines of each token
+Angles = Float[Array, 'tokens 1 channels']
+Rotation = tuple[Angles, Angles]  # cosines and sines of each token
 
 
 @functools.lru_cache(maxsize=8)

@@ -232,8 +232,8 @@ def apply(
   params: Any,
   video: Shaped[Array, '...'],
   dropout_key: PRNGKeyArray | None = None,
-) -> Float[Array, 'b classes']:
-  """Returns float32 logits; the regularisers act where a key is given."""
+) -> Float[Array, 'b *out']:
+  """Returns what the model does; the regularisers act where a key is given."""
   gather = functools.partial(_gathered_here, dtype=model.config.dtype)
   params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:

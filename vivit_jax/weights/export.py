@@ -19,9 +19,10 @@ from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import replaced
 from vivit_jax.weights.containers import parse_json
+from vivit_jax.weights.facts import facts
 from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import resolve
-from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
+from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
 VERSION = 1

@@ -13,15 +13,9 @@ from typing import Any
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.weights.facts import Either, facts, positions
 from vivit_jax.weights.readers import Flat
-from vivit_jax.weights.source import (
-  Either,
-  Preprocessing,
-  Source,
-  check_source,
-  facts,
-  positions,
-)
+from vivit_jax.weights.source import Preprocessing, Source, check_source
 
 SIDES = ('frames', 'height', 'width')
 
