@@ -39,6 +39,7 @@ setup(
     'opencv-python-headless>=4.10',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.31',
+    'pillow>=10.0',  # of matplotlib too
     'protobuf>=5.0',
     'safetensors>=0.5',
     'scikit-learn>=1.5',

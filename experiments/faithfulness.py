@@ -61,7 +61,7 @@ def measure(pretrained: Pretrained, workdir: Path, clips: int) -> Curves:
     video = Video(str(root / 'test' / f'{k:05d}.mp4'), None, None, ())
     pixels = read_view(unlabelled([video]), 0, experiment(pretrained.source, protocol))
     clip = jnp.asarray(pixels[None])
-    values = normalize_pixels(clip, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(clip, protocol.mean, protocol.std, protocol.channels)
     digit = _digit(opacity(sample), protocol.clip, pretrained)
     label = int(programs['logits'](values)[0].argmax())
     maps = {

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vivit_jax.config.parse import check_views
-from vivit_jax.config.schema import Clip, Config, Evaluate
+from vivit_jax.config.schema import Config, Evaluate
 from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Manifest, Video
@@ -23,6 +23,7 @@ from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
+VIEWS = (Evaluate.temporal_views, Evaluate.spatial_views)
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
 
 
@@ -30,7 +31,7 @@ def run(
   pretrained: Pretrained,
   videos: Sequence[str | Path],
   *,
-  views: tuple[int, int] = (4, 3),
+  views: tuple[int, int] | None = None,
   top: int = 5,
   stride: int | None = None,
   batch_size: int = 8,
@@ -42,7 +43,7 @@ def run(
   Args:
     pretrained: of load_pretrained.
     videos: files, folders and CSV files, see collect_videos.
-    views: temporal x spatial.
+    views: temporal x spatial; None = see `usual_views`.
     top, stride, batch_size: as in `predict`.
     as_json: instead of a table.
     progress: on standard error, where that is a terminal.
@@ -53,13 +54,14 @@ def run(
   Raises:
     UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
   """
-  protocol = make_protocol(pretrained.source, *views, stride)
+  temporal_views, spatial_views = views or usual_views(pretrained.source)
+  protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
   predictions = list(
     predict(
       pretrained,
       collect_videos(videos),
-      temporal_views=views[0],
-      spatial_views=views[1],
+      temporal_views=temporal_views,
+      spatial_views=spatial_views,
       top=top,
       stride=stride,
       batch_size=batch_size,
@@ -75,8 +77,8 @@ def predict(
   pretrained: Pretrained,
   videos: Sequence[Video | Path | str],
   *,
-  temporal_views: int = 4,
-  spatial_views: int = 3,
+  temporal_views: int | None = None,
+  spatial_views: int | None = None,
   top: int = 5,
   stride: int | None = None,
   batch_size: int = 8,
@@ -90,7 +92,8 @@ def predict(
   Args:
     pretrained: model, parameters, labels and preprocessing.
     videos: files, or spans of files.
-    temporal_views, spatial_views: clips spread over a video, and crops of each.
+    temporal_views, spatial_views: clips spread over a video, and crops of each; None = see
+      `usual_views`.
     top: labels per head.
     stride: between the frames of a clip, instead of the checkpoint's.
     batch_size: views at a time.
@@ -111,10 +114,18 @@ def predict(
   return _stream(pretrained, jobs, protocol, top, config, progress)
 
 
+def usual_views(source: Source) -> tuple[int, int]:
+  """Returns temporal and spatial views of a test: the checkpoint's, else the paper's 4 x 3."""
+  wants = source.preprocessing
+  if wants.views is None and wants.resize == 'whole_frame':
+    return VIEWS[0], 1  # more crops would be the same
+  return wants.views or VIEWS
+
+
 def make_protocol(
   source: Source,
-  temporal_views: int = 4,
-  spatial_views: int = 3,
+  temporal_views: int | None = None,
+  spatial_views: int | None = None,
   stride: int | None = None,
   needs_classifier: bool = True,
 ) -> Protocol:
@@ -122,12 +133,15 @@ def make_protocol(
 
   Features come from models without a classifier, too (`needs_classifier=False`).
   """
+  usual = usual_views(source)
+  temporal_views = usual[0] if temporal_views is None else temporal_views
+  spatial_views = usual[1] if spatial_views is None else spatial_views
   if min(temporal_views, spatial_views, 1 if stride is None else stride) < 1:
     raise ConfigError(
       f'views={temporal_views}x{spatial_views} and stride={stride} must be at least 1'
     )
-  wants, (low, high) = source.preprocessing, source.values(needs_classifier)
-  clip = Clip(source.frames, height=source.height, width=source.width)
+  wants, (mean, std) = source.preprocessing, source.normalization(needs_classifier)
+  clip = wants.clip(source.frames, source.height, source.width)
   check_views(temporal_views, spatial_views, clip)
   said: Literal['argument', 'checkpoint', 'assumed']
   said = 'argument' if stride else 'checkpoint' if wants.stride else 'assumed'
@@ -140,8 +154,10 @@ def make_protocol(
     height=source.height,
     width=source.width,
     short_side=source.short_side,
-    low=low,
-    high=high,
+    resize=wants.resize,
+    interpolation=wants.interpolation,
+    mean=mean,
+    std=std,
     channels=wants.channels,
     temporal_views=temporal_views,
     spatial_views=spatial_views,

@@ -66,7 +66,7 @@ def test_whole_numbers_are_good_floats():
     (
       {'clip': 3},
       'config.clip=3 is not a section; set one of frames, stride, stride_seconds, sampling, '
-      'height, width in it',
+      'height, width, mean, std, resize, interpolation in it',
     ),
     # Types.
     (

@@ -161,7 +161,7 @@ def test_several_overrides_and_the_last_wins(plain):
     (
       '--config.clip=3',
       'config.clip is a section; set one of frames, stride, stride_seconds, sampling, height, '
-      'width',
+      'width, mean, std, resize, interpolation',
     ),
     (
       '--config.model.scan',

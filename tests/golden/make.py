@@ -41,7 +41,7 @@ def describe(folder: Path = FOLDER) -> dict[str, Any]:
   protocol = make_protocol(pretrained.source)
   views, reading = read_views(pretrained.source, Video(str(folder / CLIP), None, None, ()))
   pixels = jnp.asarray(views)
-  values = np.asarray(normalize_pixels(pixels, protocol.low, protocol.high, protocol.channels))
+  values = np.asarray(normalize_pixels(pixels, protocol.mean, protocol.std, protocol.channels))
   with VideoReader(str(folder / CLIP)) as reader:
     indices = evaluation_clips(reader.times, protocol.clip, protocol.temporal_views)
   (prediction,) = predict(pretrained, [folder / CLIP])

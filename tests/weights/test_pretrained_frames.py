@@ -56,7 +56,7 @@ def test_raw_frames_give_what_predict_gives(pretrained, frames, monkeypatch):
 
 def test_raw_frames_take_the_weights_range_and_channel_order(pretrained, frames):
   wants = dataclasses.replace(
-    pretrained.preprocessing, low=(0.0, 0.0, -1.0), high=(1.0, 2.0, 1.0), channels='bgr'
+    pretrained.preprocessing, mean=(0.0, 0.0, 0.5), std=(1.0, 0.5, 0.5), channels='bgr'
   )
   source = dataclasses.replace(pretrained.source, preprocessing=wants)
   other = dataclasses.replace(pretrained, source=source)

@@ -206,11 +206,18 @@ def _check_mix(mix: Mix, repeats: int) -> None:
 
 
 def check_views(temporal: int, spatial: int, clip: Clip) -> None:
-  """Refuses views of a video that take too much memory; a checkpoint may claim any size.
+  """Refuses views of a video that are the same, or that take too much memory.
+
+  A checkpoint may claim any size.
 
   Raises:
-    ConfigError: naming how many views of which size they are, and what they take.
+    ConfigError: naming how many views of which size they are, and what is wrong with them.
   """
+  if spatial > 1 and clip.resize == 'whole_frame':
+    raise ConfigError(
+      f"{temporal}x{spatial} views: with resize='whole_frame' all {spatial} crops would be the "
+      f'same, so give {temporal}x1'
+    )
   size = temporal * spatial * clip.frames * clip.height * clip.width * 3
   if size > MAX_VIEWS:
     raise ConfigError(
@@ -224,10 +231,10 @@ def check_clip(clip: Clip) -> None:
   """Refuses two ways of choosing frames at once."""
   if clip.stride_seconds is not None and clip.stride_seconds <= 0:
     raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
-  if clip.stride_seconds is not None and clip.sampling == 'whole_video':
+  if clip.stride_seconds is not None and clip.sampling != 'stride':
     raise ConfigError(
       f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
-      "'whole_video', whose frames lie as far apart as the video is long"
+      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
     )
 
 

@@ -16,6 +16,8 @@ from vivit_jax.config.augment import (
   Seconds,
   Seed,
 )
+from vivit_jax.config.clip import Clip as Clip
+from vivit_jax.config.clip import Sampling
 from vivit_jax.config.model import SIZES as SIZES
 from vivit_jax.config.model import Attention as Attention
 from vivit_jax.config.model import Model as Model
@@ -32,28 +34,6 @@ class Task:
   # which the run's config.json then records.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """One view of a video, as the model sees it."""
-
-  frames: Count = 32
-  stride: Count = 2  # in frames of the source
-  # Seconds between frames, by their timestamps, instead of a stride in frames: clips last equally
-  # long whatever the frame rate.
-  stride_seconds: Seconds | None = None
-  # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
-  # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
-  # for Something-Something).
-  sampling: Literal['stride', 'whole_video'] = 'stride'
-  height: Count = 224  # pixels
-  width: Count = 224
-
-  @property
-  def usual_short_side(self) -> int:
-    """Pixels of frames' shorter side unless configured: 256 for 224, as in Scenic."""
-    return round(min(self.height, self.width) * 8 / 7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +160,9 @@ class CheckpointFacts:
   height: Count | None = None  # pixels
   width: Count | None = None
   stride: Count | None = None  # in frames of the source
-  # Hugging Face's ViViT processor feeds [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5
-  # and divides by 0.5 once more, though the weights were trained on [-1, 1].
+  sampling: Sampling | None = None  # how frames are chosen, as in Clip
+  # Processors of Hugging Face feed other values than the weights were trained on; ViViT's e.g. maps
+  # 0..255 to [-1, 1] and then subtracts 0.5 and divides by 0.5 once more.
   value_range: Literal['trained', 'processor'] = 'trained'
   head: bool = True  # False leaves the classifier out, to initialize another model
 

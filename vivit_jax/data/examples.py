@@ -13,8 +13,8 @@ from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
 from vivit_jax.config.schema import Config
 from vivit_jax.data.augmentation.augment import draw
-from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
+from vivit_jax.data.augmentation.views import views_of
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video.lenient import LenientReader
@@ -174,7 +174,7 @@ class EvaluationReader:
     damaged video is read as far as it can be, and its `Reading` stands in for the label.
     """
     clip = self.config.clip
-    crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
+    crops = views_of(clip, self.spatial_views, self.config.test_short_side)
     kind = VideoReader if self.manifest.class_names else LenientReader
     with self.manifest.open(request.index, request.video, kind) as reader:
       indices = evaluation_clips(reader.times, clip, self.temporal_views)

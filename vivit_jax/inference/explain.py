@@ -83,7 +83,7 @@ class Explainer:
 
     @jax.jit
     def forward(params, video):
-      values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+      values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
       mapped = (
         rollout(model, params, values) if index is None else gradient(model, params, values, index)
       )

@@ -134,7 +134,7 @@ def compile_features(pretrained: Pretrained, protocol: Protocol, level: Level) -
 
   @jax.jit
   def forward(params, video):
-    values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return represent(model, params, values, level)
 
   return lambda video: forward(params, video)

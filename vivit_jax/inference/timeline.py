@@ -194,7 +194,7 @@ def compile_parts(
 
   @jax.jit
   def spatial(params, video):
-    values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return encode(model, params, chain[0], embed(model, params, values))[:, 0].astype(jnp.float32)
 
   @jax.jit

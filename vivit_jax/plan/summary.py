@@ -13,6 +13,7 @@ from vivit_jax.distributed.mesh import AXES
 from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
 from vivit_jax.plan.memory import abstract_training, as_lines, bytes_per_device, placement
+from vivit_jax.weights.huggingface_config import family_of
 from vivit_jax.weights.source import Source
 
 SHOWN_LABELS = 5
@@ -76,6 +77,8 @@ def summarise_checkpoint(source: Source) -> dict[str, Any]:
       'path': str(source.path),
       'format': source.format,
       'kind': source.kind,
+      'family': family_of(source).title,
+      'license_of_published_weights': family_of(source).license,
       'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
       'classes': source.classes,
       'labels': list(source.labels) if source.labels else None,

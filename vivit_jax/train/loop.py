@@ -224,7 +224,7 @@ def _evaluation(
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
   data = open_common_split(config, 'validation')
-  forward = compile_forward(model, mesh)
+  forward = compile_forward(model, mesh, config.clip)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 

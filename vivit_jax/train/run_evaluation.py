@@ -86,7 +86,7 @@ def evaluate_run(
     predictions = evaluate_split(
       config,
       data,
-      compile_forward(build(config), mesh),
+      compile_forward(build(config), mesh, config.clip),
       shard_state(mesh, pretrained.params),
       protocol,
       Failures(data, config.data.max_bad_fraction, workdir),

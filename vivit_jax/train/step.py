@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import Clip, Config
 from vivit_jax.distributed.sharding import (
   batch_sharding,
   local_rows,
@@ -32,6 +32,7 @@ from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
+CLIP = Clip()
 
 
 def train_step(
@@ -53,7 +54,7 @@ def train_step(
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
   """
-  task, train = config.task, config.train
+  task, train, clip = config.task, config.train, config.clip
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
@@ -62,7 +63,7 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, normalize_pixels(video), key)
+    logits = apply(model, params, normalize_pixels(video, clip.mean, clip.std), key)
     return losses.loss(task, logits, targets, train.label_smoothing), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
@@ -131,7 +132,9 @@ def compile_step(
 
 
 @functools.cache  # validation and the test that follows share a compilation
-def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
+def compile_forward(
+  model: ViViT, mesh: Mesh, clip: Clip = CLIP
+) -> Callable[[Any, np.ndarray], np.ndarray]:
   """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
   check_kernel(model.config, mesh.devices.flat[0].device_kind)
 
@@ -142,6 +145,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, normalize_pixels(video))
+      return apply(model, params, normalize_pixels(video, clip.mean, clip.std))
 
   return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face folders: video models in and out, and the image ViT in.
+"""Hugging Face folders: video models in and out, and the image ViT in."""
 
-Their preprocessor_config.json says which value range it feeds a model.
-"""
-
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +11,7 @@ from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.files import replace_file
 from vivit_jax.weights import rename
 from vivit_jax.weights.export import write_tensors
+from vivit_jax.weights.families import FAMILIES
 from vivit_jax.weights.huggingface_config import (
   check_writable,
   kind_of,
@@ -22,10 +19,10 @@ from vivit_jax.weights.huggingface_config import (
   write_settings,
 )
 from vivit_jax.weights.huggingface_models import MODELS, HuggingFaceModel
+from vivit_jax.weights.processor import PREPROCESSOR, processor_config, read_processor
 from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import build
-from vivit_jax.weights.source import Preprocessing, Source
-from vivit_jax.weights.value_range import value_range
+from vivit_jax.weights.source import Source
 
 
 def kind(checkpoint: Checkpoint) -> str | None:
@@ -77,6 +74,10 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   params = rename.apply(path, arrays, rules, heads)
   if not config[form.bias]:
     params |= _without_bias(beside, form, config, params)
+  size = said['clip.height'], said['clip.width']
+  crop = size if all(type(side) is int for side in size) else None
+  preprocessing, notes = read_processor(path.parent, form.family, crop, hints)
+  notice = FAMILIES[form.family].notice
   return build(
     path,
     form.table.name,
@@ -85,8 +86,9 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     hints,
     image=which == 'vit',
     labels=_labels(config) if hints.head and 'head/kernel' in params else None,
-    preprocessing=read_processor(path.parent, which, hints),
+    preprocessing=preprocessing,
     unused=unused,
+    notes=notes + ((notice,) if notice else ()),
   )
 
 
@@ -126,8 +128,8 @@ def write(source: Source, folder: str | Path) -> None:
   form = MODELS[which]
   folder.mkdir(parents=True, exist_ok=True)
   _write_json(folder / 'config.json', write_settings(source, which))
-  if (processor := processor_config(source)) is not None:
-    _write_json(folder / 'preprocessor_config.json', processor)
+  if (processor := processor_config(source, form.family)) is not None:
+    _write_json(folder / PREPROCESSOR, processor)
   tensors = rename.invert(source.params, form.table)
   if source.task is None:  # base models are saved without prefix
     tensors = {name.removeprefix(f'{form.prefix}.'): array for name, array in tensors.items()}
@@ -157,59 +159,3 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
   replace_file(path, (json.dumps(tree, indent=2) + '\n').encode())
-
-
-def read_processor(folder: Path, which: str, hints: CheckpointFacts) -> Preprocessing:
-  """Returns the values that 0 and 255 become.
-
-  For ViViT they are [-1, 1] unless the caller wants what the processor feeds; for the image ViT
-  what the processor feeds, and unknown without its config.
-  """
-  beside = folder / 'preprocessor_config.json'
-  config = read_json(beside) if beside.is_file() else None
-  size = (config or {}).get('size')
-  short = size.get('shortest_edge') if isinstance(size, dict) else None
-  short = short if type(short) is int else None
-  if which == 'vivit' and hints.value_range == 'trained':
-    return Preprocessing(short_side=short)
-  if which not in ('vivit', 'vit'):
-    return dataclasses.replace(MODELS[which].preprocessing(), short_side=short)
-  if config is None:
-    if hints.value_range == 'processor':
-      raise CheckpointError(beside, "does not exist, so value_range='processor' is not known")
-    return Preprocessing(None, None)
-  scale, shift = config.get('rescale_factor', 1 / 255), 0.0
-  if which == 'vivit':
-    scale, shift = config.get('rescale_factor', 1 / 127.5), float(bool(config.get('offset', True)))
-  if not config.get('do_rescale', True):
-    scale, shift = 1.0, 0.0
-  mean, std = config.get('image_mean', [0.5] * 3), config.get('image_std', [0.5] * 3)
-  if not config.get('do_normalize', True):
-    mean, std = [0.0] * 3, [1.0] * 3
-  low, high = value_range(beside, scale, shift, mean, std)
-  return Preprocessing(low, high, short_side=short)
-
-
-def processor_config(source: Source) -> dict[str, Any] | None:
-  """Returns the config of a processor that feeds the range the weights expect, if it is known.
-
-  Pixels times factor, minus 1, is the range [-1, 1]; another range is its mean and deviation.
-  """
-  low, high = source.preprocessing.low, source.preprocessing.high
-  if low is None or high is None:
-    return None
-  spread = [(a - b) / 2 for a, b in zip(high, low, strict=True)]
-  plain = (low, high) == ((-1.0,) * 3, (1.0,) * 3)
-  return {
-    'image_processor_type': 'VivitImageProcessor',
-    'do_resize': True,
-    'size': {'shortest_edge': source.short_side},
-    'do_center_crop': True,
-    'crop_size': {'height': source.height, 'width': source.width},
-    'do_rescale': True,
-    'rescale_factor': 1 / 127.5,
-    'offset': True,
-    'do_normalize': not plain,
-    'image_mean': [-(b / s) - 1 for b, s in zip(low, spread, strict=True)],
-    'image_std': [1 / s for s in spread],
-  }

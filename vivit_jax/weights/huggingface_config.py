@@ -7,6 +7,7 @@ from typing import Any
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import CheckpointError
+from vivit_jax.weights.families import FAMILIES, Family
 from vivit_jax.weights.huggingface_models import MODELS
 from vivit_jax.weights.source import Source
 
@@ -108,6 +109,11 @@ def kind_of(model: Model) -> str:
   if model.attention == 'factorised_encoder_by_patch':
     return 'videoprism_vision_model'
   return 'vivit'
+
+
+def family_of(source: Source) -> Family:
+  """Returns the family whose architecture a model has, whatever file it comes from."""
+  return FAMILIES['image_vit' if source.kind == 'image' else MODELS[kind_of(source.model)].family]
 
 
 def check_writable(source: Source, which: str) -> None:

@@ -12,7 +12,6 @@ from vivit_jax.weights.names_encoders import (
   HUGGINGFACE_VIDEOPRISM,
   HUGGINGFACE_VJEPA2,
 )
-from vivit_jax.weights.source import Preprocessing
 
 _SIZES = {
   'hidden_size': 'width',
@@ -40,7 +39,7 @@ class HuggingFaceModel:
     bias: their setting of queries' and values' bias.
     poolings: ways of pooling that it has, and the final norms that go with each.
     says: what it is, for messages.
-    mean, std: of the pixels that the published weights were trained on.
+    family: key of families.FAMILIES: what the published weights were trained to see.
   """
 
   table: Table
@@ -51,22 +50,14 @@ class HuggingFaceModel:
   fixed: Mapping[str, Any]
   poolings: Mapping[str, tuple[str, ...]]
   says: str
+  family: str
   must: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   sizes: Mapping[str, str] = dataclasses.field(default_factory=lambda: _SIZES)
   clip: tuple[str, str] = ('num_frames', 'image_size')
   channels: str = 'num_channels'
   bias: str = 'qkv_bias'
-  mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-  std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-  def preprocessing(self) -> Preprocessing:
-    """Returns the value range that the published weights were trained with."""
-    low = [(0 - m) / s for m, s in zip(self.mean, self.std, strict=True)]
-    high = [(1 - m) / s for m, s in zip(self.mean, self.std, strict=True)]
-    return Preprocessing((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
-_IMAGENET: dict[str, Any] = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _JOINT = {'attention': 'spatio_temporal'}
 _TOKENS = ('before_pooling',)
 
@@ -80,6 +71,7 @@ MODELS = {
     _JOINT,
     {'cls': _TOKENS},
     'ViViT is spatio_temporal with a cls token, tubelets and one softmax head',
+    'vivit',
   ),
   'vit': HuggingFaceModel(
     HUGGINGFACE_VIT,
@@ -90,6 +82,7 @@ MODELS = {
     _JOINT,
     {'cls': _TOKENS},
     'ViT is an image model',
+    'image_vit',
   ),
   'videomae': HuggingFaceModel(
     HUGGINGFACE_VIDEOMAE,
@@ -101,8 +94,8 @@ MODELS = {
     {'mean': ('after_pooling',), 'none': ('before_pooling', 'none')},
     'VideoMAE is spatio_temporal with fixed positions, no key bias, a norm of the mean of all '
     'tokens and one softmax head',
+    'videomae',
     bias='qv_bias',
-    **_IMAGENET,
   ),
   'timesformer': HuggingFaceModel(
     HUGGINGFACE_TIMESFORMER,
@@ -119,9 +112,8 @@ MODELS = {
     {'shared_cls': _TOKENS},
     'TimeSformer is factorised_self_attention with a cls token of all frames, positions of place '
     'and time, a second linear layer behind the attention along time and one softmax head',
+    'timesformer',
     must={'attention_type': 'divided_space_time'},
-    mean=(0.45, 0.45, 0.45),
-    std=(0.225, 0.225, 0.225),
   ),
   'vjepa2': HuggingFaceModel(
     HUGGINGFACE_VJEPA2,
@@ -132,10 +124,10 @@ MODELS = {
     _JOINT | {'positions': 'rotary_tiled'},
     {'attention_block': _TOKENS, 'none': _TOKENS},
     'V-JEPA 2 is spatio_temporal with tiled rotary positions, and its head has an attention block',
+    'vjepa2',
     sizes={name: ours for name, ours in _SIZES.items() if ours != 'mlp_dim'},
     clip=('frames_per_clip', 'crop_size'),
     channels='in_chans',
-    **_IMAGENET,
   ),
   'videoprism_vision_model': HuggingFaceModel(
     HUGGINGFACE_VIDEOPRISM,
@@ -146,13 +138,12 @@ MODELS = {
     {'attention': 'factorised_encoder_by_patch'},
     {'attention': _TOKENS, 'none': _TOKENS},
     'VideoPrism is factorised_encoder_by_patch, and the attention of its head as wide as the MLP',
+    'videoprism',
     sizes={name: ours for name, ours in _SIZES.items() if ours != 'layers'}
     | {
       'num_spatial_layers': 'layers',
       'num_temporal_layers': 'temporal_layers',
       'attn_logit_softcapping': 'logit_cap',
     },
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
   ),
 }

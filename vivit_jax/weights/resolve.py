@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.weights.facts import Either, facts, positions
 from vivit_jax.weights.readers import Flat
-from vivit_jax.weights.source import Preprocessing, Source, check_source
+from vivit_jax.weights.source import Source, check_source
 
 SIDES = ('frames', 'height', 'width')
 
@@ -125,6 +126,7 @@ def build(
   labels: tuple[str, ...] | None = None,
   preprocessing: Preprocessing | None = None,
   unused: Mapping[str, str] | None = None,
+  notes: tuple[str, ...] = (),
 ) -> Source:
   """Returns a checked Source from what tensors, side-car and caller tell, refusing contradictions.
 
@@ -137,24 +139,34 @@ def build(
     image: whether it is an image model.
     task: of the head, where the side-car tells; else one softmax over the head's classes.
     labels: one per class.
-    preprocessing: its stride is overruled by the hints'.
+    preprocessing: its stride and sampling are overruled by the hints'.
     unused: what was left out of the file.
+    notes: see Source.
 
   Raises:
     CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
   """
   model, clip = _model(path, params, said, hints, image)
   task = task or _task(params)
-  preprocessing = preprocessing or Preprocessing()
-  if hints.stride is not None:
-    preprocessing = dataclasses.replace(
-      preprocessing, stride=hints.stride, stride_seconds=None, sampling='stride'
-    )
+  preprocessing = _sampled(path, preprocessing or Preprocessing(), hints)
   source = Source(
     path, format, 'image' if image else 'video', params, model, *clip, task, labels, preprocessing,
-    dict(unused or {}),
+    dict(unused or {}), notes,
   )  # fmt: skip
   return check_source(source)
+
+
+def _sampled(path: Path, wants: Preprocessing, hints: CheckpointFacts) -> Preprocessing:
+  """Returns the preprocessing with the frames that the caller says, if any."""
+  if hints.stride is None and hints.sampling is None:
+    return wants
+  sampling = hints.sampling or 'stride'
+  if hints.stride is not None and sampling != 'stride':
+    raise CheckpointError(
+      path, f'stride={hints.stride} contradicts sampling={sampling!r}, which has none: give one'
+    )
+  stride = hints.stride or wants.stride
+  return dataclasses.replace(wants, stride=stride, stride_seconds=None, sampling=sampling)
 
 
 def _model(

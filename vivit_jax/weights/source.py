@@ -14,6 +14,7 @@ from typing import Any, Literal
 from flax import traverse_util
 
 from vivit_jax.config.augment import LARGEST, Triple
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.schema import CheckpointFacts, Clip, Model, Task
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.model.vivit import ViViT, abstract_params
@@ -85,27 +86,6 @@ def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> Non
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocessing:
-  """What the weights expect of a video; None where the source does not say.
-
-  Attributes:
-    low, high: what a pixel of 0 and of 255 becomes, per channel.
-    channels: their order.
-    stride: between the frames of a clip.
-    short_side: pixels to which the shorter side is resized before the crop; see Source.short_side.
-    stride_seconds, sampling: instead of `stride`, as in config.Clip.
-  """
-
-  low: Triple | None = (-1.0, -1.0, -1.0)
-  high: Triple | None = (1.0, 1.0, 1.0)
-  channels: Literal['rgb', 'bgr'] = 'rgb'
-  stride: int | None = None
-  short_side: int | None = None
-  stride_seconds: float | None = None
-  sampling: Literal['stride', 'whole_video'] = 'stride'
-
-
-@dataclasses.dataclass(frozen=True)
 class Source:
   """A checkpoint in our terms.
 
@@ -120,6 +100,7 @@ class Source:
     labels: one name per class along the logits' last axis; None where the source has none.
     preprocessing: of the clips.
     unused: what was in the file and is not here, and why.
+    notes: what else the user should know, a line each; printed when it is loaded.
   """
 
   path: Path
@@ -134,14 +115,15 @@ class Source:
   labels: tuple[str, ...] | None
   preprocessing: Preprocessing
   unused: Mapping[str, str] = dataclasses.field(repr=False)
+  notes: tuple[str, ...] = ()
 
   @property
   def classes(self) -> int:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
 
-  def values(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
-    """Returns what a pixel of 0 and of 255 becomes.
+  def normalization(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
+    """Returns mean and deviation of the pixels that the weights expect.
 
     Args:
       needs_classifier: predictions come from models with one; features from any.
@@ -151,10 +133,10 @@ class Source:
     """
     if needs_classifier and self.task is None:
       raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
-    low, high = self.preprocessing.low, self.preprocessing.high
-    if low is None or high is None:
+    mean, std = self.preprocessing.mean, self.preprocessing.std
+    if mean is None or std is None:
       raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
-    return low, high
+    return mean, std
 
   @property
   def short_side(self) -> int:
@@ -199,10 +181,12 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
   seconds = wants.stride_seconds
   if seconds is not None and not 0 < seconds < math.inf:
     raise CheckpointError(path, f'stride_seconds is {seconds!r}, need a number above 0')
-  for name in ('low', 'high'):
+  for name in ('mean', 'std'):
     values = getattr(wants, name)
     if values is not None and not all(map(math.isfinite, values)):
       raise CheckpointError(path, f'{name} is {values}, need finite numbers')
+  if wants.std is not None and min(wants.std) <= 0:
+    raise CheckpointError(path, f'std is {wants.std}, need numbers above 0')
 
 
 def check_hints(source: Source, hints: CheckpointFacts) -> None:
@@ -215,6 +199,9 @@ def check_hints(source: Source, hints: CheckpointFacts) -> None:
     said, held = getattr(hints, name), getattr(source.model, name)
     if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
       raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+  said, held = hints.sampling, source.preprocessing.sampling
+  if said is not None and said != held:
+    raise CheckpointError(source.path, f'sampling is {held!r} by the file, but {said!r} by you')
   for name in ('frames', 'height', 'width'):
     said, held = getattr(hints, name), getattr(source, name)
     if said is not None and said != held:

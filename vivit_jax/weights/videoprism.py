@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.weights import rename
+from vivit_jax.weights.families import FAMILIES
 from vivit_jax.weights.huggingface_models import MODELS
 from vivit_jax.weights.names_encoders import VIDEOPRISM_FLAX
 from vivit_jax.weights.readers import Checkpoint, Flat
@@ -57,7 +58,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     params,
     said,
     hints,
-    preprocessing=kind.preprocessing(),
+    preprocessing=FAMILIES[kind.family].wants,
     unused=unused,
   )
 
