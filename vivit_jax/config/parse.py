@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.importable import check_names
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
 from vivit_jax.errors import ConfigError
@@ -148,6 +149,7 @@ def check(config: Config) -> None:
     )
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
+  check_names(config.data.source, config.augment.custom)
   _check_augment(config.augment)
   _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:

@@ -107,7 +107,7 @@ class MovingDigits:
 class Data:
   """Where the videos are and how they are read."""
 
-  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  source: str = 'manifests'  # or moving_digits, or one's own 'module:name', see docs/python.md
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one

@@ -17,10 +17,10 @@ from vivit_jax.inference.attention_maps import gradient, rollout
 from vivit_jax.inference.clock import central_window
 from vivit_jax.inference.features import open_stream
 from vivit_jax.inference.overlay import as_mp4, as_png, overlay
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import apply
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 

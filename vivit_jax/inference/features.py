@@ -15,10 +15,10 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.clock import Windows, central_window, lay_windows
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.stages import Level, plainly, represent
 from vivit_jax.inference.windows import batches, center_crop, run_ahead, with_window
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 Forward = Callable[[np.ndarray], jax.Array]

@@ -79,7 +79,7 @@ class Pretrained:
     if frames.shape[-4] != source.frames:
       raise InputError(
         f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
-        'give its file to vivit_jax.predict'
+        'give all of it to vivit_jax.load(...).predict'
       )
     crop = SpatialCrops(source.height, source.width, 1, source.short_side)
     clips = frames if several else frames[None]
