@@ -13,12 +13,10 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from vivit_jax.config.importable import describe, import_named
 from vivit_jax.config.schema import Config, Task
 from vivit_jax.data.manifest import Manifest, Video
-from vivit_jax.data.video.array import FPS, FrameArray
+from vivit_jax.data.video.array import FPS, FrameArray, wrong_frames
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import ConfigError, DataError, nearest
 
@@ -78,15 +76,6 @@ class OwnVideos:
       raise DataError(f'{where}: its frames are {problem}: {CONTRACT}')
     ids = _label_ids(where, labels, self.class_names, self.multi_label)
     return FrameArray(frames, _fps(source, self.name), ids)
-
-
-def wrong_frames(frames: object) -> str | None:
-  """Returns what is there instead of the frames of a video, uint8 [N, H, W, 3]; None: nothing."""
-  if not isinstance(frames, np.ndarray):
-    return type(frames).__name__
-  if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size:
-    return None
-  return f'{frames.dtype} {list(frames.shape)}'
 
 
 def open_own(config: Config, split: str) -> Manifest:

@@ -20,6 +20,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from vivit_jax.config.schema import Model
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.clock import Windows, check_hop, lay_windows
@@ -98,7 +99,7 @@ class Timeliner:
     self._pretrained = pretrained
     self._spatial, self._temporal = compile_parts(pretrained, self.protocol)
 
-  def run(self, video: Video | Path | str, watch: Watcher | None = None) -> Timeline:
+  def run(self, video: Video | Path | str | FrameArray, watch: Watcher | None = None) -> Timeline:
     """Returns the timeline of a video.
 
     Args:

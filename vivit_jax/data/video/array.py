@@ -60,3 +60,12 @@ class FrameArray(VideoStream):
 
   def verify(self) -> None:
     """Has nothing to verify."""
+
+
+def wrong_frames(frames: object) -> str | None:
+  """Returns what is there instead of the frames of a video, uint8 [N, H, W, 3]; None: nothing."""
+  if not isinstance(frames, np.ndarray):
+    return type(frames).__name__
+  if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size:
+    return None
+  return f'{frames.dtype} {list(frames.shape)}'
