@@ -15,10 +15,10 @@ from vivit_jax.data.video.array import FrameArray
 from vivit_jax.distributed.launch import keep_compiled_programs, quieten_libraries
 from vivit_jax.errors import ConfigError, DataError, nearest
 from vivit_jax.evaluate.predictions import Prediction, class_names, one_list
-from vivit_jax.inference import onnx_export, stablehlo, web_page
 from vivit_jax.inference.explain import Explainer
 from vivit_jax.inference.export import make_export
 from vivit_jax.inference.features import Extractor
+from vivit_jax.inference.formats import writer
 from vivit_jax.inference.predict import predict
 from vivit_jax.inference.segments import all_segments, head_probabilities
 from vivit_jax.inference.timeline import Timeliner
@@ -27,8 +27,6 @@ from vivit_jax.weights.pretrained import Pretrained, load_quietly
 Labels: TypeAlias = list[tuple[str, float]]
 Level: TypeAlias = Literal['clip', 'frames', 'tokens']
 Format: TypeAlias = Literal['onnx', 'stablehlo', 'page']
-
-EXPORTS = {'onnx': onnx_export.write, 'stablehlo': stablehlo.write, 'page': web_page.write}
 
 
 def load(
@@ -259,12 +257,12 @@ class Model:
     Raises:
       UserError: it cannot be exported, or logits are off by more than 1e-4; nothing is left.
     """
-    _check(to, tuple(EXPORTS), 'to')
+    write = writer(to)
     if to == 'page' and (batch is not None or not uint8):
       raise ConfigError("to='page' takes neither batch nor uint8: its page calls the model itself")
     # Compared in full float32, which accelerators do not have by default.
     with jax.default_device(jax.devices('cpu')[0]):
-      return EXPORTS[to](make_export(self._pretrained, uint8, batch), Path(target))
+      return write(make_export(self._pretrained, uint8, batch), Path(target))
 
   @property
   def _names(self) -> dict[str, tuple[str, ...]]:
