@@ -59,7 +59,7 @@ def test_folders_of_splits_and_classes(tmp_path, place, capsys):
   assert ['train', '3', '0', 'label', '2', '-'] in table
   assert ['validation', '1', '0', 'label', '2', '1:', 'high', 'jump,', 'long'] in table
   assert '1 videos outside of train, validation and test are left out' in out
-  assert f'--config=configs/finetune.py --config.data.root={tmp_path} ' in out
+  assert f'--config=finetune --config.data.root={tmp_path} ' in out
   manifest = read_manifest(tmp_path, 'train', Task(classes=()))
   with manifest.open(2) as reader:
     assert reader.frames == 12

@@ -44,7 +44,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs `vivit predict`; 1 where a video could not be read."""
-  from vivit_jax.predict import run
+  from vivit_jax.inference.predict import run
   from vivit_jax.weights.pretrained import load_pretrained
 
   views = parse_views(options.views) if options.views else None

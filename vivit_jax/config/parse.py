@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.importable import check_names
 from vivit_jax.config.model import check_variant
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
@@ -156,6 +157,7 @@ def check(config: Config) -> None:
     )
   if train.class_weights and train.balanced_loss:
     raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
+  check_names(config.data.source, config.augment.custom)
   _check_augment(config.augment)
   _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:

@@ -13,7 +13,6 @@ from vivit_jax.config.augment import (
   NonNegative,
   Range,
   Rate,
-  Seconds,
   Seed,
 )
 from vivit_jax.config.clip import Clip as Clip
@@ -51,7 +50,7 @@ class MovingDigits:
 class Data:
   """Where the videos are and how they are read."""
 
-  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  source: str = 'manifests'  # or moving_digits, or one's own 'module:name', see docs/python.md
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
   # Head whose classes are all shown equally often in training; epochs still count examples.

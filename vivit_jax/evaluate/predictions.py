@@ -101,6 +101,18 @@ class Prediction:
   error: str | None = None
   shares: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
+  @property
+  def labels(self) -> list[tuple[str, float]]:
+    """The same as one list, see `one_list`."""
+    return one_list(self.heads)
+
+
+def one_list(heads: Mapping[str, Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
+  """Returns (label, probability) of all heads; of several, labels are HEAD:LABEL."""
+  if len(heads) == 1:
+    return list(*heads.values())
+  return [(f'{head}:{label}', share) for head, best in heads.items() for label, share in best]
+
 
 def most_probable(
   logits: Float[np.ndarray, ' c'], task: Task, labels: Sequence[str] | None, top: int

@@ -73,9 +73,7 @@ def note(
     lines[f'attention of {tokens:,} tokens by the kernel {kernel!r}: {why}'] = None
 
 
-def _reason(
-  kernel: str, device: str, dtype: str, dim: int, drops: bool, cap: float | None
-) -> str:
+def _reason(kernel: str, device: str, dtype: str, dim: int, drops: bool, cap: float | None) -> str:
   if kernel == 'cudnn':
     return f'{device} in {dtype}'
   if kernel in ('short', 'splash'):

@@ -16,6 +16,7 @@ from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.pipeline import evaluation_batches
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as printer
 from vivit_jax.evaluate.accumulate import answers
@@ -111,7 +112,7 @@ def _write(
 
 def predict(
   pretrained: Pretrained,
-  videos: Sequence[Video | Path | str],
+  videos: Sequence[Video | Path | str | FrameArray],
   *,
   temporal_views: int | None = None,
   spatial_views: int | None = None,
@@ -127,7 +128,7 @@ def predict(
 
   Args:
     pretrained: model, parameters, labels and preprocessing.
-    videos: files, or spans of files.
+    videos: files, or spans of files; or frames in memory, which answers call `frames 0` and so on.
     temporal_views, spatial_views: clips spread over a video, and crops of each; None = see
       `usual_views`.
     top: labels per head.
@@ -142,14 +143,22 @@ def predict(
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
   if min(top, batch_size) < 1:
     raise ConfigError(f'top={top} and batch_size={batch_size} must be at least 1')
-  jobs = [v if isinstance(v, Video) else Video(str(v), None, None, ()) for v in videos]
+  items = tuple(video for video in videos if isinstance(video, FrameArray))
+  jobs = [
+    video
+    if isinstance(video, Video)
+    else Video(f'frames {k}' if items else str(video), None, None, ())
+    for k, video in enumerate(videos)
+  ]
+  assert len(items) in (0, len(jobs))
   if not jobs:
     return iter(())
   rows = min(batch_size, protocol.views * len(jobs))
   config = experiment(pretrained.source, protocol, rows)
   if len(jobs) < MANY:
     config = dataclasses.replace(config, data=Data(workers=0))
-  return _stream(pretrained, jobs, protocol, top, config, progress)
+  manifest = dataclasses.replace(unlabelled(jobs), items=items or None)
+  return _stream(pretrained, manifest, protocol, top, config, progress)
 
 
 def usual_views(source: Source) -> tuple[int, int]:
@@ -218,7 +227,7 @@ def unlabelled(videos: Sequence[Video]) -> Manifest:
 
 def _stream(
   pretrained: Pretrained,
-  videos: Sequence[Video],
+  manifest: Manifest,
   protocol: Protocol,
   top: int,
   config: Config,
@@ -227,14 +236,14 @@ def _stream(
   """Yields predictions; batches fill up across videos, so that only the last one has a rest."""
   task, labels = config.task, pretrained.source.labels
   batches = evaluation_batches(
-    unlabelled(videos),
+    manifest,
     config,
     temporal_views=protocol.temporal_views,
     spatial_views=protocol.spatial_views,
     batch_size=config.evaluate.batch_size,
   )
   disable = None if progress else True  # None: unless standard error is a terminal
-  shown = tqdm(videos, unit='video', desc='predict', disable=disable)
+  shown = tqdm(manifest.videos, unit='video', desc='predict', disable=disable)
   with contextlib.closing(batches):
     for video, found in zip(
       shown, answers(pretrained.logits, batches, protocol.views), strict=True
