@@ -150,11 +150,9 @@ def check(config: Config) -> None:
     )
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
-  if config.data.balance is not None and config.data.balance not in task.heads:
-    raise ConfigError(
-      f'config.data.balance={config.data.balance!r} is no head of this task'
-      f'{nearest(config.data.balance, task.heads)}'
-    )
+  if (balance := config.data.balance) is not None and balance not in task.heads:
+    choices = nearest(balance, task.heads)
+    raise ConfigError(f'config.data.balance={balance!r} is no head of this task{choices}')
   if train.class_weights and train.balanced_loss:
     raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
   check_names(config.data.source, config.augment.custom)

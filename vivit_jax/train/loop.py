@@ -233,8 +233,7 @@ def _log_metrics(
   """Writes the row of a step if one is due and not written yet; waits for that step."""
   if step % train.log_every and step != steps:
     return
-  means = buffer.take_mean(step)
-  if means:
+  if means := buffer.take_mean(step):
     with on_host():  # on the devices it would wait for the step after this one
       rate = float(learning_rate(train, steps)(step - 1))
     log.train(step, {**means, 'learning_rate': rate})
@@ -295,8 +294,7 @@ def _batches(
     return {**on_devices, 'failures': batch['failures']}
 
   rows = host_rows(mesh, config.train.batch_size)
-  for batch in train_batches(
-    data, config, start_step=start, stop_step=steps, rows=rows, place=place
-  ):
+  batches = train_batches(data, config, start_step=start, stop_step=steps, rows=rows, place=place)
+  for batch in batches:
     failures.add(batch.pop('failures'))
     yield batch
