@@ -22,6 +22,7 @@ from vivit_jax.cli import (
   inspect,
   plan,
   predict,
+  push,
   serve,
   timeline,
   train,
@@ -35,7 +36,7 @@ from vivit_jax.distributed.launch import quieten_libraries
 # returns the exit code and imports what it needs, so that --help is quick.
 COMMANDS = (
   *(train, evaluate, inspect, convert, predict, plan, configs),
-  *(features, explain, timeline, export, serve),
+  *(features, explain, timeline, export, push, serve),
 )
 DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 

@@ -64,7 +64,7 @@ def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(finite) + '\n'
 
 
-def validations_of(workdir: Path, until: float = math.inf) -> list[dict[str, int | float]]:
+def validations_of(workdir: Path, until: int | float = math.inf) -> list[dict[str, int | float]]:
   """Returns step and metrics of a run's scheduled evaluations up to a step, in their order."""
   return [
     {'step': row['step']}
