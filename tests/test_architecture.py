@@ -40,6 +40,7 @@ CORE = (
   'model.partitioning',
   'model.pooling',
   'model.positions',
+  'model.product',
   'model.short',
   'model.splash',
   'model.stages',
