@@ -75,7 +75,7 @@ setup(
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
     ],
-    'export': ['onnx>=1.19', 'onnxruntime>=1.23'],
+    'export': ['flatbuffers>=24.3', 'onnx>=1.19', 'onnxruntime>=1.23'],
     'parquet': ['pyarrow>=21.0'],
     'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],
     'test': [
@@ -85,6 +85,7 @@ setup(
       'scikit-video>=1.1.11',
       'beartype>=0.20.2',
       'chex>=0.1.91',
+      'flatbuffers>=24.3',
       'mypy>=1.15',
       'onnx>=1.19',
       'onnxruntime>=1.23',
