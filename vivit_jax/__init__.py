@@ -11,7 +11,8 @@ Everything is imported on first use, so that `import vivit_jax` and `vivit --hel
 
 import importlib
 import types
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this
 
 if TYPE_CHECKING:
   from vivit_jax.api.model import Model, load

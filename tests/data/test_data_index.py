@@ -78,7 +78,7 @@ def test_a_fine_tune_is_two_commands_and_knows_its_classes(tmp_path, place, caps
   manifest = open_split(config, 'train')
   assert results['videos'] + len(manifest.videos) == 12
   # The data has no test videos: whoever asks for them is not given others.
-  assert 'no test.csv, so this evaluates its validation videos' in capsys.readouterr().err
+  assert 'no test split, so this evaluates its validation videos' in capsys.readouterr().err
   assert main(['evaluate', f'--workdir={workdir}', '--split=test', '--views=1x1']) == 2
   said = capsys.readouterr().err
   assert f'{data}/test.csv does not exist: {data} has train.csv and validation.csv\n' in said

@@ -261,7 +261,7 @@ class Model:
     if to == 'page' and (batch is not None or not uint8):
       raise ConfigError("to='page' takes neither batch nor uint8: its page calls the model itself")
     # Compared in full float32, which accelerators do not have by default.
-    with jax.default_device(jax.devices('cpu')[0]):
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
       return write(make_export(self._pretrained, uint8, batch), Path(target))
 
   @property

@@ -167,7 +167,7 @@ def _default_split(config: Config) -> str:
   split = evaluation_split(config)
   if split != 'test' and hosts.is_first():
     print(
-      'vivit: warning: the data has no test.csv, so this evaluates its validation videos',
+      'vivit: warning: the data has no test split, so this evaluates its validation videos',
       file=sys.stderr,
       flush=True,
     )
