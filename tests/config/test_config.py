@@ -97,7 +97,8 @@ def test_whole_numbers_are_good_floats():
     ),
     (
       {'model': {'pooling': 'gap'}},
-      "config.model.pooling='gap' is not a choice; choose from 'cls', 'mean'",
+      "config.model.pooling='gap' is not a choice; choose from 'cls', 'shared_cls', 'mean', "
+      "'attention', 'attention_block', 'none'",
     ),
     (
       {'model': {'scan': False, 'remat': None}},

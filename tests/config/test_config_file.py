@@ -315,7 +315,8 @@ def test_variant(size, attention):
   assert model.patch == (4, 14, 14)
   assert model.attention == attention
   grid = attention in ('factorised_self_attention', 'factorised_dot_product')
-  assert model.pooling == ('mean' if grid else 'cls')
+  by_patch = attention == 'factorised_encoder_by_patch'  # whose mean would lose all motion
+  assert model.pooling == ('attention' if by_patch else 'mean' if grid else 'cls')
   assert {name: model[name] for name in ('layers', 'width', 'mlp_dim', 'heads')} == (
     dataclasses.asdict(SIZES[size])
   )

@@ -41,6 +41,7 @@ CountOrZero = Annotated[int, Range(0, LARGEST)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 Rate = Annotated[float, Range(0.0, 1.0, below=True)]  # at 1 nothing would be left
 NonNegative = Annotated[float, Range(0.0)]
+Positive = Annotated[float, Range(1e-3)]
 Layers = Annotated[int, Range(1, 1000)]  # far more than any model has; each is traced
 LayersOrZero = Annotated[int, Range(0, 1000)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX's generator keeps 32 bits

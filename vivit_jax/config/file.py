@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from vivit_jax.config.model import ON_A_GRID
 from vivit_jax.config.parse import check_views, convert, parse, required, setting_type
 from vivit_jax.config.renamed import NAMES, unknown
 from vivit_jax.config.schema import SIZES, Attention, Config
@@ -68,8 +69,8 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
       choices = typing.get_args(Attention)
       raise ConfigError(f'attention {attention!r} is unknown{nearest(attention, choices)}')
     config.model.attention = attention
-    grid = attention in ('factorised_self_attention', 'factorised_dot_product')
-    config.model.pooling = 'mean' if grid else 'cls'
+    poolings = dict.fromkeys(ON_A_GRID, 'mean') | {'factorised_encoder_by_patch': 'attention'}
+    config.model.pooling = poolings.get(attention, 'cls')
   config.model.update(dataclasses.asdict(SIZES[match[1]]))
   config.model.patch = (int(match[3]), int(match[2]), int(match[2]))
   return config

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.model import check_variant
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
 from vivit_jax.errors import ConfigError
@@ -240,12 +241,7 @@ def check_clip(clip: Clip) -> None:
 def check_model(model: Model, clip: Clip) -> None:
   """Refuses impossible models, and clips that the patch does not divide."""
   t, h, w = model.patch
-  grid = model.attention in ('factorised_self_attention', 'factorised_dot_product')
-  if grid and model.pooling == 'cls':
-    raise ConfigError(
-      f"config.model.pooling='cls' is not defined for config.model.attention={model.attention!r}, "
-      "whose tokens stay on a grid; use 'mean'"
-    )
+  check_variant(model)
   if model.width % model.heads:
     raise ConfigError(
       f'config.model.width={model.width} is not divisible by config.model.heads={model.heads}'

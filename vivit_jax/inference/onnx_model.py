@@ -11,7 +11,7 @@ from vivit_jax import __version__
 from vivit_jax.errors import CheckpointError
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.onnx_graph import OPSET, Graph
-from vivit_jax.inference.stages import is_temporal
+from vivit_jax.inference.stages import check_plain, is_temporal
 from vivit_jax.model.attention import TIME
 from vivit_jax.model.tokenizer import sampled_frame_indices
 from vivit_jax.model.transformer import AXIS_NAMES
@@ -34,6 +34,7 @@ def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | No
   Raises:
     CheckpointError: a parameter that no operation here takes.
   """
+  check_plain(source.model, 'ONNX files')
   graph = Graph(source.params)
   x = _values(graph, 'video', protocol) if uint8 else 'video'
   x, shape = _embed(graph, source, x)

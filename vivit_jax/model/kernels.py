@@ -33,6 +33,8 @@ Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 # registers have 8 rows.
 MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
 
+CAPPED = ('plain', 'blockwise', 'splash')  # the kernels that honor a cap of the logits
+
 
 def attend(
   kernel: Kernel,
@@ -41,6 +43,7 @@ def attend(
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
   tokens: int | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
 
@@ -50,25 +53,33 @@ def attend(
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
     drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
     tokens: how many of the keys there are; no query looks at those behind them. All by default.
+    cap: logits x become cap * tanh(x / cap) before the softmax; only the kernels in CAPPED do it.
   """
   tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
-    kernel = choose(query, tokens, drop)
+    kernel = choose(query, tokens, drop, cap)
+  if cap is not None and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, cap))
   if kernel not in MULTIPLE:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
-    return plain(query, key, value, drop)
+    return plain(query, key, value, drop, cap)
   if kernel in ('short', 'splash'):
-    pallas = partial(short, tokens=tokens) if kernel == 'short' else splash
+    pallas = partial(short, tokens=tokens) if kernel == 'short' else partial(splash, cap=cap)
     interpret = not device_kind().startswith('TPU')
     return on_each_device(partial(pallas, interpret=interpret), query, key, value)
-  whole = blockwise if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
+  whole = partial(blockwise, cap=cap) if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
   return on_each_device(whole, query, key, value)
 
 
-def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None) -> Kernel:
+def choose(
+  query: jax.Array | jax.ShapeDtypeStruct,
+  keys: int,
+  drop: Drop | None,
+  cap: float | None = None,
+) -> Kernel:
   """Returns the kernel that the device has for so many keys: `plain` for few, else `blockwise`.
 
   The device is that of the mesh that the program is compiled for, which may not be there.
@@ -77,12 +88,14 @@ def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None
     return 'plain'
   device, width = device_kind(), query.shape[-1]
   half = query.dtype in (jnp.bfloat16, jnp.float16)
-  if device.startswith('NVIDIA') and keys >= SHORTEST and half and width <= 128 and width % 8 == 0:
+  fine = half and width <= 128 and width % 8 == 0 and cap is None
+  if device.startswith('NVIDIA') and keys >= SHORTEST and fine:
     return 'cudnn'
   tpu = device.startswith('TPU') and rows_divide(query.shape[0])
   length, heads = query.shape[-3:-1]
   length += -length % MULTIPLE['short']
-  if tpu and keys >= SHORTEST and fits(length, heads, width, query.dtype.itemsize):
+  small = fits(length, heads, width, query.dtype.itemsize) and cap is None
+  if tpu and keys >= SHORTEST and small:
     # Where devices share a sequence, their queries are fewer than the keys.
     return 'short' if query.ndim > 4 or context_size() == 1 else 'plain'
   if keys < LONG:
@@ -104,6 +117,8 @@ def check_kernel(config: Model, device: str) -> None:
   """
   kernel, width = config.attention_kernel, config.width // config.heads
   reason = ''
+  if config.logit_cap is not None and kernel != 'auto' and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, config.logit_cap))
   if kernel == 'cudnn':
     if not device.startswith('NVIDIA'):
       reason = f'needs an NVIDIA GPU, not {device}'
@@ -119,17 +134,27 @@ def check_kernel(config: Model, device: str) -> None:
     )
 
 
-def filled(kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool) -> int:
+def _uncapped(kernel: str, cap: float) -> str:
+  return (
+    f'config.model.attention_kernel={kernel!r} cannot cap logits, as config.model.logit_cap={cap} '
+    f"wants: use 'auto' or one of {', '.join(CAPPED)}"
+  )
+
+
+def filled(
+  kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool, cap: float | None = None
+) -> int:
   """Returns the tokens up to which to fill a sequence once, instead of in every layer.
 
   Args:
     kernel: as in `attend`.
     query: shape and type of the queries, [..., tokens, heads, dim].
     drops: whether weights of the attention are dropped.
+    cap: of the logits, as in `attend`.
   """
   tokens = query.shape[-3]
   if kernel == 'auto':
-    kernel = choose(query, tokens, (lambda x: x) if drops else None)
+    kernel = choose(query, tokens, (lambda x: x) if drops else None, cap)
   return tokens + -tokens % MULTIPLE.get(kernel, 1)
 
 
@@ -138,11 +163,14 @@ def plain(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the whole matrix of weights at once."""
   query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
-  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+  scores = jnp.einsum('...qhd,...khd->...hqk', query, key).astype(jnp.float32)
+  if cap is not None:
+    scores = cap * jnp.tanh(scores / cap)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   if drop is not None:
     weights = drop(weights)
   return jnp.einsum('...hqk,...khd->...qhd', weights, value)
@@ -153,6 +181,7 @@ def blockwise(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   rows: int = BLOCK,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the matrix of weights a block of rows at a time, and again in the backward pass.
 
@@ -167,7 +196,7 @@ def blockwise(
   parts = jnp.moveaxis(
     filled.reshape(*query.shape[:-3], blocks, rows, *query.shape[-2:]), query.ndim - 3, 0
   )
-  one = jax.checkpoint(lambda part: plain(part, key, value))
+  one = jax.checkpoint(lambda part: plain(part, key, value, cap=cap))
   result = jnp.moveaxis(jax.lax.map(one, parts), 0, query.ndim - 3)
   return result.reshape(filled.shape)[..., :tokens, :, :]
 
@@ -208,11 +237,13 @@ def splash(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   interpret: bool = False,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the weights a block at a time, forwards and backwards, and stores none of them.
 
   Args:
     query: [..., tokens, heads, dim], any number of tokens; key and value likewise.
+    cap: of the logits, as in `attend`.
     interpret: without a TPU, as slow as it is exact: for tests.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (  # takes a second
@@ -233,7 +264,12 @@ def splash(
     block_kv_dq=columns,
   )
   kernel = library.make_splash_mha(
-    mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    mask,
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+    attn_logits_soft_cap=cap,
   )
   # What fills up the last block is another segment, at which no query looks.
   filled = (jnp.arange(k.shape[-2]) >= key.shape[-3]).astype(jnp.int32)

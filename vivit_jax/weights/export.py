@@ -22,9 +22,10 @@ from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import replaced
 from vivit_jax.weights.containers import parse_json
+from vivit_jax.weights.facts import facts
 from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import resolve
-from vivit_jax.weights.source import Source, check_hints, check_source, facts
+from vivit_jax.weights.source import Source, check_hints, check_source
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
 VERSION = 1
@@ -84,7 +85,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
     raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
-  if hints.head and task is None:
+  if hints.head and task is None and config.model.pooling != 'none':
     raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:

@@ -14,8 +14,9 @@ from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.weights.facts import Either, facts, positions
 from vivit_jax.weights.readers import Flat
-from vivit_jax.weights.source import Source, check_source, facts, positions
+from vivit_jax.weights.source import Source, check_source
 
 SIDES = ('frames', 'height', 'width')
 
@@ -172,7 +173,8 @@ def _model(
   path: Path, params: Flat, said: Mapping[str, Any], hints: CheckpointFacts, image: bool
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
-  if hints.head and 'head/kernel' not in params:
+  encoder = said.get('pooling') == 'none'  # the format has models without a head
+  if hints.head and 'head/kernel' not in params and not encoder:
     raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   given = dataclasses.asdict(hints)
   given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in RESOLVED_FIELDS}
@@ -229,13 +231,20 @@ def resolve(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     for name, value in settings.items():
       if value is None:
         continue
-      if name in resolved and resolved[name] != value:
+      held = resolved.get(name)
+      if isinstance(held, Either) and value in held:
+        held = None
+      if held is not None and held != value:
         raise CheckpointError(
-          path, f'{name} is {resolved[name]!r} by {by[name]}, but {value!r} by {source}'
+          path, f'{name} is {_first(held)!r} by {by[name]}, but {value!r} by {source}'
         )
       resolved[name] = value
       by.setdefault(name, source)
-  return resolved
+  return {name: _first(value) for name, value in resolved.items()}
+
+
+def _first(value: Any) -> Any:
+  return value[0] if isinstance(value, Either) else value
 
 
 def _task(params: Flat) -> Task | None:
