@@ -12,6 +12,8 @@ from PIL import Image
 from support.runs import ROOT
 from support.working_models import pretrained
 from vivit_jax.config.clip import HALF, Clip, Preprocessing, of_range
+from vivit_jax.config.file import defaults
+from vivit_jax.config.parse import check_views, parse
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.data.augmentation.crop import RandomCrop, Scaled, SpatialCrops
 from vivit_jax.data.augmentation.views import ResizedViews, views_of
@@ -99,6 +101,17 @@ def test_the_processor_that_we_write_says_what_we_read(tmp_path, name):
   _, notes = read_processor(tmp_path, name, (32, 32), CheckpointFacts())
   crops = name != 'videoprism'
   assert [note.endswith('sees 32x32: taken the latter') for note in notes] == [True] * crops
+
+
+@pytest.mark.parametrize('name', [name for name in FAMILIES if name != 'image_vit'])
+def test_experiments_can_see_videos_as_a_family_does(name):
+  config = defaults()
+  config.update(FAMILIES[name].settings(size=160))
+  parsed = parse(config.to_dict())
+  check_views(parsed.evaluate.temporal_views, parsed.evaluate.spatial_views, parsed.clip)
+  wants = FAMILIES[name].preprocessing(160, 160)
+  assert parsed.clip == wants.clip(FAMILIES[name].frames, 160, 160)
+  assert parsed.test_short_side == (wants.short_side or 183)
 
 
 def test_exports_and_runs_keep_all_of_it(tmp_path):
