@@ -44,7 +44,7 @@ def write_short(file: Path, options: dict[str, str]) -> None:
     stream.width, stream.height, stream.pix_fmt = 1920, 1080, 'yuv420p'
     for k in range(RATE * SECONDS):
       left, top = int(200 + 180 * np.sin(k / 20)), int(120 + 100 * np.cos(k / 31))
-      part = np.ascontiguousarray(image[top : top + 1080, left : left + 1920])
+      part: Any = np.ascontiguousarray(image[top : top + 1080, left : left + 1920])
       container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format='rgb24')))
     container.mux(stream.encode())
 
@@ -52,10 +52,11 @@ def write_short(file: Path, options: dict[str, str]) -> None:
 def repeat(source: Path, file: Path, times: int, uneven: bool) -> None:
   """Writes the packets of a short file so many times; uneven: each second one twice as slow."""
   with av.open(str(source)) as container:
-    stream = container.streams.video[0]
-    stored = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size]
+    stream: Any = container.streams.video[0]
+    packets: Any = (p for p in container.demux(stream) if p.size)
+    stored = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in packets]
     ticks = int(SECONDS / Fraction(stream.time_base))
-    start = 0
+    start, first = 0, stored[0][2]
     with av.open(str(file), 'w') as target:
       copy: Any = target.add_stream_from_template(stream)
       for k in range(times):
@@ -63,7 +64,7 @@ def repeat(source: Path, file: Path, times: int, uneven: bool) -> None:
         for data, pts, dts, key in stored:
           packet = av.Packet(data)
           packet.stream, packet.time_base = copy, stream.time_base
-          packet.pts, packet.dts = start + slow * pts, start + slow * dts
+          packet.pts, packet.dts = (start + first + slow * (t - first) for t in (pts, dts))
           packet.is_keyframe = key
           target.mux(packet)
         start += slow * ticks

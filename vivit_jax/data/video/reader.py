@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from vivit_jax.data.timing import stage
 from vivit_jax.data.video import diagnose, timeline
 from vivit_jax.data.video.diagnose import DecodeError
+from vivit_jax.data.video.found import Found
 from vivit_jax.data.video.frames import Crops, FrameRenderer
 from vivit_jax.data.video.kept_times import Kept
 
@@ -21,6 +22,7 @@ OPEN_OPTIONS = {
   'format_whitelist': 'mov,matroska,avi,flv,mpegts,mpeg,mpegvideo',
   'protocol_whitelist': 'file',
 }
+PROBE = {'skip_loop_filter': 'all', 'skip_idct': 'all'}
 LOCAL = 'file:'  # before a path: FFmpeg takes what stands before a colon for a protocol
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
@@ -115,6 +117,7 @@ class VideoReader:
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
+    into: Shaped[np.ndarray, '...'] | None = None,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for.
 
@@ -124,6 +127,7 @@ class VideoReader:
         decoded, so that large frames are never held together. It sees frames as a player shows
         them (see frames.py): turned upright, with square pixels; not always contiguous. Crops
         get their boxes instead where these can be had for less than the whole frame.
+      into: where to write the results and return them, if it has their shape and type.
 
     Returns:
       transform's results, uint8 [n, H, W, 3] by default.
@@ -135,13 +139,13 @@ class VideoReader:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
     view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
     wanted = sorted({self._offset + int(i) for i in indices})
-    found: dict[int, np.ndarray] = {}
+    found = Found([self._offset + int(i) for i in indices], into)
     try:
       with stage('decode'):
         for run in self._runs(wanted):
           self._decode(run, view, found)
         self._complete(wanted, found)
-      return np.stack([found[self._offset + int(i)] for i in indices])
+      return found.all()
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
 
@@ -160,8 +164,9 @@ class VideoReader:
 
   def _open(self) -> None:
     source = LOCAL + self._path if self._content is None else io.BytesIO(self._content)
-    limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1'}
-    # FFmpeg decodes some frames to find out what they are, under limits of its own.
+    # FFmpeg decodes some frames to find out what they are, under limits of its own; their pixels
+    # are not looked at.
+    limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1', **PROBE}
     container = av.open(source, options=limits, container_options=OPEN_OPTIONS)
     self._container = container
     if not container.streams.video:
@@ -198,13 +203,21 @@ class VideoReader:
       self._open()
       yield from enumerate(self._container.decode(self._stream))
     else:
-      needed = wanted if self._stream.codec_context.name in SKIPPING else None
+      context = self._stream.codec_context
+      needed = wanted if context.name in SKIPPING else None
+      left = set(needed or ())
       progressive = False
       for packet in self._packets(target):
         # Of a field pair, the second may be dispensable where the first is not.
         skip = progressive and needed is not None and packet.pts not in needed
-        self._stream.codec_context.skip_frame = 'NONREF' if skip else 'DEFAULT'
-        for frame in packet.decode():
+        context.skip_frame = 'NONREF' if skip else 'DEFAULT'
+        frames = packet.decode()
+        left.discard(packet.pts)
+        if needed and not left and progressive and packet.size:
+          # The decoder has all that is wanted, and gives out what it holds back.
+          yield from ((frame.pts, frame) for frame in (*frames, *context.decode(None)))
+          return
+        for frame in frames:
           progressive = not frame.interlaced_frame
           yield frame.pts, frame
 
