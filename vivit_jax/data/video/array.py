@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from vivit_jax.data.timing import stage
+from vivit_jax.data.video.found import Found
 from vivit_jax.data.video.frames import Crops
 from vivit_jax.data.video.stream import VideoStream
 
@@ -43,13 +44,16 @@ class FrameArray(VideoStream):
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
+    into: Shaped[np.ndarray, '...'] | None = None,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for; see `VideoReader.read`."""
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
+    found = Found(indices.tolist(), into)
     with stage('crop'):
-      found = {i: transform(self._array[i]) for i in np.unique(indices).tolist()}
-    return np.stack([found[i] for i in indices.tolist()])
+      for i in np.unique(indices).tolist():
+        found[i] = transform(self._array[i])
+      return found.all()
 
   def stream(
     self, indices: Int64[np.ndarray, ' n'], transform: Crops | Callable[[np.ndarray], np.ndarray]
