@@ -132,7 +132,7 @@ def test_gradients_are_scattered_and_parameters_travel_once(mesh):
 
 
 @pytest.mark.parametrize('mesh', [Mesh(data=8), Mesh(data=1, fsdp=8)], ids=['data', 'fsdp'])
-def test_gradients_are_summed_over_devices_in_the_type_of_the_setting(mesh):
+def test_gradients_are_summed_in_the_type_of_the_setting(mesh):
   config = experiment(
     *MATRIX[4], train=Train(batch_size=8), evaluate=Evaluate(batch_size=8), mesh=mesh
   )

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,21 @@ def _batches(
     place=place,
   )
   yield from stream.stream(decoders, buffers)
+
+
+def placing(put: Callable[[Any], Any], cut: Callable[[Any], Any] | None) -> Place:
+  """Returns a function that puts videos and labels of batches onto devices.
+
+  Args:
+    put: puts a tree of arrays there.
+    cut: see `train.step.host_cut`; None leaves videos whole.
+  """
+
+  def place(batch: Batch) -> Batch:
+    video = in_parts(cut, batch['video']) if cut else batch['video']
+    return {**batch, **put({'video': video, 'label': batch['label']})}
+
+  return place
 
 
 def in_parts(change: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> np.ndarray:

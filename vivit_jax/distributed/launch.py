@@ -2,11 +2,15 @@
 """Starts a process of a multi-process run, and JAX's cache of compiled programs."""
 
 import argparse
+import contextlib
 import hashlib
+import logging
 import os
 import platform
 import re
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +182,24 @@ CPU_FIELDS = (
   'vendor_id', 'cpu family', 'model', 'model name', 'stepping', 'flags',  # x86
   'CPU implementer', 'CPU architecture', 'CPU variant', 'CPU part', 'CPU revision', 'Features',
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quieten_libraries() -> Iterator[None]:
+  """Silences libraries below errors meanwhile; VIVIT_LOG=INFO shows their messages again."""
+  level = os.environ.get('VIVIT_LOG', 'ERROR')
+  loggers = [logging.getLogger(name) for name in ('absl', 'jax', 'orbax', 'grain')]
+  before = [logger.level for logger in loggers]
+  with warnings.catch_warnings():
+    for logger in loggers:
+      logger.setLevel(level)
+    if level == 'ERROR':
+      warnings.filterwarnings('ignore', module='orbax')
+    try:
+      yield
+    finally:
+      for logger, old in zip(loggers, before, strict=True):
+        logger.setLevel(old)
 
 
 def keep_compiled_programs() -> None:

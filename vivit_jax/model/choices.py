@@ -50,7 +50,12 @@ def noting() -> Iterator[dict[str, None]]:
 
 
 def note(
-  kernel: str, device: str, query: jax.Array | jax.ShapeDtypeStruct, tokens: int, drops: bool
+  kernel: str,
+  device: str,
+  query: jax.Array | jax.ShapeDtypeStruct,
+  tokens: int,
+  drops: bool,
+  cap: float | None = None,
 ) -> None:
   """Notes a choice and its reason, if somebody listens.
 
@@ -60,14 +65,15 @@ def note(
     query: [..., tokens, heads, dim].
     tokens: of the keys.
     drops: whether weights are dropped.
+    cap: of the logits.
   """
   lines = _noted.get()
   if lines is not None:
-    why = _reason(kernel, device, str(query.dtype), query.shape[-1], tokens, drops)
+    why = _reason(kernel, device, str(query.dtype), query.shape[-1], drops, cap)
     lines[f'attention of {tokens:,} tokens by the kernel {kernel!r}: {why}'] = None
 
 
-def _reason(kernel: str, device: str, dtype: str, dim: int, tokens: int, drops: bool) -> str:
+def _reason(kernel: str, device: str, dtype: str, dim: int, drops: bool, cap: float | None) -> str:
   if kernel == 'cudnn':
     return f'{device} in {dtype}'
   if kernel in ('short', 'splash'):
@@ -76,6 +82,6 @@ def _reason(kernel: str, device: str, dtype: str, dim: int, tokens: int, drops: 
     return 'config.model.attention_dropout needs the weights'
   few = 'few tokens' if kernel == 'plain' else 'many tokens'
   if device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
-    refusal = cudnn_refusal(device, dtype, dim)
+    refusal = cudnn_refusal(device, dtype, dim) if cap is None else 'has no cap of the logits'
     return f'{few}; cudnn {refusal}' if refusal else few
   return f'{few}, and none of its own for {device}' if kernel == 'blockwise' else few

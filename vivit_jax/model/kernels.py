@@ -32,6 +32,8 @@ Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
 FILLS = (*MULTIPLE, 'splash')  # the kernels that leave out the keys behind a number of tokens
 
+CAPPED = ('plain', 'blockwise', 'splash')  # the kernels that honor a cap of the logits
+
 
 def attend(
   kernel: Kernel,
@@ -40,6 +42,7 @@ def attend(
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
   tokens: int | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
 
@@ -49,26 +52,34 @@ def attend(
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
     drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
     tokens: how many of the keys there are; no query looks at those behind them. All by default.
+    cap: logits x become cap * tanh(x / cap) before the softmax; only the kernels in CAPPED do it.
   """
   tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
-    kernel = choose(query, tokens, drop)
-    note(kernel, device_kind(), query, tokens, drop is not None)
+    kernel = choose(query, tokens, drop, cap)
+    note(kernel, device_kind(), query, tokens, drop is not None, cap)
+  if cap is not None and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, cap))
   if kernel not in FILLS:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
-    return plain(query, key, value, drop)
+    return plain(query, key, value, drop, cap)
   if kernel in ('short', 'splash'):
-    pallas = short if kernel == 'short' else splash
+    pallas = short if kernel == 'short' else partial(splash, cap=cap)
     interpret = not device_kind().startswith('TPU')
     return on_each_device(partial(pallas, tokens=tokens, interpret=interpret), query, key, value)
-  whole = blockwise if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
+  whole = partial(blockwise, cap=cap) if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
   return on_each_device(whole, query, key, value)
 
 
-def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None) -> Kernel:
+def choose(
+  query: jax.Array | jax.ShapeDtypeStruct,
+  keys: int,
+  drop: Drop | None,
+  cap: float | None = None,
+) -> Kernel:
   """Returns the kernel that the device has for so many keys: `plain` for few, else `blockwise`.
 
   The device is that of the mesh that the program is compiled for, which may not be there.
@@ -76,12 +87,14 @@ def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None
   if drop is not None:
     return 'plain'
   device, width = device_kind(), query.shape[-1]
-  if keys >= SHORTEST and not cudnn_refusal(device, str(query.dtype), width):
+  runs = not cudnn_refusal(device, str(query.dtype), width)
+  if keys >= SHORTEST and runs and cap is None:
     return 'cudnn'
   tpu = device.startswith('TPU') and rows_divide(query.shape[0])
   length, heads = query.shape[-3:-1]
   length += -length % MULTIPLE['short']
-  if tpu and keys >= SHORTEST and fits(length, heads, width, query.dtype.itemsize):
+  small = fits(length, heads, width, query.dtype.itemsize) and cap is None
+  if tpu and keys >= SHORTEST and small:
     # Where devices share a sequence, their queries are fewer than the keys.
     return 'short' if query.ndim > 4 or context_size() == 1 else 'plain'
   if keys < LONG:
@@ -103,6 +116,8 @@ def check_kernel(config: Model, device: str) -> None:
   """
   kernel, width = config.attention_kernel, config.width // config.heads
   reason = ''
+  if config.logit_cap is not None and kernel != 'auto' and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, config.logit_cap))
   if kernel == 'cudnn':
     reason = cudnn_refusal(device, config.dtype, width)
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
@@ -113,17 +128,27 @@ def check_kernel(config: Model, device: str) -> None:
     )
 
 
-def filled(kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool) -> int:
+def _uncapped(kernel: str, cap: float) -> str:
+  return (
+    f'config.model.attention_kernel={kernel!r} cannot cap logits, as config.model.logit_cap={cap} '
+    f"wants: use 'auto' or one of {', '.join(CAPPED)}"
+  )
+
+
+def filled(
+  kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool, cap: float | None = None
+) -> int:
   """Returns the tokens up to which to fill a sequence once, instead of in every layer.
 
   Args:
     kernel: as in `attend`.
     query: shape and type of the queries, [..., tokens, heads, dim].
     drops: whether weights of the attention are dropped.
+    cap: of the logits, as in `attend`.
   """
   tokens = query.shape[-3]
   if kernel == 'auto':
-    kernel = choose(query, tokens, (lambda x: x) if drops else None)
+    kernel = choose(query, tokens, (lambda x: x) if drops else None, cap)
   multiple = block_size(tokens) if kernel == 'splash' else MULTIPLE.get(kernel, 1)
   return tokens + -tokens % multiple
 
@@ -133,11 +158,14 @@ def plain(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the whole matrix of weights at once."""
   query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
-  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+  scores = jnp.einsum('...qhd,...khd->...hqk', query, key).astype(jnp.float32)
+  if cap is not None:
+    scores = cap * jnp.tanh(scores / cap)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   if drop is not None:
     weights = drop(weights)
   return jnp.einsum('...hqk,...khd->...qhd', weights, value)
@@ -148,6 +176,7 @@ def blockwise(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   rows: int = BLOCK,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the matrix of weights a block of rows at a time, and again in the backward pass.
 
@@ -162,7 +191,7 @@ def blockwise(
   parts = jnp.moveaxis(
     filled.reshape(*query.shape[:-3], blocks, rows, *query.shape[-2:]), query.ndim - 3, 0
   )
-  one = jax.checkpoint(lambda part: plain(part, key, value))
+  one = jax.checkpoint(lambda part: plain(part, key, value, cap=cap))
   result = jnp.moveaxis(jax.lax.map(one, parts), 0, query.ndim - 3)
   return result.reshape(filled.shape)[..., :tokens, :, :]
 

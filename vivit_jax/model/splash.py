@@ -18,6 +18,7 @@ def splash(
   value: Float[Array, '*b k h d'],
   tokens: int | None = None,
   interpret: bool = False,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the weights a block at a time, forwards and backwards, and stores none of them.
 
@@ -26,6 +27,7 @@ def splash(
       multiple of `block_size`, nothing is padded or cut.
     tokens: how many of the keys there are; no query looks at those behind them. All by default.
     interpret: without a TPU, as slow as it is exact: for tests.
+    cap: of the logits, as in `kernels.attend`.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (  # takes a second
     splash_attention_kernel as library,
@@ -46,7 +48,12 @@ def splash(
     block_kv_dq=columns,
   )
   kernel = library.make_splash_mha(
-    mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    mask,
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+    attn_logits_soft_cap=cap,
   )
   # What fills up the last block is another segment, at which no query looks.
   filled = (jnp.arange(k.shape[-2]) >= count).astype(jnp.int32)
