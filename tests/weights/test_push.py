@@ -21,6 +21,9 @@ from vivit_jax.evaluate.report import write_report
 from vivit_jax.weights.model_card import make_card
 from vivit_jax.weights.pretrained import load_pretrained, write_run
 
+# The hub's library uploads by a name that its own HTTP library will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 
 @pytest.fixture
 def service(tmp_path, monkeypatch):
