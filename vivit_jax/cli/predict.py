@@ -27,7 +27,9 @@ def add(subcommands: argparse._SubParsersAction) -> None:
   )
   command.add_argument('videos', nargs='+', metavar='VIDEO', help='video, folder, or CSV with path')
   command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help=CHECKPOINT)
-  command.add_argument('--views', default='4x3', metavar='TxS', help='temporal x spatial (4x3)')
+  command.add_argument(
+    '--views', metavar='TxS', help='temporal x spatial (those of the checkpoint, else 4x3)'
+  )
   command.add_argument('--top', type=int, default=5, metavar='N', help='classes per video (5)')
   command.add_argument(
     '--output',
@@ -42,10 +44,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs `vivit predict`; 1 where a video could not be read."""
-  from vivit_jax.predict import run
+  from vivit_jax.inference.predict import run
   from vivit_jax.weights.pretrained import load_pretrained
 
-  views = parse_views(options.views)
+  views = parse_views(options.views) if options.views else None
   if options.json and options.output:
     options.command.error('--json and --output say where to write: give one of them')
   pretrained = load_pretrained(options.checkpoint, **facts(options))

@@ -208,9 +208,11 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def abstract_training(config: Config) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
+def abstract_training(
+  config: Config, head: bool = True
+) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
   """Returns the model, its optimizer and the shapes of their state; allocates nothing."""
-  model = build(config)
+  model = build(config) if head else ViViT(config.model, 0)
   optimizer = make_optimizer(config.train, config.train.steps or STEPS)
   return model, optimizer, abstract_state(config, model, optimizer)
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning, write_snapshot
 from vivit_jax.config.schema import Config, Train
+from vivit_jax.data.batches import Batch
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
@@ -118,7 +119,8 @@ def _train(
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
-  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data))
+  say = functools.partial(print, 'vivit:', flush=True)
+  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data), say)
   keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
     Watchdog(config.faults.hang_timeout_seconds) as watchdog,
@@ -231,8 +233,7 @@ def _log_metrics(
   """Writes the row of a step if one is due and not written yet; waits for that step."""
   if step % train.log_every and step != steps:
     return
-  means = buffer.take_mean(step)
-  if means:
+  if means := buffer.take_mean(step):
     with on_host():  # on the devices it would wait for the step after this one
       rate = float(learning_rate(train, steps)(step - 1))
     log.train(step, {**means, 'learning_rate': rate})
@@ -244,7 +245,7 @@ def _evaluation(
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
   data = open_common_split(config, 'validation')
-  forward = compile_forward(model, mesh)
+  forward = compile_forward(model, mesh, config.clip)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
@@ -286,8 +287,14 @@ def _save(
 def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
-  """Yields batches on the devices, from the one that follows step `start`."""
+  """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
+
+  def place(batch: Batch) -> Batch:
+    on_devices = shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+    return {**on_devices, 'failures': batch['failures']}
+
   rows = host_rows(mesh, config.train.batch_size)
-  for batch in train_batches(data, config, start_step=start, stop_step=steps, rows=rows):
-    failures.add(batch['failures'])
-    yield shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+  batches = train_batches(data, config, start_step=start, stop_step=steps, rows=rows, place=place)
+  for batch in batches:
+    failures.add(batch.pop('failures'))
+    yield batch

@@ -95,7 +95,7 @@ def evaluate_run(
     predictions = evaluate_split(
       config,
       data,
-      compile_forward(build(config), mesh),
+      compile_forward(build(config), mesh, config.clip),
       shard_state(mesh, pretrained.params),
       protocol,
       Failures(data, config.data.max_bad_fraction, workdir),
@@ -167,7 +167,7 @@ def _default_split(config: Config) -> str:
   split = evaluation_split(config)
   if split != 'test' and hosts.is_first():
     print(
-      'vivit: warning: the data has no test.csv, so this evaluates its validation videos',
+      'vivit: warning: the data has no test split, so this evaluates its validation videos',
       file=sys.stderr,
       flush=True,
     )

@@ -89,7 +89,9 @@ def _turns(names: Sequence[str]) -> list[int]:
 
 
 def _without_examples(config: Config, data: Manifest) -> list[str]:
-  found = []
+  found: list[str] = []
+  if data.items is not None and not data.videos[0].labels:  # known once they are read
+    return found
   for column, (head, names) in enumerate(data.class_names.items()):
     if data.multi_label:
       seen = Counter(label for video in data.videos for label in video.labels)

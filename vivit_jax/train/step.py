@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import Clip, Config
 from vivit_jax.distributed.sharding import (
   batch_sharding,
   local_rows,
@@ -21,6 +21,7 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
@@ -33,6 +34,7 @@ from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+CLIP = Clip()
 
 
 def train_step(
@@ -56,7 +58,7 @@ def train_step(
     optimizer: as in `optimizer.make_optimizer`.
     class_weights: of the loss, see `losses.loss`.
   """
-  task, train = config.task, config.train
+  task, train, clip = config.task, config.train, config.clip
   weights = None if class_weights is None else jnp.asarray(class_weights)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
@@ -66,7 +68,7 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, normalize_pixels(video), key)
+    logits = apply(model, params, normalize_pixels(video, clip.mean, clip.std), key)
     return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
@@ -120,13 +122,17 @@ def compile_step(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   class_weights: np.ndarray | None = None,
+  say: Callable[[str], None] = lambda line: None,
 ) -> Step:
-  """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+  """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
+
+  As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
+  """
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
-      return train_step(
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
+      result = train_step(
         state,
         batch,
         config=config,
@@ -134,6 +140,9 @@ def compile_step(
         optimizer=optimizer,
         class_weights=class_weights,
       )
+    for line in chosen:
+      say(line)
+    return result
 
   state = state_sharding(mesh, abstract_state(config, model, optimizer))
   batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}
@@ -146,7 +155,9 @@ def compile_step(
 
 
 @functools.cache  # validation and the test that follows share a compilation
-def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
+def compile_forward(
+  model: ViViT, mesh: Mesh, clip: Clip = CLIP
+) -> Callable[[Any, np.ndarray], np.ndarray]:
   """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
   check_kernel(model.config, mesh.devices.flat[0].device_kind)
 
@@ -157,6 +168,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, normalize_pixels(video))
+      return apply(model, params, normalize_pixels(video, clip.mean, clip.std))
 
   return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))
