@@ -20,7 +20,7 @@ from scipy import ndimage
 
 FOLDER = Path(__file__).parent / 'preprocessing'
 VIDEO, EXPECTED = 'texture.mp4', 'expected.npz'
-LENGTH, HEIGHT, WIDTH = 251, 190, 262
+LENGTH, HEIGHT, WIDTH = 251, 190, 264  # centers of crops lie on half pixels
 STEP = 9  # every ninth pixel of every ninth row is kept
 KEPT = (0, -1)  # frames of a clip
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}

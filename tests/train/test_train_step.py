@@ -8,6 +8,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from support.steps import (
@@ -142,6 +143,25 @@ def test_forward_gives_the_rows_in_order(devices, rng, random_params):
   expected = jax.jit(model.apply)({'params': params}, jnp.asarray(video, jnp.float32) / 127.5 - 1)
   assert logits.dtype == np.float32
   np.testing.assert_allclose(logits, expected, atol=2e-6)
+
+
+def test_pixels_are_normalized_as_the_clip_says(rng, random_params):
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  config = changed(clip={'mean': mean, 'std': std}, model={'dropout': 0.0, 'drop_path': 0.0})
+  model, mesh = build(config), make_mesh(config, jax.devices()[:1])
+  params = random_params(abstract_params(model, config.clip))
+  batch = make_batch(config, rng)
+  values = jnp.asarray((batch['video'] / 255 - mean) / std, jnp.float32)
+  expected = jax.jit(model.apply)({'params': params}, values)
+  forward = compile_forward(model, mesh, config.clip)
+  np.testing.assert_allclose(forward(params, batch['video']), expected, atol=5e-6)
+  start = dataclasses.replace(
+    init_state(config, model, make_optimizer(config.train, 20)), params=params
+  )
+  _, (metrics,) = train(config, [batch], start=start)
+  labels = jax.nn.one_hot(batch['label'][:, 0], 4)
+  loss = float(optax.softmax_cross_entropy(expected, labels).mean())
+  assert metrics['loss'] == pytest.approx(loss, rel=1e-5)
 
 
 def test_one_process_owns_every_row():

@@ -12,12 +12,14 @@ from PIL import Image
 from support.runs import ROOT
 from support.working_models import pretrained
 from vivit_jax.config.clip import HALF, Clip, Preprocessing, of_range
+from vivit_jax.config.file import defaults
+from vivit_jax.config.parse import check_views, parse
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.data.augmentation.crop import RandomCrop, Scaled, SpatialCrops
 from vivit_jax.data.augmentation.views import ResizedViews, views_of
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights import export
 from vivit_jax.weights.families import FAMILIES, IMAGENET_MEAN, IMAGENET_STD
 from vivit_jax.weights.load import load_source
@@ -101,6 +103,17 @@ def test_the_processor_that_we_write_says_what_we_read(tmp_path, name):
   assert [note.endswith('sees 32x32: taken the latter') for note in notes] == [True] * crops
 
 
+@pytest.mark.parametrize('name', [name for name in FAMILIES if name != 'image_vit'])
+def test_experiments_can_see_videos_as_a_family_does(name):
+  config = defaults()
+  config.update(FAMILIES[name].settings(size=160))
+  parsed = parse(config.to_dict())
+  check_views(parsed.evaluate.temporal_views, parsed.evaluate.spatial_views, parsed.clip)
+  wants = FAMILIES[name].preprocessing(160, 160)
+  assert parsed.clip == wants.clip(FAMILIES[name].frames, 160, 160)
+  assert parsed.test_short_side == (wants.short_side or 183)
+
+
 def test_exports_and_runs_keep_all_of_it(tmp_path):
   model = pretrained('spatio_temporal', sees=ALL, layers=1)
   export.write(model.source, tmp_path / 'x.safetensors')
@@ -115,7 +128,7 @@ def test_exports_and_runs_keep_all_of_it(tmp_path):
   np.testing.assert_allclose(run(frames), model(frames), atol=2e-5)
 
 
-def test_a_value_range_of_earlier_files_is_its_mean_and_deviation():
+def test_a_value_range_of_earlier_files_is_mean_and_deviation():
   """tests/golden/model.safetensors says low and high."""
   found = load_source(ROOT / 'tests/golden/model.safetensors').preprocessing
   assert (found.mean, found.std, found.short_side) == (HALF, HALF, 36)

@@ -109,7 +109,7 @@ class CrossAttention(nn.Module):
     if self.scaled:
       init = nn.initializers.xavier_uniform()
       out = (config.heads, dim, config.width)
-      return Projection(out, 2, dtype, init, name='out')(found)
+      return Projection(out, 2, dtype, init, config.gradient_dtype, name='out')(found)
     return found
 
 

@@ -3,9 +3,11 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 from vivit_jax.config.augment import Triple
 from vivit_jax.config.clip import HALF, Preprocessing
+from vivit_jax.config.schema import Evaluate
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -43,6 +45,23 @@ class Family:
     if self.short_side is None:
       return self.wants
     return dataclasses.replace(self.wants, short_side=int(min(height, width) * self.short_side))
+
+  def settings(self, frames: int | None = None, size: int | None = None) -> dict[str, Any]:
+    """Returns settings with which an experiment sees videos as the weights do; for config.update.
+
+    Args:
+      frames: of a clip; None = as the published model's.
+      size: of square crops, pixels; likewise.
+    """
+    frames, size = frames or self.frames, size or self.size
+    wants = self.preprocessing(size, size)
+    temporal, spatial = wants.views or (Evaluate.temporal_views, Evaluate.spatial_views)
+    return {
+      'clip': dataclasses.asdict(wants.clip(frames, size, size)),
+      'evaluate': {
+        'temporal_views': temporal, 'spatial_views': spatial, 'short_side': wants.short_side,
+      },
+    }  # fmt: skip
 
   @property
   def normalization(self) -> tuple[Triple, Triple]:

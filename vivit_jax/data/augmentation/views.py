@@ -59,8 +59,9 @@ class ResizedViews:
     crops = []
     for k in range(self.count):
       share = k / (self.count - 1) if self.count > 1 else 0.5
-      top = round((share if tall else 0.5) * room_h)  # to even in the middle, as torchvision
-      left = round((0.5 if tall else share) * room_w)
+      # Rounded down, as in transformers and VideoMAE.
+      top = int((share if tall else 0.5) * room_h)
+      left = int((0.5 if tall else share) * room_w)
       crops.append(pixels[top : top + self.height, left : left + self.width])
     return np.stack(crops)
 
