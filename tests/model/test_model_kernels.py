@@ -14,6 +14,7 @@ from vivit_jax.config.parse import check_model
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.kernels import (
+  CAPPED,
   LONG,
   attend,
   block_size,
@@ -98,6 +99,31 @@ def test_dropout_of_weights_needs_them():
     ConfigError, match=r"attention_dropout=0\.1 needs the attention weights.*'plain'"
   ):
     check_model(model, Config().clip)
+
+
+@pytest.mark.parametrize('kernel', [k for k in CAPPED if k != 'plain'])
+def test_kernels_that_cap_logits_have_the_gradients_of_plain(kernel, rng):
+  query, key, value = (10 * x for x in tensors(rng, 2, 37, 2, 8))
+
+  def gradients(kernel, cap):
+    loss = lambda *a: (attend(kernel, *a, cap=cap) * query).sum()  # noqa: E731
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(query, key, value))
+
+  found, expected = gradients(kernel, 5.0), gradients('plain', 5.0)
+  for one, two in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-4, atol=2e-4)
+  assert np.abs(gradients('plain', None)[1] - expected[1]).max() > 1e-1
+
+
+def test_auto_never_takes_a_kernel_that_cannot_cap_logits(rng):
+  shape = jax.ShapeDtypeStruct((8, 512, 2, 64), jnp.bfloat16)
+  for device in ('TPU v5 lite', 'NVIDIA H100 80GB HBM3'):
+    with jax.sharding.use_abstract_mesh(mesh(device)):
+      assert choose(shape, 512, None) not in CAPPED
+      assert choose(shape, 512, None, cap=50.0) == 'plain'
+      assert filled('auto', shape, False, cap=50.0) == 512
+  with pytest.raises(ConfigError, match="'short' cannot cap logits"):
+    attend('short', *tensors(rng, 8, 2, 8), cap=50.0)
 
 
 @pytest.mark.parametrize('devices', [1, 8])
@@ -187,6 +213,8 @@ def test_short_is_for_sequences_that_fit_the_vector_memory():
     ),
     ('NVIDIA H100', {'attention_kernel': 'splash'}, 'needs a TPU, not NVIDIA H100'),
     ('NVIDIA H100', {'attention_kernel': 'short'}, "use 'auto'"),
+    ('TPU v4', {'attention_kernel': 'short', 'logit_cap': 50.0}, "'short' cannot cap logits"),
+    ('NVIDIA H100', {'attention_kernel': 'cudnn', 'logit_cap': 50.0}, 'cudnn. cannot cap logits'),
   ],
 )
 def test_a_kernel_by_name_that_cannot_run_is_refused(device, settings, reason):

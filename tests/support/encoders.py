@@ -5,38 +5,19 @@ import math
 
 import numpy as np
 
-# The settings that make a model of each family; sizes are for the tests to add.
+from vivit_jax.weights.recipes import ARCHITECTURES
+
+# Small models of each family: the published settings, with what the tests' sizes need. The cap is
+# small enough to act on random weights; rotary positions need heads of 6 channels.
+_SMALL = {
+  'videoprism': {'pooler_width': 32, 'logit_cap': 2.0},
+  'videomae': {},
+  'timesformer': {},
+  'vjepa2': {'pooler_layers': 1, 'heads': 2},
+}
 FAMILIES = {
-  'videoprism': {
-    'attention': 'factorised_encoder_by_patch',
-    'pooling': 'attention',
-    'pooler_width': 32,
-    'logit_cap': 2.0,  # small enough to act on random weights
-    'gelu': 'exact',
-  },
-  'videomae': {
-    'attention': 'spatio_temporal',
-    'pooling': 'mean',
-    'final_norm': 'after_pooling',
-    'positions': 'sincos',
-    'key_bias': False,
-    'gelu': 'exact',
-  },
-  'timesformer': {
-    'attention': 'factorised_self_attention',
-    'order': 'time_space',
-    'pooling': 'shared_cls',
-    'positions': 'separable',
-    'time_dense': True,
-    'gelu': 'exact',
-  },
-  'vjepa2': {
-    'attention': 'spatio_temporal',
-    'pooling': 'attention_block',
-    'pooler_layers': 1,
-    'positions': 'rotary_tiled',
-    'gelu': 'exact',
-  },
+  name: {k: v for k, v in (settings | {'gelu': 'exact'} | _SMALL[name]).items() if k != 'patch'}
+  for name, settings in ARCHITECTURES.items()
 }
 
 

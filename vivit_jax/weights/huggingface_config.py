@@ -139,7 +139,9 @@ def check_writable(source: Source, which: str) -> None:
   attends = model.pooling == 'attention'  # its head is as wide as the MLP
   wrong = model.pooler_width != (model.mlp_dim if attends else None)
   refusals[f'pooler_width {model.pooler_width!r}'] = wrong
-  refusals['mlp_dim'] = 'mlp_dim' not in form.sizes.values() and model.mlp_dim % model.width != 0
+  refusals['mlp_dim'] = 'mlp_dim' not in form.sizes.values() and model.mlp_dim != int(
+    model.width * (model.mlp_dim / model.width)
+  )
   for what, refused in refusals.items():
     if refused:
       raise CheckpointError(

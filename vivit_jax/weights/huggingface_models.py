@@ -47,7 +47,7 @@ class HuggingFaceModel:
   classifier: str
   encoder: str
   defaults: Mapping[str, Any]
-  fixed: Mapping[str, Any]
+  fixed: dict[str, Any]
   poolings: Mapping[str, tuple[str, ...]]
   says: str
   family: str
