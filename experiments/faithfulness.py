@@ -24,10 +24,10 @@ from vivit_jax.data.moving_digits import digit_videos, ensure, opacity
 from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.files import write_json
 from vivit_jax.inference.attention_maps import gradient, rollout
+from vivit_jax.inference.predict import experiment, make_protocol, unlabelled
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import apply
-from vivit_jax.predict import experiment, make_protocol, unlabelled
 from vivit_jax.weights.pretrained import Pretrained, load_run
 
 MODELS = (

@@ -205,7 +205,7 @@ def test_refused_override(plain, override, message):
 
 @pytest.mark.parametrize('arguments', [[], ['--config='], ['--config=a.py', '--config=b.py']])
 def test_exactly_one_file(arguments):
-  message = 'give exactly one --config=FILE, e.g. --config=configs/moving_digits.py'
+  message = 'give exactly one --config=FILE or recipe, e.g. --config=moving_digits'
   assert message_of(*arguments) == message
 
 

@@ -18,8 +18,8 @@ from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.manifest import Video
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.families import FAMILIES
 from vivit_jax.weights.source import Source
 

@@ -20,8 +20,8 @@ from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
 from vivit_jax.errors import CheckpointError, ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
+from vivit_jax.inference.predict import make_protocol, predict, run
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights import pretrained as module
 from vivit_jax.weights.pretrained import load_pretrained

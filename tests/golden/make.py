@@ -19,8 +19,8 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import DigitVideo, draw, encode
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
+from vivit_jax.inference.predict import make_protocol, predict
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights import export
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing, Source, grid, shapes

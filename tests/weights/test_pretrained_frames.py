@@ -15,8 +15,8 @@ from vivit_jax.data.video import frames as display
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.errors import CheckpointError, ConfigError, InputError, UserError
+from vivit_jax.inference.predict import make_protocol, predict
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing
 

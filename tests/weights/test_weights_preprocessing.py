@@ -18,8 +18,8 @@ from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.data.augmentation.crop import RandomCrop, Scaled, SpatialCrops
 from vivit_jax.data.augmentation.views import ResizedViews, views_of
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights import export
 from vivit_jax.weights.families import FAMILIES, IMAGENET_MEAN, IMAGENET_STD
 from vivit_jax.weights.load import load_source

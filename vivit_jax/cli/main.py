@@ -4,12 +4,12 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__
 from vivit_jax.cli import (
+  configs,
   convert,
   data_bench,
   data_build,
@@ -22,19 +22,22 @@ from vivit_jax.cli import (
   inspect,
   plan,
   predict,
+  push,
   serve,
   timeline,
   train,
 )
+from vivit_jax.cli.allocator import keep_large_blocks
 from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
 from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
+from vivit_jax.distributed.launch import quieten_libraries
 
 # Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
 # returns the exit code and imports what it needs, so that --help is quick.
 COMMANDS = (
-  *(train, evaluate, inspect, convert, predict, plan),
-  *(features, explain, timeline, export, serve),
+  *(train, evaluate, inspect, convert, predict, plan, configs),
+  *(features, explain, timeline, export, push, serve),
 )
 DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 
@@ -68,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       f'{argument} is now called {new}' if new else f'unknown argument {argument!r}'
     )
   options.settings = settings
-  _quieten_libraries()
   try:
-    code = options.run(options)
+    with quieten_libraries():
+      code = options.run(options)
     shutdown.exit_cleanly()
     return code
   except (Exception, KeyboardInterrupt) as error:
@@ -101,15 +104,6 @@ def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
   return settings, [*others, *arguments[end:]]
 
 
-def _quieten_libraries() -> None:
-  """Silences libraries below errors; VIVIT_LOG=INFO shows their messages again."""
-  level = os.environ.get('VIVIT_LOG', 'ERROR')
-  for name in ('absl', 'jax', 'orbax', 'grain'):
-    logging.getLogger(name).setLevel(level)
-  if level == 'ERROR':
-    warnings.filterwarnings('ignore', module='orbax')
-
-
 def _quieten_orbax() -> None:
   """Silences Orbax's threads on failures that are also raised, and reported in one line."""
 
@@ -129,4 +123,5 @@ def entry() -> NoReturn:
   if 'VIVIT_LOG' not in os.environ:
     _quieten_orbax()
   open_standard_streams()
+  keep_large_blocks()
   sys.exit(flush_output(main()))

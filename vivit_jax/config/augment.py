@@ -120,3 +120,6 @@ class Augment:
   # with 2). Epochs count clips: with k, an epoch has as many steps as with 1 but shows one video
   # in k, so that n epochs of VideoMAE are k * n of these.
   repeated_augmentation: Count = 1
+  # One's own functions, each as 'module:name', called in this order on clips that have had all of
+  # the above: (clip uint8 [F, H, W, 3], numpy Generator) -> clip of the same type and shape.
+  custom: tuple[str, ...] = ()

@@ -73,6 +73,8 @@ class Model:
   gelu: Literal['tanh', 'exact'] = 'tanh'
   norm_epsilon: NonNegative = 1e-6
   dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
+  # In which gradients of matrices are summed over devices; bfloat16 sends half of the bytes.
+  gradient_dtype: Literal['float32', 'bfloat16'] = 'float32'
   # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
   # and short a TPU.
   attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short'] = 'auto'

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.importable import check_names
 from vivit_jax.config.model import check_variant
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
-from vivit_jax.errors import ConfigError
+from vivit_jax.errors import ConfigError, nearest
 
 # Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
 # of 224 x 224.
@@ -149,6 +150,12 @@ def check(config: Config) -> None:
     )
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
+  if (balance := config.data.balance) is not None and balance not in task.heads:
+    choices = nearest(balance, task.heads)
+    raise ConfigError(f'config.data.balance={balance!r} is no head of this task{choices}')
+  if train.class_weights and train.balanced_loss:
+    raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
+  check_names(config.data.source, config.augment.custom)
   _check_augment(config.augment)
   _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:

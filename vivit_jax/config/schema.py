@@ -13,7 +13,6 @@ from vivit_jax.config.augment import (
   NonNegative,
   Range,
   Rate,
-  Seconds,
   Seed,
 )
 from vivit_jax.config.clip import Clip as Clip
@@ -22,6 +21,7 @@ from vivit_jax.config.model import SIZES as SIZES
 from vivit_jax.config.model import Attention as Attention
 from vivit_jax.config.model import Model as Model
 from vivit_jax.config.model import Size as Size
+from vivit_jax.config.surroundings import Checkpoint, Faults, Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,14 @@ class MovingDigits:
 class Data:
   """Where the videos are and how they are read."""
 
-  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  source: str = 'manifests'  # or moving_digits, or one's own 'module:name', see docs/python.md
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
+  # Head whose classes are all shown equally often in training; epochs still count examples.
+  balance: str | None = None
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
-  workers: CountOrZero = 0  # decoding processes per host; 0 = threads of the trainer
+  # Decoding processes; 0 = threads of the trainer; None = one per core but one, on one core threads
+  workers: CountOrZero | None = None
   decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
   max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 
@@ -80,6 +83,9 @@ class Train:
   # their mean, as Scenic does with n = devices.
   grad_clip_groups: CountOrZero = 0
   label_smoothing: Rate = 0.0
+  # Of classes in the loss, e.g. (('fall', 5.0),), others 1; 'head:class' where two heads have it.
+  class_weights: tuple[tuple[str, NonNegative], ...] = ()
+  balanced_loss: bool = False  # weights 1 / videos of the class instead, of mean 1 over the videos
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
   ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
@@ -89,6 +95,8 @@ class Train:
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
+  # Evaluations in a row without a new best top1 or mAP (or, if equal, loss) that end the run.
+  patience: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +109,6 @@ class Mix:
   # Neighboring clips in the batch that share one draw; the i-th is blended with the i-th last.
   # 2 = pairs; in Scenic a group is the clips of one device.
   group_size: Annotated[int, Range(2)] = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Checkpoints kept on disk."""
-
-  keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,16 +132,6 @@ class Mesh:
   # Devices that share a clip, each with some of its frames; all on one host, which decodes whole
   # clips.
   context: Annotated[int, Range(-1)] = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Faults:
-  """What a run does if it hangs, diverges or finds no disk space."""
-
-  hang_timeout_seconds: Seconds = 1800.0  # a step or evaluation batch that takes longer ends it
-  heartbeat_timeout_seconds: Count = 60  # a host silent for longer is lost, and the others end
-  max_consecutive_nonfinite: Count = 10  # steps with a non-finite loss or gradient that end the run
-  on_disk_full: Literal['stop', 'continue'] = 'stop'  # continue: train without the failed save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +190,7 @@ class Config:
   augment: Augment = Augment()
   train: Train = Train()
   mix: Mix = Mix()
+  log: Log = Log()
   evaluate: Evaluate = Evaluate()
   checkpoint: Checkpoint = Checkpoint()
   faults: Faults = Faults()

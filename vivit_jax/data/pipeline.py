@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from vivit_jax.config.schema import Config
-from vivit_jax.data.batches import Batch, BatchAssembler
+from vivit_jax.data.batches import Batch, BatchAssembler, Place
 from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.decoders import Processes, Threads
+from vivit_jax.data.decoders import Processes, Threads, automatic
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
 from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
@@ -18,7 +18,13 @@ AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever
 
 
 def train_batches(
-  manifest: Manifest, config: Config, *, start_step: int, stop_step: int, rows: Sequence[int]
+  manifest: Manifest,
+  config: Config,
+  *,
+  start_step: int,
+  stop_step: int,
+  rows: Sequence[int],
+  place: Place | None = None,
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of the global batches of steps [start_step, stop_step).
 
@@ -31,6 +37,7 @@ def train_batches(
     start_step: of the first batch.
     stop_step: one after that of the last batch.
     rows: which of every global batch, ascending.
+    place: see `BatchAssembler`; returns the batch with other arrays, on devices.
 
   Returns:
     Batches of 'video' uint8 [B, F, H, W, 3]; 'label' int32 [B, heads] or multi-hot float32 [B, C];
@@ -43,7 +50,7 @@ def train_batches(
   size = config.train.batch_size
   numbers = (step * size + row for step in range(start_step, stop_step) for row in rows)
   examples = TrainingExamples(manifest, config)
-  return _batches(examples, numbers, manifest, config, stop_step - start_step, len(rows))
+  return _batches(examples, numbers, manifest, config, stop_step - start_step, len(rows), place)
 
 
 def evaluation_batches(
@@ -89,14 +96,16 @@ def _batches(
   config: Config,
   batches: int,
   size: int,
+  place: Place | None = None,
 ) -> Generator[Batch, None, None]:
   """Yields so many batches of `size` rows."""
   clip, data = config.clip, config.data
   row = (clip.frames, clip.height, clip.width, 3)
   buffers = Buffers((size, *row))
   decoders: Decoders
-  if data.workers:
-    decoders = Processes(examples.reader, row, data.workers, data.decode_timeout_seconds)
+  workers = automatic(len(manifest.videos)) if data.workers is None else data.workers
+  if workers:
+    decoders = Processes(examples.reader, row, workers, data.decode_timeout_seconds)
   else:
     decoders = Threads(examples.reader, buffers)
   padding = np.zeros_like(label(manifest.videos[0], manifest))
@@ -107,5 +116,6 @@ def _batches(
     batches=batches,
     size=size,
     ahead=min(decoders.tasks * examples.rows, AHEAD_BYTES // math.prod(row)),
+    place=place,
   )
   yield from stream.stream(decoders, buffers)

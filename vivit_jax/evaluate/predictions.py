@@ -89,6 +89,7 @@ class Prediction:
     used: how many different frames the views showed.
     missing: how many more they would have shown, but these cannot be decoded.
     error: why there is no answer, in one line.
+    shares: probabilities of all classes of all heads, in their order; not part of the JSON.
   """
 
   path: str
@@ -98,6 +99,19 @@ class Prediction:
   used: int = 0
   missing: int = 0
   error: str | None = None
+  shares: tuple[float, ...] = dataclasses.field(default=(), repr=False)
+
+  @property
+  def labels(self) -> list[tuple[str, float]]:
+    """The same as one list, see `one_list`."""
+    return one_list(self.heads)
+
+
+def one_list(heads: Mapping[str, Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
+  """Returns (label, probability) of all heads; of several, labels are HEAD:LABEL."""
+  if len(heads) == 1:
+    return list(*heads.values())
+  return [(f'{head}:{label}', share) for head, best in heads.items() for label, share in best]
 
 
 def most_probable(
@@ -133,7 +147,11 @@ def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   A video without an answer has an "error" that is not null, and no heads.
   """
   videos = [
-    {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
+    {
+      field.name: getattr(prediction, field.name)
+      for field in dataclasses.fields(prediction)
+      if field.name != 'shares'
+    }
     | {
       'heads': {
         head: [{'label': label, 'probability': share} for label, share in best]

@@ -9,9 +9,9 @@ import numpy as np
 from vivit_jax.errors import DataError
 from vivit_jax.evaluate.predictions import class_names
 from vivit_jax.inference.explain import Explainer, Explanation
+from vivit_jax.inference.predict import make_protocol, predict, usual_views
 from vivit_jax.inference.segments import Segment, all_segments, head_probabilities
 from vivit_jax.inference.timeline import Timeline, Timeliner
-from vivit_jax.predict import make_protocol, predict, usual_views
 from vivit_jax.weights.pretrained import Pretrained
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from vivit_jax import __version__
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.evaluate.predictions import Protocol
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.kernels import LONG, Kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 BOUND = 1e-4  # between logits of the exported program and of this one

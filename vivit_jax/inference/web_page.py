@@ -13,7 +13,7 @@ from vivit_jax.evaluate.page import STYLE
 from vivit_jax.inference import onnx_export
 from vivit_jax.inference.export import Export, written
 from vivit_jax.inference.onnx_model import size_of
-from vivit_jax.predict import make_protocol
+from vivit_jax.inference.predict import make_protocol
 
 RUNTIME = 'onnxruntime-web@1.30.0'
 FILES = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')

@@ -13,6 +13,7 @@ from vivit_jax.config.schema import Model
 from vivit_jax.model.kernels import attend
 from vivit_jax.model.partitioning import compiled_for, gather_context
 from vivit_jax.model.positions import Rotation, turned
+from vivit_jax.model.product import product
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
@@ -26,6 +27,7 @@ class Projection(nn.Module):
   Attributes:
     shape: of the kernel, [width, heads, dim] or [heads, dim, width].
     ins: how many of its axes the input has.
+    gradient: see `product`.
     use_bias: whether it adds one.
   """
 
@@ -33,6 +35,7 @@ class Projection(nn.Module):
   ins: int
   dtype: jnp.dtype
   kernel_init: nn.initializers.Initializer
+  gradient: str
   use_bias: bool = True
 
   @nn.compact
@@ -46,8 +49,8 @@ class Projection(nn.Module):
     matrix = kernel.astype(self.dtype).reshape(flat)
     if compiled_for().startswith('TPU'):  # XLA would undo the reshape and lay heads out again
       matrix = jax.lax.optimization_barrier(matrix)
-    product = x @ matrix
-    return product if bias is None else product + bias.astype(self.dtype).reshape(-1)
+    result = product(x, matrix, self.gradient)
+    return result if bias is None else result + bias.astype(self.dtype).reshape(-1)
 
 
 class Attention(nn.Module):
@@ -79,9 +82,11 @@ class Attention(nn.Module):
     config = self.config
     dtype = jnp.dtype(config.dtype)
     split = (config.heads, config.width // config.heads)
-    init = nn.initializers.xavier_uniform()
+    init, gradient = nn.initializers.xavier_uniform(), config.gradient_dtype
     query, key, value = (
-      checkpoint_name(Projection((x.shape[-1], *split), 1, dtype, init, bias, name=name)(x), 'qkv')
+      checkpoint_name(
+        Projection((x.shape[-1], *split), 1, dtype, init, gradient, bias, name=name)(x), 'qkv'
+      )
       for name, bias in (('query', True), ('key', config.key_bias), ('value', True))
     )
     query, key, value = (y.reshape(*y.shape[:-1], *split) for y in (query, key, value))
@@ -102,4 +107,4 @@ class Attention(nn.Module):
     heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
     heads = heads.reshape(*heads.shape[:-2], -1)
     shape = (*split, config.width)
-    return Projection(shape, 2, dtype, self.out_init, name='out')(heads)
+    return Projection(shape, 2, dtype, self.out_init, gradient, name='out')(heads)

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to compute the same attention, and which one to take on which device.
-
-`splash` is Google's attention for TPUs, one of JAX's own Pallas kernels, for any number of tokens.
-Tokamax develops it further, but as an experiment, and pins packages that need not be there.
-"""
+"""Ways to compute the same attention, and which one to take on which device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +11,10 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.choices import cudnn_refusal, note
 from vivit_jax.model.partitioning import context_size, device_kind, on_each_device, rows_divide
 from vivit_jax.model.short import fits, short
+from vivit_jax.model.splash import block_size, splash
 
 Drop = Callable[[Array], Array]
 
@@ -32,6 +30,7 @@ Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 # odd numbers with cuDNN, and cuBLAS copies matrices whose rows are not of 16 bytes; TPUs'
 # registers have 8 rows.
 MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
+FILLS = (*MULTIPLE, 'splash')  # the kernels that leave out the keys behind a number of tokens
 
 CAPPED = ('plain', 'blockwise', 'splash')  # the kernels that honor a cap of the logits
 
@@ -58,16 +57,17 @@ def attend(
   tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
     kernel = choose(query, tokens, drop, cap)
+    note(kernel, device_kind(), query, tokens, drop is not None, cap)
   if cap is not None and kernel not in CAPPED:
     raise ConfigError(_uncapped(kernel, cap))
-  if kernel not in MULTIPLE:
+  if kernel not in FILLS:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
     return plain(query, key, value, drop, cap)
   if kernel in ('short', 'splash'):
-    pallas = partial(short, tokens=tokens) if kernel == 'short' else partial(splash, cap=cap)
+    pallas = short if kernel == 'short' else partial(splash, cap=cap)
     interpret = not device_kind().startswith('TPU')
-    return on_each_device(partial(pallas, interpret=interpret), query, key, value)
+    return on_each_device(partial(pallas, tokens=tokens, interpret=interpret), query, key, value)
   whole = partial(blockwise, cap=cap) if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
@@ -87,9 +87,8 @@ def choose(
   if drop is not None:
     return 'plain'
   device, width = device_kind(), query.shape[-1]
-  half = query.dtype in (jnp.bfloat16, jnp.float16)
-  fine = half and width <= 128 and width % 8 == 0 and cap is None
-  if device.startswith('NVIDIA') and keys >= SHORTEST and fine:
+  runs = not cudnn_refusal(device, str(query.dtype), width)
+  if keys >= SHORTEST and runs and cap is None:
     return 'cudnn'
   tpu = device.startswith('TPU') and rows_divide(query.shape[0])
   length, heads = query.shape[-3:-1]
@@ -120,12 +119,7 @@ def check_kernel(config: Model, device: str) -> None:
   if config.logit_cap is not None and kernel != 'auto' and kernel not in CAPPED:
     raise ConfigError(_uncapped(kernel, config.logit_cap))
   if kernel == 'cudnn':
-    if not device.startswith('NVIDIA'):
-      reason = f'needs an NVIDIA GPU, not {device}'
-    elif config.dtype == 'float32':
-      reason = "needs config.model.dtype='bfloat16', not 'float32'"
-    elif width > 128 or width % 8:
-      reason = f'needs heads of a multiple of 8 up to 128, not {width} (width / heads)'
+    reason = cudnn_refusal(device, config.dtype, width)
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
     reason = f'needs a TPU, not {device}'
   if reason:
@@ -155,7 +149,8 @@ def filled(
   tokens = query.shape[-3]
   if kernel == 'auto':
     kernel = choose(query, tokens, (lambda x: x) if drops else None, cap)
-  return tokens + -tokens % MULTIPLE.get(kernel, 1)
+  multiple = block_size(tokens) if kernel == 'splash' else MULTIPLE.get(kernel, 1)
+  return tokens + -tokens % multiple
 
 
 def plain(
@@ -226,71 +221,3 @@ def cudnn(
     q, k, v, key_value_seq_lengths=lengths, implementation='cudnn'
   )
   return result[:, : query.shape[-3]].reshape(query.shape)
-
-
-LANES = 128  # of a register: blocks are multiples of it
-LEAST, MOST = 384, 768  # tokens of a block: less is slow, more does not fit the vector memory
-
-
-def splash(
-  query: Float[Array, '*b q h d'],
-  key: Float[Array, '*b k h d'],
-  value: Float[Array, '*b k h d'],
-  interpret: bool = False,
-  cap: float | None = None,
-) -> Float[Array, '*b q h d']:
-  """Computes the weights a block at a time, forwards and backwards, and stores none of them.
-
-  Args:
-    query: [..., tokens, heads, dim], any number of tokens; key and value likewise.
-    cap: of the logits, as in `attend`.
-    interpret: without a TPU, as slow as it is exact: for tests.
-  """
-  from jax.experimental.pallas.ops.tpu.splash_attention import (  # takes a second
-    splash_attention_kernel as library,
-  )
-  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-  rows, columns = block_size(query.shape[-3]), block_size(key.shape[-3])
-  scaled = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  q, k, v = _heads(scaled, rows), _heads(key, columns), _heads(value, columns)
-  mask = masks.MultiHeadMask([masks.FullMask((q.shape[-2], k.shape[-2]))])
-  sizes = library.BlockSizes(
-    block_q=rows,
-    block_kv=columns,
-    block_q_dkv=rows,
-    block_kv_dkv=columns,
-    block_q_dq=rows,
-    block_kv_dq=columns,
-  )
-  kernel = library.make_splash_mha(
-    mask,
-    block_sizes=sizes,
-    head_shards=1,
-    q_seq_shards=1,
-    interpret=interpret,
-    attn_logits_soft_cap=cap,
-  )
-  # What fills up the last block is another segment, at which no query looks.
-  filled = (jnp.arange(k.shape[-2]) >= key.shape[-3]).astype(jnp.int32)
-  segments = library.SegmentIds(jnp.zeros(q.shape[-2], jnp.int32), filled)
-  # Each head an example of its own: the library's work on the mask grows with the heads.
-  result = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(q, k, v)
-  result = result[:, 0, : query.shape[-3]].reshape(
-    *query.shape[:-3], query.shape[-2], -1, query.shape[-1]
-  )
-  return jnp.moveaxis(result, -3, -2)
-
-
-def block_size(tokens: int) -> int:
-  """Returns the tokens of a block between LEAST and MOST that leaves the fewest to fill."""
-  most = -(-tokens // LANES) * LANES
-  sizes = range(min(most, LEAST), min(most, MOST) + 1, LANES)
-  return min(sizes, key=lambda size: (-tokens % size, -size))
-
-
-def _heads(x: Float[Array, '*b n h d'], block: int) -> Float[Array, 'examples 1 filled d']:
-  """Returns all heads of all examples, with zeros up to a multiple of the block."""
-  x = jnp.moveaxis(x, -2, -3)
-  x = x.reshape(-1, 1, *x.shape[-2:])
-  return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % block), (0, 0)])

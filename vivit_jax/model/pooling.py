@@ -73,9 +73,9 @@ class CrossAttention(nn.Module):
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     split, init = (config.heads, self.width // config.heads), nn.initializers.xavier_uniform()
     query, key, value = (
-      Projection((config.width, *split), 1, dtype, init, name=name)(y).reshape(
-        *y.shape[:-1], *split
-      )
+      Projection((config.width, *split), 1, dtype, init, config.gradient_dtype, name=name)(
+        y
+      ).reshape(*y.shape[:-1], *split)
       for name, y in (('query', asked), ('key', x), ('value', x))
     )
     if self.scaled:
@@ -84,5 +84,7 @@ class CrossAttention(nn.Module):
     found = plain(query, key, value)
     found = found.reshape(*found.shape[:-2], -1)
     if self.scaled:
-      return Projection((*split, config.width), 2, dtype, init, name='out')(found)
+      return Projection((*split, config.width), 2, dtype, init, config.gradient_dtype, name='out')(
+        found
+      )
     return found

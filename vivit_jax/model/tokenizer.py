@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
+from vivit_jax.model.product import product
 
 
 def sampled_frame_indices(frames: int, sampled: int) -> list[int]:
@@ -70,4 +71,4 @@ class Tokenizer(nn.Module):
     patches = einops.rearrange(rows, 'b (T t) (H h) W k -> b T (H W) (t h k)', t=t, h=h)
     dtype = jnp.dtype(config.dtype)
     kernel = kernel.reshape(-1, config.width).astype(dtype)
-    return patches.astype(dtype) @ kernel + bias.astype(dtype)
+    return product(patches.astype(dtype), kernel, config.gradient_dtype) + bias.astype(dtype)

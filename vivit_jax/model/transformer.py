@@ -15,6 +15,7 @@ from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
 from vivit_jax.model.partitioning import compiled_for, constrain_batch, gather_params
 from vivit_jax.model.positions import Rotation
+from vivit_jax.model.product import dense_product
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -81,6 +82,7 @@ class Mlp(nn.Module):
       kernel_init=nn.initializers.xavier_uniform(),
       bias_init=nn.initializers.normal(1e-6),
       dtype=jnp.dtype(config.dtype),
+      dot_general=dense_product(config.gradient_dtype),
     )
     drop = nn.Dropout(config.dropout, deterministic=not train)
     x = checkpoint_name(dense(config.mlp_dim, name='hidden')(x), 'hidden')

@@ -21,6 +21,7 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
@@ -32,6 +33,7 @@ from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 CLIP = Clip()
 
 
@@ -42,6 +44,7 @@ def train_step(
   config: Config,
   model: ViViT,
   optimizer: optax.GradientTransformation,
+  class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
@@ -53,8 +56,10 @@ def train_step(
     config: task, regularisers and seed.
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
+    class_weights: of the loss, see `losses.loss`.
   """
   task, train, clip = config.task, config.train, config.clip
+  weights = None if class_weights is None else jnp.asarray(class_weights)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
@@ -64,7 +69,7 @@ def train_step(
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     logits = apply(model, params, normalize_pixels(video, clip.mean, clip.std), key)
-    return losses.loss(task, logits, targets, train.label_smoothing), logits
+    return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
@@ -112,14 +117,32 @@ def _split_as_params(gradient: Gradient) -> Gradient:
 
 
 def compile_step(
-  config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-  """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  class_weights: np.ndarray | None = None,
+  say: Callable[[str], None] = lambda line: None,
+) -> Step:
+  """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
+
+  As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
+  """
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
-      return train_step(state, batch, config=config, model=model, optimizer=optimizer)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
+      result = train_step(
+        state,
+        batch,
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        class_weights=class_weights,
+      )
+    for line in chosen:
+      say(line)
+    return result
 
   state = state_sharding(mesh, abstract_state(config, model, optimizer))
   batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}

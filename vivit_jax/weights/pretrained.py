@@ -80,7 +80,7 @@ class Pretrained:
     if frames.shape[-4] != source.frames:
       raise InputError(
         f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
-        'give its file to vivit_jax.predict'
+        'give all of it to vivit_jax.load(...).predict'
       )
     source.normalization()  # or an error
     clip = source.preprocessing.clip(source.frames, source.height, source.width)
@@ -125,7 +125,9 @@ class Pretrained:
     return self.source.preprocessing
 
 
-def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Pretrained:
+def load_pretrained(
+  path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
+) -> Pretrained:
   """Loads a checkpoint of any format, which is found out from its content.
 
   Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
@@ -144,10 +146,16 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
     CheckpointError: one line naming file, reason and remedy.
     ConfigError: a hint that does not exist or has a wrong value.
   """
-  said = parse({'init': {'facts': hints}}).init.facts
-  pretrained = _load(str(path), said, sha256)
+  pretrained = load_quietly(path, sha256, **hints)
   print(_account(str(path), pretrained), file=sys.stderr)
   return pretrained
+
+
+def load_quietly(
+  path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
+) -> Pretrained:
+  """Loads as `load_pretrained`, and prints nothing."""
+  return _load(str(path), parse({'init': {'facts': hints}}).init.facts, sha256)
 
 
 def load_run(

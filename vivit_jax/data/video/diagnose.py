@@ -54,6 +54,18 @@ KINDS = (  # of what the decoder or the system says; the first that fits
 )
 
 
+class DecodeError(Exception):
+  """A video that cannot be read: `path`, and the `reason` in one line."""
+
+  def __init__(self, path: str, reason: str):
+    super().__init__(path, reason)
+    self.path = path
+    self.reason = reason
+
+  def __str__(self) -> str:
+    return f'{self.path}: {self.reason}'
+
+
 def special_file(path: str) -> str | None:
   """Returns why a path is not to be opened at all: a pipe would block for ever; None if it may be.
 

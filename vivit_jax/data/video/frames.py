@@ -13,6 +13,7 @@ resizing.
 Resizing and the conversion are both linear, so their order changes roundings alone.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,7 +22,7 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from vivit_jax.data.timing import stage
 
@@ -122,12 +123,17 @@ class FrameRenderer:
     """
     aspect = Fraction(pixel or 1)  # PyAV 19: 0 of its own type = none
     crops = transform if isinstance(transform, Crops) else None
+    known: dict[tuple[int, int, str], Sequence[Box] | None] = {}
 
     def view(frame: av.VideoFrame) -> np.ndarray:
       with stage('crop'):
-        if crops is not None and (result := self.crops(frame, aspect, crops)) is not None:
-          return result
-        return transform(self.whole(frame, aspect))
+        kind = frame.width, frame.height, frame.format.name
+        if crops is not None and kind not in known:
+          known[kind] = _boxes(frame, aspect, crops)
+        boxes = known.get(kind)
+        if crops is None or boxes is None or 'DISPLAYMATRIX' in frame.side_data:
+          return transform(self.whole(frame, aspect))
+        return crops.finish(self._cutter.cut(frame, boxes, crops.height, crops.width))
 
     return view
 
@@ -138,16 +144,13 @@ class FrameRenderer:
     rgb = self._reformatter.reformat(frame, width, height, 'rgb24', threads=1)
     return upright(rgb.to_ndarray(), frame.side_data)
 
-  def crops(
-    self, frame: av.VideoFrame, pixel: Fraction | None, crops: Crops
-  ) -> UInt8[np.ndarray, '...'] | None:
-    """Returns what `crops` makes of a frame, or None where that takes the whole frame."""
-    if square_size(frame.width, frame.height, pixel) != (frame.width, frame.height):
-      return None
-    boxes = crops.boxes(frame.height, frame.width)
-    if 'DISPLAYMATRIX' in frame.side_data or not can_cut(frame, boxes, crops.height, crops.width):
-      return None
-    return crops.finish(self._cutter.cut(frame, boxes, crops.height, crops.width))
+
+def _boxes(frame: av.VideoFrame, pixel: Fraction, crops: Crops) -> Sequence[Box] | None:
+  """Returns what to cut out of frames like this one; None where that takes whole frames."""
+  if square_size(frame.width, frame.height, pixel) != (frame.width, frame.height):
+    return None
+  boxes = crops.boxes(frame.height, frame.width)
+  return boxes if can_cut(frame, boxes, crops.height, crops.width) else None
 
 
 def square_size(width: int, height: int, pixel: Fraction | None) -> tuple[int, int]:
@@ -208,7 +211,7 @@ class PlaneCutter:
     """Returns boxes of a frame as RGB: uint8 [len(boxes), height, width, 3].
 
     Args:
-      frame: for which `can_cut` holds.
+      frame: for which `can_cut` holds, or one of the same stream that is like such a one.
       boxes: in pixels as stored.
       height, width: of the results.
     """
@@ -217,7 +220,7 @@ class PlaneCutter:
     results = []
     for box in boxes:
       for source, target, step in zip(sources, self._targets, STEPS, strict=True):
-        _resize(source, box, step, target)
+        _resize(source, _part(box, step, *target.shape), target)
       # Starting threads takes longer than converting, and the default is one per processor.
       rgb = self._reformatter.reformat(small, width, height, 'rgb24', threads=1)
       # Memory of its own that nobody else writes to: a copy would be one too many.
@@ -255,26 +258,42 @@ def _planes(frame: Any) -> list[UInt8[np.ndarray, 'h w']]:
   ]
 
 
-def _resize(
-  plane: UInt8[np.ndarray, 'h w'], box: Box, step: int, target: UInt8[np.ndarray, 'h2 w2']
-) -> None:
-  """Writes a box of a plane, with a sample for every `step` pixels, into the target."""
-  height, width = target.shape
+class _Part(NamedTuple):
+  """Where a box lies in a plane."""
+
+  rows: slice
+  columns: slice
+  matrix: Float64[np.ndarray, '2 3'] | None  # of warpAffine; None where resizing does
+
+
+@functools.lru_cache(256)
+def _part(box: Box, step: int, height: int, width: int) -> _Part:
+  """Returns how a box of a plane becomes height x width samples; `step` pixels a sample."""
   top, left = box.top // step, box.left // step
   bottom, right = -(-(box.top + box.height) // step), -(-(box.left + box.width) // step)
   scale_y, scale_x = box.height / step / height, box.width / step / width
   aligned = not any(side % step for side in box)
-  if aligned or max(scale_y, scale_x) > 1.5:  # then half a sample is less than a result's pixel
-    target[:] = resize(plane[top:bottom, left:right], height, width)
+  matrix = None
+  if not aligned and max(scale_y, scale_x) <= 1.5:  # else half a sample is less than a pixel
+    # Centres of samples: those of the target lie at (x + 0.5) * scale in the box.
+    matrix = np.array(
+      [
+        [scale_x, 0, (box.left / step) + 0.5 * scale_x - 0.5],
+        [0, scale_y, (box.top / step) + 0.5 * scale_y - 0.5],
+      ]
+    )
+  return _Part(slice(top, bottom), slice(left, right), matrix)
+
+
+def _resize(
+  plane: UInt8[np.ndarray, 'h w'], place: _Part, target: UInt8[np.ndarray, 'h2 w2']
+) -> None:
+  """Writes a box of a plane into the target."""
+  height, width = target.shape
+  if place.matrix is None:
+    target[:] = resize(plane[place.rows, place.columns], height, width)
     return
-  # Centres of samples: those of the target lie at (x + 0.5) * scale in the box.
-  matrix = np.array(
-    [
-      [scale_x, 0, (box.left / step) + 0.5 * scale_x - 0.5],
-      [0, scale_y, (box.top / step) + 0.5 * scale_y - 0.5],
-    ]
-  )
   flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
   cv2.warpAffine(
-    plane, matrix, (width, height), target, flags=flags, borderMode=cv2.BORDER_REPLICATE
+    plane, place.matrix, (width, height), target, flags=flags, borderMode=cv2.BORDER_REPLICATE
   )

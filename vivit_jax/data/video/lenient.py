@@ -38,7 +38,7 @@ class LenientReader(VideoReader):
         self._error = DecodeError(self._path, diagnose.reason(error))
         # In mp4, seeking to when a key frame is decoded lands at the one before, perhaps the bad
         # one; to when it is shown, at itself.
-        self._keys = [(shown, shown) for shown, _ in self._keys]
+        self._keys = self._keys[:, [0, 0]]
         left = [i for i in rest if i not in found]
         # The decoder fails at a frame, before it gives out the first of those left; without that
         # one it may leave out the bad frame, or start after it.

@@ -3,7 +3,6 @@
 
 import io
 import itertools
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -12,14 +11,18 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from vivit_jax.data.timing import stage
-from vivit_jax.data.video import diagnose
+from vivit_jax.data.video import diagnose, timeline
+from vivit_jax.data.video.diagnose import DecodeError
+from vivit_jax.data.video.found import Found
 from vivit_jax.data.video.frames import Crops, FrameRenderer
+from vivit_jax.data.video.kept_times import Kept
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
   'format_whitelist': 'mov,matroska,avi,flv,mpegts,mpeg,mpegvideo',
   'protocol_whitelist': 'file',
 }
+PROBE = {'skip_loop_filter': 'all', 'skip_idct': 'all'}
 LOCAL = 'file:'  # before a path: FFmpeg takes what stands before a colon for a protocol
 MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
@@ -29,18 +32,6 @@ View = Callable[[av.VideoFrame], np.ndarray]  # what is kept of a decoded frame
 # Decoders that can leave out frames to which no other refers, one by one, so that the wanted ones
 # stay the same to the bit. Not H.265: its frames of a higher layer may refer to such frames.
 SKIPPING = ('h264', 'mpeg4', 'mpeg2video')
-
-
-class DecodeError(Exception):
-  """A video that cannot be read: `path`, and the `reason` in one line."""
-
-  def __init__(self, path: str, reason: str):
-    super().__init__(path, reason)
-    self.path = path
-    self.reason = reason
-
-  def __str__(self) -> str:
-    return f'{self.path}: {self.reason}'
 
 
 class VideoReader:
@@ -81,10 +72,14 @@ class VideoReader:
     self._counted = False  # frames by their place in the decoder's output, not by timestamps
     self._renderer = FrameRenderer()
     try:
+      if content is None and (special := diagnose.special_file(path)):
+        raise DecodeError(path, special)
+      tables = timeline.read_tables(path, content)
+      kept = Kept(path) if content is None else None
       self._open()
-      self._times, self._keys = self._demux()
-      if not self._times:
-        self._times = list(range(self._count()))
+      found = timeline.find(self._container, self._stream, path, tables, kept, self._count)
+      self._times, self._keys, self._counted = found.times, found.keys, found.counted
+      self._claimed = found.claimed
       rate = self._stream.guessed_rate or self._stream.average_rate or 25
       unit = 1 / float(rate) if self._counted else float(self._stream.time_base or 0)
     except diagnose.ERRORS as error:
@@ -95,17 +90,17 @@ class VideoReader:
     except DecodeError:
       self.close()
       raise
-    seconds = [(t - self._times[0]) * unit for t in self._times]
-    low = 0 if start is None else bisect_left(seconds, start)
-    high = len(seconds) if end is None else bisect_left(seconds, end)
+    seconds = (self._times - self._times[0]) * unit
+    low = 0 if start is None else int(np.searchsorted(seconds, start))
+    high = len(seconds) if end is None else int(np.searchsorted(seconds, end))
     if low >= high:
       self.close()
       span = f'no frame from {start or 0.0} s to {end} s'
       raise DecodeError(path, f'empty span: {span}: it lasts {seconds[-1]:.3f} s')
     self._offset = low
     self.frames = high - low
-    self.seconds = seconds[high - 1] - seconds[low]
-    self.times = np.array(seconds[low:high]) - seconds[low]
+    self.seconds = float(seconds[high - 1] - seconds[low])
+    self.times = seconds[low:high] - seconds[low]
 
   def __enter__(self) -> 'VideoReader':
     return self
@@ -122,6 +117,7 @@ class VideoReader:
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
+    into: Shaped[np.ndarray, '...'] | None = None,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for.
 
@@ -131,6 +127,7 @@ class VideoReader:
         decoded, so that large frames are never held together. It sees frames as a player shows
         them (see frames.py): turned upright, with square pixels; not always contiguous. Crops
         get their boxes instead where these can be had for less than the whole frame.
+      into: where to write the results and return them, if it has their shape and type.
 
     Returns:
       transform's results, uint8 [n, H, W, 3] by default.
@@ -142,13 +139,13 @@ class VideoReader:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
     view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
     wanted = sorted({self._offset + int(i) for i in indices})
-    found: dict[int, np.ndarray] = {}
+    found = Found([self._offset + int(i) for i in indices], into)
     try:
       with stage('decode'):
         for run in self._runs(wanted):
           self._decode(run, view, found)
         self._complete(wanted, found)
-      return np.stack([found[self._offset + int(i)] for i in indices])
+      return found.all()
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
 
@@ -158,19 +155,18 @@ class VideoReader:
     Raises:
       DecodeError: a frame is missing or damaged.
     """
-    wanted = self._times[self._offset : self._offset + self.frames]
+    wanted = self._times[self._offset : self._offset + self.frames].tolist()
     try:
-      whole = {t for t, frame in self._frames(min(self._times[0], 0)) if not frame.is_corrupt}
+      whole = {t for t, frame in self._frames(self._start()) if not frame.is_corrupt}
     except diagnose.ERRORS as error:
       raise DecodeError(self._path, diagnose.reason(error)) from error
     self._refuse([i for i, time in enumerate(wanted) if time not in whole])
 
   def _open(self) -> None:
     source = LOCAL + self._path if self._content is None else io.BytesIO(self._content)
-    if self._content is None and (special := diagnose.special_file(self._path)):
-      raise DecodeError(self._path, special)
-    limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1'}
-    # FFmpeg decodes some frames to find out what they are, under limits of its own.
+    # FFmpeg decodes some frames to find out what they are, under limits of its own; their pixels
+    # are not looked at.
+    limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1', **PROBE}
     container = av.open(source, options=limits, container_options=OPEN_OPTIONS)
     self._container = container
     if not container.streams.video:
@@ -186,42 +182,9 @@ class VideoReader:
     if too_large := diagnose.too_many_pixels(context.width, context.height, MAX_PIXELS):
       raise DecodeError(self._path, too_large)
 
-  def _demux(self) -> tuple[list[int], list[tuple[int, int]]]:
-    """Returns the times of all shown frames, and (time, seek target) of key frames, ascending.
-
-    No times where packets carry none that could be trusted; then frames have to be counted.
-    """
-    packets = [
-      (p.pts, p.dts, p.is_keyframe, p.is_discard)
-      for p in self._container.demux(self._stream)
-      if p.size
-    ]
-    name = self._container.format.name
-    # The counts of other containers are estimates; that of mp4 is its table of samples.
-    if 'mp4' in name and len(packets) < (total := self._stream.frames):
-      raise DecodeError(self._path, f'truncated: {len(packets)} of {total} frames are there')
-    times = [pts for pts, _, _, hidden in packets if not hidden]
-    if not times:
-      raise DecodeError(self._path, 'no frames')
-    # Two recordings in one file, the clock set back: their times say nothing about the order.
-    stored = [dts for _, dts, _, _ in packets if dts is not None]
-    restarted = any(later < earlier for earlier, later in itertools.pairwise(stored))
-    # AVI numbers packets, not frames; with B-frames that is another order, and nothing says so.
-    # MPEG program streams stamp only some frames: after a seek the others get wrong times.
-    renumbered = name == 'avi' and self._stream.codec_context.has_b_frames
-    if None in times or name in ('mpeg', 'mpegvideo') or renumbered or restarted:
-      self._counted = True
-      return [], []
-    # Key frames that an edit list hides are still where decoding must start.
-    keys = sorted(
-      (pts, pts if dts is None else dts)
-      for pts, dts, is_key, _ in packets
-      if is_key and pts is not None
-    )
-    return sorted(set(times)), keys
-
   def _count(self) -> int:
     """Returns how many frames the decoder gives out: packets may hold two, or none."""
+    self._counted = True
     if count := sum(1 for _ in self._frames(0)):
       return count
     raise DecodeError(self._path, 'no frames')
@@ -240,39 +203,68 @@ class VideoReader:
       self._open()
       yield from enumerate(self._container.decode(self._stream))
     else:
-      with stage('seek'):
-        self._container.seek(target, stream=self._stream)
-      needed = wanted if self._stream.codec_context.name in SKIPPING else None
+      context = self._stream.codec_context
+      needed = wanted if context.name in SKIPPING else None
+      left = set(needed or ())
       progressive = False
-      for packet in self._container.demux(self._stream):
+      for packet in self._packets(target):
         # Of a field pair, the second may be dispensable where the first is not.
         skip = progressive and needed is not None and packet.pts not in needed
-        self._stream.codec_context.skip_frame = 'NONREF' if skip else 'DEFAULT'
-        for frame in packet.decode():
+        context.skip_frame = 'NONREF' if skip else 'DEFAULT'
+        frames = packet.decode()
+        left.discard(packet.pts)
+        if needed and not left and progressive and packet.size:
+          # The decoder has all that is wanted, and gives out what it holds back.
+          yield from ((frame.pts, frame) for frame in (*frames, *context.decode(None)))
+          return
+        for frame in frames:
           progressive = not frame.interlaced_frame
           yield frame.pts, frame
 
-  def _key(self, index: int) -> int:
-    """Returns which key frame precedes frame `index`; -1 if none does."""
-    return bisect_right(self._keys, (self._times[index], 2**63)) - 1
+  def _packets(self, target: int) -> Iterator[Any]:
+    """Returns what is stored from the seek target on."""
+    with stage('seek'):
+      self._container.seek(target, stream=self._stream)
+    packets = self._container.demux(self._stream)
+    first = next(packets)  # at the end of the file, an empty one
+    if self._claimed and first.size and not first.is_keyframe:
+      # An index that lies: decoding would start with what refers to frames before it.
+      self.close()
+      self._open()
+      found = timeline.find(self._container, self._stream, self._path, None, None, self._count)
+      self._keys, self._claimed = found.keys, False
+      before = found.keys[found.keys[:, 1] <= target, 1]
+      return self._packets(int(before[-1]) if len(before) else self._start())
+    return itertools.chain([first], packets)
+
+  def _start(self) -> int:
+    """Returns the seek target of the first frame."""
+    return min(int(self._times[0]), 0)
+
+  def _target(self, index: int) -> int | None:
+    """Returns the seek target of the key frame that precedes frame `index`; None if none does."""
+    key = int(np.searchsorted(self._keys[:, 0], self._times[index], 'right')) - 1
+    return int(self._keys[key, 1]) if key >= 0 else None
 
   def _runs(self, wanted: list[int]) -> list[list[int]]:
     """Splits ascending indices where seeking costs less than decoding on."""
+    times = self._keys[:, 0] if len(self._keys) else self._times[:1]
+    before = np.searchsorted(times, self._times[wanted], 'right') - 1
+    keys = np.searchsorted(self._times, times[np.maximum(before, 0)])  # as indices
     runs = [wanted[:1]]
-    for index in wanted[1:]:
-      key = self._keys[max(0, self._key(index))][0] if self._keys else self._times[0]
-      if bisect_left(self._times, key) - runs[-1][-1] > SEEK_GAP:
+    for index, key in zip(wanted[1:], keys[1:].tolist(), strict=True):
+      if key - runs[-1][-1] > SEEK_GAP:
         runs.append([])
       runs[-1].append(index)
     return runs
 
   def _decode(self, run: list[int], view: View, found: dict[int, np.ndarray]) -> None:
     """Decodes from the key frame before the run; from earlier ones if the seek landed late."""
-    key = self._key(run[0])
-    targets = [self._keys[key][1]] if key >= 0 else []
-    pending = {self._times[i]: i for i in run}
-    for target, wanted in [*((t, set(pending)) for t in targets), (min(self._times[0], 0), None)]:
-      for time, frame in self._frames(target, wanted):
+    target = self._target(run[0])
+    pending = dict(zip(self._times[run].tolist(), run, strict=True))
+    attempts = [] if target is None else [(target, set(pending))]
+    for start, wanted in [*attempts, (self._start(), None)]:
+      for time, frame in self._frames(start, wanted):
         # A frame damaged by a seek into the middle of a group gets its second chance.
         if time in pending and not frame.is_corrupt:
           found[pending.pop(time)] = view(frame)

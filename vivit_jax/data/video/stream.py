@@ -34,10 +34,9 @@ class VideoStream(VideoReader):
     if index is None:
       return
     view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
-    key = self._key(self._offset + index)
-    target = self._keys[key][1] if key >= 0 else min(self._times[0], 0)
+    target = self._target(self._offset + index)
     try:
-      for time, frame in self._frames(target):
+      for time, frame in self._frames(self._start() if target is None else target):
         due = self._times[self._offset + index]
         if time is None or time < due:
           continue
