@@ -192,8 +192,11 @@ class ViViT(nn.Module):
     return head(x.astype(jnp.float32))
 
 
-def token_grid(config: Model, video: tuple[int, ...]) -> tuple[int, int, int]:
-  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3]."""
+def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
+  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+
+  B need not be a number: exports leave it open.
+  """
   t, h, w = config.patch
   return config.sampled_frames or video[1] // t, video[2] // h, video[3] // w
 
