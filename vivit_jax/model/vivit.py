@@ -165,13 +165,15 @@ class ViViT(nn.Module):
 
     Args:
       video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
+        Or what `tokenizer.cut` makes of it.
       train: dropout and stochastic depth act, drawing from the `dropout` generator.
 
     Raises:
       InputError: another type or shape, as soon as the program is traced.
     """
     config = self.config
-    check_video(config, video)
+    if video.ndim != 4 or video.shape[-1] != 3 * math.prod(config.patch):
+      check_video(config, video)
     x = Tokenizer(config, name='tokenizer')(video)
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers
@@ -190,8 +192,11 @@ class ViViT(nn.Module):
     return head(x.astype(jnp.float32))
 
 
-def token_grid(config: Model, video: tuple[int, ...]) -> tuple[int, int, int]:
-  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3]."""
+def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
+  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+
+  B need not be a number: exports leave it open.
+  """
   t, h, w = config.patch
   return config.sampled_frames or video[1] // t, video[2] // h, video[3] // w
 

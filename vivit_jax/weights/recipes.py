@@ -53,11 +53,7 @@ def read_encoder(
   config, known = defaults(), FAMILIES[family]
   config.model.update(dataclasses.asdict({**SIZES, 'g': GIANT}[size]))
   config.model.update({'gelu': 'exact', 'drop_path_rescale': True, **ARCHITECTURES[family]})
-  wants = known.preprocessing(known.size, known.size)
-  config.clip.update(dataclasses.asdict(wants.clip(known.frames, known.size, known.size)))
-  config.evaluate.short_side = wants.short_side
-  if wants.views is not None:
-    config.evaluate.temporal_views, config.evaluate.spatial_views = wants.views
+  config.update(known.settings())
   config.task.classes = tuple(DATA_SETS[word] for word in sets)
   if 'something_something_v2' in sets:
     config.clip.sampling = 'whole_video'
