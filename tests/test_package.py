@@ -88,20 +88,21 @@ def test_a_users_script_passes_mypy_strict(tmp_path):
 @pytest.mark.faults
 @pytest.mark.parametrize('kind', ['wheel', 'sdist'])
 def test_it_trains_in_a_fresh_environment(built, kind, tmp_path):
-  subprocess.run([sys.executable, '-m', 'venv', tmp_path / 'venv'], check=True)
+  # With the tree in PYTHONPATH, pip would take the package for installed.
+  alone = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+  subprocess.run([sys.executable, '-m', 'venv', tmp_path / 'venv'], env=alone, check=True)
   pip = [tmp_path / 'venv' / 'bin' / 'python', '-m', 'pip', '-q']
   package = built[1]
   if kind == 'wheel':
-    subprocess.run([*pip, 'wheel', '--no-deps', '-w', tmp_path, package], check=True)
+    subprocess.run([*pip, 'wheel', '--no-deps', '-w', tmp_path, package], env=alone, check=True)
     (package,) = tmp_path.glob('*.whl')
-  subprocess.run([*pip, 'install', package], check=True)
+  subprocess.run([*pip, 'install', package], env=alone, check=True)
   empty = tmp_path / 'empty'
   empty.mkdir()
-  clean = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-  clean |= {'HOME': str(tmp_path), 'XLA_FLAGS': ''}
-  del clean['VIVIT_CACHE']
+  alone |= {'HOME': str(tmp_path), 'XLA_FLAGS': ''}
+  del alone['VIVIT_CACHE']
   for command in (
     [pip[0], SCRIPT, *(f'{name}={value}' for name, value in SMALL.items())],
     [pip[0].with_name('vivit'), 'inspect', '--config=kinetics400:B/16x2,factorised_encoder'],
   ):
-    subprocess.run(command, cwd=empty, env=clean, check=True)
+    subprocess.run(command, cwd=empty, env=alone, check=True)

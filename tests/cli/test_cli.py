@@ -232,6 +232,7 @@ HELP = {
   'explain': ['CHECKPOINT', '--class', '--output', 'vivit explain '],
   'timeline': ['CHECKPOINT', '--hop', '--json', '--csv', '--html', 'vivit timeline '],
   'export': ['CHECKPOINT', 'TARGET', '--to', '--batch', '--input', 'vivit export '],
+  'push': ['--workdir', 'OWNER/NAME', '--private', '--license', '--update', 'vivit push '],
   'serve': ['CHECKPOINT', '--port', 'vivit serve '],
   'plan': ['--topology', '--device-memory', '--devices', '--json', 'vivit plan --config='],
 }

@@ -1,67 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large blocks are kept from one step to the next, unless the user or the C library say no."""
+"""Commands that compute on CPUs start under the allocator, unless user or machine say no."""
 
 import os
+import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from vivit_jax.cli import allocator
 
 PROGRAM = """
-import resource, numpy as np
-{first}
-def faults():
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  np.ones((32, 2**20))
-  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(max(faults() for _ in range(3)))
+import os, sys
+from pathlib import Path
+from vivit_jax.cli import allocator
+allocator.find_library = lambda: Path(sys.argv[2])
+allocator.ACCELERATORS = ()
+allocator.use_fast_allocator(sys.argv[1:])
+names = ('LD_PRELOAD', allocator.MARK, *allocator.SETTINGS)
+print(sys.argv[2] in Path('/proc/self/maps').read_text(), {n: os.environ.get(n) for n in names})
 """
-PAGES = 32 * 8 * 2**20 // os.sysconf('SC_PAGE_SIZE')  # of the array
-SET = 'from vivit_jax.cli import allocator; assert allocator.keep_large_blocks()'
 
 
-def _faults(first):
-  environment = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
-  environment |= {'NUMPY_MADVISE_HUGEPAGE': '0'}  # whose pages are larger
-  program = [sys.executable, '-c', PROGRAM.format(first=first)]
-  return int(subprocess.run(program, env=environment, capture_output=True, check=True).stdout)
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+  """No setting of an allocator, and no accelerator."""
+  names = [n for n in os.environ if n.startswith(('MALLOC_', 'MIMALLOC_'))]
+  for name in [*names, 'LD_PRELOAD', 'GLIBC_TUNABLES', 'JAX_PLATFORMS', allocator.MARK]:
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(allocator, 'ACCELERATORS', ())
 
 
-def test_a_block_that_comes_again_costs_no_page_faults():
-  assert _faults('') > PAGES / 2
-  assert _faults(SET) < PAGES / 100
+def _run(command, library):
+  program = [sys.executable, '-c', PROGRAM, command, str(library)]
+  return subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_command_starts_anew_and_its_children_without(tmp_path):
+  (source, *_) = [*Path('/lib').rglob('libm.so.6'), *Path('/usr/lib').rglob('libm.so.6')]
+  library = tmp_path / 'preloaded.so'  # any will do; its path tells it from the one in use
+  shutil.copy(source, library)
+  unset = dict.fromkeys(('LD_PRELOAD', allocator.MARK, *allocator.SETTINGS))
+  assert _run('train', library) == f'True {unset}\n'
+  assert _run('data', library) == f'False {unset}\n'
 
 
 @pytest.mark.parametrize(
-  'name, value',
-  [('GLIBC_TUNABLES', 'glibc.rtld.nns=4:glibc.malloc.arena_max=2'), ('MALLOC_ARENA_MAX', '2')],
-)
-def test_a_users_own_settings_stay(name, value, monkeypatch, capsys):
-  monkeypatch.setenv(name, value)
-  assert not allocator.keep_large_blocks(SimpleNamespace())
-  assert capsys.readouterr().err == ''
-
-
-@pytest.mark.parametrize(
-  'library, lacking',
+  'arguments, name, value, why',
   [
-    (SimpleNamespace(), 'no mallopt:'),
-    (SimpleNamespace(mallopt=lambda *_: 1), 'no mallopt:'),
-    (
-      SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda number, _: int(number != -8)),
-      'no M_ARENA_MAX:',
-    ),
+    (['data', 'index'], 'X', '', 'it computes little'),
+    ([], 'X', '', 'it computes little'),
+    (['train'], 'LD_PRELOAD', 'libtcmalloc_minimal.so.4', 'the user has chosen'),
+    (['train'], 'GLIBC_TUNABLES', 'glibc.malloc.arena_max=2', 'the user has chosen'),
+    (['train'], 'MALLOC_ARENA_MAX', '2', 'the user has chosen'),
+    (['train'], 'X', '', None),
   ],
 )
-def test_a_library_that_lacks_a_setting_is_named(library, lacking, monkeypatch, capsys):
-  for name in [n for n in os.environ if n.startswith('MALLOC_')]:
-    monkeypatch.delenv(name)
-  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
-  assert not allocator.keep_large_blocks(library)
-  said = capsys.readouterr().err
-  assert lacking in said
-  assert said.count('\n') == 1
+def test_what_keeps_its_allocator(arguments, name, value, why, monkeypatch):
+  monkeypatch.setenv(name, value)
+  assert allocator.reason(arguments, os.environ) == why
+
+
+def test_an_accelerator_keeps_it_unless_cpus_are_asked_for(monkeypatch):
+  monkeypatch.setattr(allocator, 'ACCELERATORS', ('/dev/nul*',))
+  assert allocator.reason(['train'], {}) == 'an accelerator computes'
+  assert allocator.reason(['train'], {'JAX_PLATFORMS': 'cpu'}) is None
+
+
+def test_what_the_user_set_stays(monkeypatch):
+  monkeypatch.setenv('LD_PRELOAD', '/other.so')
+  monkeypatch.setenv('MIMALLOC_PURGE_DELAY', '7')
+  found = allocator.preloading(Path('/x/libmimalloc.so'))
+  assert found['LD_PRELOAD'] == '/x/libmimalloc.so:/other.so'
+  assert found['MIMALLOC_PURGE_DELAY'] == '7'
+  for name, value in found.items():
+    monkeypatch.setenv(name, value)
+  allocator.use_fast_allocator(['train'])
+  assert os.environ['LD_PRELOAD'] == '/other.so'
+  assert os.environ['MIMALLOC_PURGE_DELAY'] == '7'
+  assert not {allocator.MARK, 'MIMALLOC_ALLOW_THP'} & set(os.environ)
+
+
+def test_a_library_that_is_not_there_is_said_by_training_alone(monkeypatch, capsys):
+  monkeypatch.setattr(allocator, 'find_library', lambda: None)
+  allocator.use_fast_allocator(['predict'])
+  assert capsys.readouterr().err == ''
+  allocator.use_fast_allocator(['train'])
+  assert capsys.readouterr().err.count('pip install cmeel-mimalloc\n') == 1

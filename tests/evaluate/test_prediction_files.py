@@ -2,7 +2,11 @@
 """Predictions as CSV and Parquet: every class's probability, whole files or none."""
 
 import csv
+import errno
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +77,39 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path, kind):
     write()
   assert [path.name for path in tmp_path.iterdir()] == [file.name]
   assert file.read_text() == 'earlier'
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from vivit_jax.config.schema import Task
+from vivit_jax.errors import report
+from vivit_jax.evaluate.prediction_files import prediction_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+  with prediction_file(Path(sys.argv[1]), Task(classes=(50,)), None, {'path': str}) as rows:
+    for k in range(600):
+      rows.write([f'{k}.mp4'], np.random.default_rng(k).random(50))
+except OSError as error:
+  sys.exit(report(error))
+"""
+
+
+@pytest.mark.parametrize('kind', ['csv', 'parquet'])
+def test_a_full_disk_leaves_no_half_of_a_prediction_file(tmp_path, kind):
+  """A limit on the size of files stands for a disk that fills up in the middle of one."""
+  file = tmp_path / f'found.{kind}'
+  result = subprocess.run(
+    [sys.executable, '-W', 'error', '-c', FULL, str(file)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2, result.stderr
+  assert result.stderr == f'vivit: error: {file}: {os.strerror(errno.EFBIG)}\n'
+  assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients of matrices are summed over devices in the type that the setting names."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vivit_jax.config.schema import Clip, Model
 from vivit_jax.model.product import product
+from vivit_jax.model.vivit import ViViT, abstract_params
 
 
 def gradients(x, matrix, weight, gradient):
@@ -46,3 +50,26 @@ def test_in_half_precision_only_the_result_is_rounded(rng):
   found = gradients(x, matrix, weight, 'float32')[1][1]
   assert found.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2.0**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize('scan', [False, True], ids=['loop', 'scan'])
+def test_a_model_in_half_precision_has_the_same_loss_with_either(scan, rng, random_params):
+  config = Model(
+    layers=2, width=16, mlp_dim=32, heads=2, patch=(2, 4, 4), dtype='bfloat16', scan=scan,
+    remat='dots',
+  )  # fmt: skip
+  clip = Clip(frames=4, height=8, width=8)
+  params = random_params(abstract_params(ViViT(config, 5), clip))
+  video = jnp.asarray(rng.uniform(-1, 1, (2, 4, 8, 8, 3)), jnp.float32)
+
+  def both(gradient):
+    model = ViViT(dataclasses.replace(config, gradient_dtype=gradient), 5)
+    return jax.jit(
+      jax.value_and_grad(lambda p: (model.apply({'params': p}, video) * jnp.arange(5.0)).sum())
+    )(params)
+
+  (loss, wide), (same, half) = both('float32'), both('bfloat16')
+  assert loss == same
+  for one, two in zip(jax.tree.leaves(wide), jax.tree.leaves(half), strict=True):
+    assert one.dtype == two.dtype == jnp.float32
+    np.testing.assert_allclose(one, two, rtol=0.05, atol=0.02 * float(jnp.abs(two).max()))

@@ -27,7 +27,7 @@ from vivit_jax.cli import (
   timeline,
   train,
 )
-from vivit_jax.cli.allocator import keep_large_blocks
+from vivit_jax.cli.allocator import use_fast_allocator
 from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
 from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
@@ -123,5 +123,5 @@ def entry() -> NoReturn:
   if 'VIVIT_LOG' not in os.environ:
     _quieten_orbax()
   open_standard_streams()
-  keep_large_blocks()
+  use_fast_allocator(sys.argv[1:])
   sys.exit(flush_output(main()))

@@ -2,7 +2,9 @@
 """Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from vivit_jax.data.decoders import Processes, Threads, automatic
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
 from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pool import cores
 
 AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever decodes them
 
@@ -119,3 +122,30 @@ def _batches(
     place=place,
   )
   yield from stream.stream(decoders, buffers)
+
+
+def placing(put: Callable[[Any], Any], cut: Callable[[Any], Any] | None) -> Place:
+  """Returns a function that puts videos and labels of batches onto devices.
+
+  Args:
+    put: puts a tree of arrays there.
+    cut: see `train.step.host_cut`; None leaves videos whole.
+  """
+
+  def place(batch: Batch) -> Batch:
+    video = in_parts(cut, batch['video']) if cut else batch['video']
+    return {**batch, **put({'video': video, 'label': batch['label']})}
+
+  return place
+
+
+def in_parts(change: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> np.ndarray:
+  """Returns what `change` makes of a batch, computed clip by clip by a thread per core."""
+  with ThreadPoolExecutor(min(cores(), len(clips))) as threads:
+    parts = threads.map(change, np.split(clips, len(clips)))
+    first = next(parts)
+    result = np.empty((len(clips), *first.shape[1:]), first.dtype)
+    result[:1] = first
+    for row, part in enumerate(parts, 1):
+      result[row] = part[0]
+  return result

@@ -165,13 +165,15 @@ class ViViT(nn.Module):
 
     Args:
       video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
+        Or what `tokenizer.cut` makes of it.
       train: dropout and stochastic depth act, drawing from the `dropout` generator.
 
     Raises:
       InputError: another type or shape, as soon as the program is traced.
     """
     config = self.config
-    check_video(config, video)
+    if video.ndim != 4 or video.shape[-1] != 3 * math.prod(config.patch):
+      check_video(config, video)
     x = Tokenizer(config, name='tokenizer')(video)
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers

@@ -15,10 +15,9 @@ from jax.sharding import Mesh
 from vivit_jax.checkpoint.manager import Checkpoints
 from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning, write_snapshot
 from vivit_jax.config.schema import Config, Train
-from vivit_jax.data.batches import Batch
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.pipeline import placing, train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
@@ -38,7 +37,7 @@ from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import Step, compile_forward, compile_step
+from vivit_jax.train.step import Step, compile_forward, compile_step, host_cut
 from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.train.writers import Writer, check_installed, open_trackers
@@ -288,13 +287,10 @@ def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
   """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
-
-  def place(batch: Batch) -> Batch:
-    on_devices = shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
-    return {**on_devices, 'failures': batch['failures']}
-
+  cut = host_cut(config, mesh.devices.flat[0].device_kind)
+  place = placing(functools.partial(shard_batch, mesh), cut)
   rows = host_rows(mesh, config.train.batch_size)
   batches = train_batches(data, config, start_step=start, stop_step=steps, rows=rows, place=place)
   for batch in batches:
-    failures.add(batch.pop('failures'))
-    yield batch
+    failures.add(batch['failures'])
+    yield {name: batch[name] for name in ('video', 'label')}

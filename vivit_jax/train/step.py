@@ -23,6 +23,7 @@ from vivit_jax.distributed.sharding import (
 )
 from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
+from vivit_jax.model.tokenizer import cut, cut_by_host
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train import losses
@@ -52,7 +53,8 @@ def train_step(
 
   Args:
     state: before the update.
-    batch: `video` uint8 [B, F, H, W, 3]; `label` int32 [B, heads], or multi-hot [B, C].
+    batch: `video` uint8 [B, F, H, W, 3], or cut (see `host_cut`); `label` int32 [B, heads], or
+      multi-hot [B, C].
     config: task, regularisers and seed.
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
@@ -68,7 +70,7 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, normalize_pixels(video, clip.mean, clip.std), key)
+    logits = apply(model, params, _values(video, clip), key)
     return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
@@ -100,6 +102,20 @@ def train_step(
   }
   # The step counts on whatever its numbers were, so that data and random numbers go on.
   return dataclasses.replace(state, step=state.step + 1), metrics
+
+
+def _values(video: Array, clip: Clip) -> Array:
+  """Returns the values of pixels of a video, or of its patches."""
+  pixels = video if video.ndim == 5 else video.reshape(*video.shape[:3], -1, 3)
+  return normalize_pixels(pixels, clip.mean, clip.std).reshape(video.shape)
+
+
+def host_cut(config: Config, device: str) -> Callable[[Any], Any] | None:
+  """Returns how the host cuts videos for a step on this kind of device; None: they stay whole."""
+  whole = config.mix.mixup or config.mix.cutmix  # which blend pictures
+  if whole or not cut_by_host(config.model, device):
+    return None
+  return functools.partial(cut, patch=config.model.patch)
 
 
 def _split_as_params(gradient: Gradient) -> Gradient:

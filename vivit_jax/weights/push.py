@@ -113,6 +113,8 @@ def _one_line(repository: str, state: str) -> Iterator[None]:
   except CheckpointError:
     raise
   except Exception as error:
+    cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of a failed upload
+    error = cause if isinstance(cause, Exception) else error
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     if status in (401, 403):
