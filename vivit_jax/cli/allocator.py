@@ -17,8 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LIBRARY = 'libmimalloc.so'
+MEMORY = (
+  os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30 + 1
+)  # of the machine, in GiB
 SETTINGS = {
   'MIMALLOC_PURGE_DELAY': '-1',  # what is free stays
+  # Addresses, not memory: larger blocks than this would be mappings of their own.
+  'MIMALLOC_ARENA_RESERVE': f'{MEMORY}GiB',
+  'MIMALLOC_ARENA_EAGER_COMMIT': '0',
   # Clearing pages of 2 MB that are used in part takes longer than the faults that they save.
   'MIMALLOC_ALLOW_THP': '0',
 }
