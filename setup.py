@@ -8,17 +8,36 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'vivit_jax/__init__.py').read_text())[1]
+REPOSITORY = 'https://github.com/vivit-jax/vivit_jax'
+
+
+def long_description() -> str:
+  """Returns the README with links and pictures that work outside of the repository."""
+  text = (ROOT / 'README.md').read_text()
+  text = re.sub(r'!\[([^]]*)\]\((?!\w+:)([^)]+)\)', rf'![\1]({REPOSITORY}/raw/main/\2)', text)
+  return re.sub(r'\]\((?!\w+:|#)([^)]+)\)', rf']({REPOSITORY}/blob/main/\1)', text)
+
 
 setup(
   name='vivit_jax',
   version=VERSION,
   description='Video Vision Transformers (ViViT) in JAX: all four models, trainer and data path',
-  long_description=(ROOT / 'README.md').read_text(),
+  long_description=long_description(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
+  license_files=['LICENSE'],
+  url=REPOSITORY,
+  project_urls={
+    'Documentation': f'{REPOSITORY}/tree/main/docs',
+    'Changes': f'{REPOSITORY}/blob/main/CHANGELOG.md',
+    'Issues': f'{REPOSITORY}/issues',
+  },
+  keywords=['ViViT', 'video', 'transformer', 'action recognition', 'JAX', 'Flax'],
   python_requires='>=3.11',
-  packages=find_packages(include=['vivit_jax', 'vivit_jax.*']),
+  packages=[*find_packages(include=['vivit_jax', 'vivit_jax.*']), 'vivit_jax.configs'],
+  package_dir={'vivit_jax.configs': 'configs'},  # recipes stay at the top of the repository
   package_data={
+    'vivit_jax': ['py.typed'],
     'vivit_jax.evaluate': ['page.html', 'style.css'],
     'vivit_jax.inference': ['*.html', '*.js'],
   },
@@ -40,6 +59,7 @@ setup(
     'opencv-python-headless>=4.10',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.31',
+    'pillow>=10.0',  # of matplotlib too
     'protobuf>=5.0',
     'safetensors>=0.5',
     'scikit-learn>=1.5',
@@ -57,8 +77,10 @@ setup(
       'google-crc32c>=1.6',
       'huggingface_hub>=1.0',
     ],
-    'export': ['onnx>=1.19', 'onnxruntime>=1.23'],
+    'export': ['flatbuffers>=24.3', 'onnx>=1.19', 'onnxruntime>=1.23'],
     'parquet': ['pyarrow>=21.0'],
+    'wandb': ['wandb>=0.19'],
+    'mlflow': ['mlflow-skinny>=3.7', 'SQLAlchemy>=2.0', 'alembic>=1.13'],
     'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],
     'test': [
       'gcsfs>=2026.4.0',
@@ -67,6 +89,7 @@ setup(
       'scikit-video>=1.1.11',
       'beartype>=0.20.2',
       'chex>=0.1.91',
+      'flatbuffers>=24.3',
       'mypy>=1.15',
       'onnx>=1.19',
       'onnxruntime>=1.23',
@@ -79,8 +102,12 @@ setup(
   },
   entry_points={'console_scripts': ['vivit=vivit_jax.cli.main:entry']},
   classifiers=[
+    'Development Status :: 4 - Beta',
+    'Intended Audience :: Science/Research',
+    'Operating System :: POSIX :: Linux',
     'Programming Language :: Python :: 3.11',
     'Programming Language :: Python :: 3.12',
     'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
   ],
 )

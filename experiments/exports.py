@@ -96,7 +96,7 @@ def main() -> None:
   size, pixels = sys.argv[1], int(sys.argv[2])
   lines = []
   for attention in sys.argv[3:] or MODELS:
-    for pooling in ('cls', 'mean'):
+    for pooling in ('cls', 'mean') if attention in MODELS[:2] else ('mean',):  # see check_model
       lines.append(line(size, pixels, attention, pooling))
       print(lines[-1], flush=True)
   head = ('model', 'batch 1', 'batch 3', 'any', 'MB', 'onnxruntime s', 'JAX s')

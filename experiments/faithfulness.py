@@ -24,10 +24,10 @@ from vivit_jax.data.moving_digits import digit_videos, ensure, opacity
 from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.files import write_json
 from vivit_jax.inference.attention_maps import gradient, rollout
+from vivit_jax.inference.predict import experiment, make_protocol, unlabelled
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import apply
-from vivit_jax.predict import experiment, make_protocol, unlabelled
 from vivit_jax.weights.pretrained import Pretrained, load_run
 
 MODELS = (
@@ -61,7 +61,7 @@ def measure(pretrained: Pretrained, workdir: Path, clips: int) -> Curves:
     video = Video(str(root / 'test' / f'{k:05d}.mp4'), None, None, ())
     pixels = read_view(unlabelled([video]), 0, experiment(pretrained.source, protocol))
     clip = jnp.asarray(pixels[None])
-    values = normalize_pixels(clip, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(clip, protocol.mean, protocol.std, protocol.channels)
     digit = _digit(opacity(sample), protocol.clip, pretrained)
     label = int(programs['logits'](values)[0].argmax())
     maps = {

@@ -31,9 +31,11 @@ def main() -> None:
   add('--attention', default='factorised_encoder')
   add('--batch', type=int, default=16, help='clips of all devices (%(default)s)')
   add('--frames', type=int, default=32)
+  add('--pixels', type=int, default=224, help='height and width (%(default)s)')
   add('--layers', type=int, help='instead of those of the size')
   add('--temporal-layers', type=int, help='4, and 24 for L')
   add('--dtype', default='bfloat16')
+  add('--gradient-dtype', default=Model.gradient_dtype, help='of sums over devices (%(default)s)')
   add('--remat', default='auto')
   add('--scan', action='store_true')
   add('--attention-kernel', default='auto')
@@ -79,6 +81,7 @@ def experiment(options: argparse.Namespace) -> Config:
     temporal_layers=temporal if temporal is not None else (24 if options.size == 'L' else 4),
     pooling='mean' if grid else 'cls',
     dtype=options.dtype,
+    gradient_dtype=options.gradient_dtype,
     remat=options.remat,
     scan=options.scan,
     attention_kernel=options.attention_kernel,
@@ -87,7 +90,7 @@ def experiment(options: argparse.Namespace) -> Config:
   config = Config(
     task=Task(classes=(400,)),
     model=model,
-    clip=Clip(frames=options.frames),
+    clip=Clip(frames=options.frames, height=options.pixels, width=options.pixels),
     train=Train(batch_size=options.batch),
     evaluate=Evaluate(batch_size=options.batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),

@@ -175,7 +175,7 @@ def evaluate(workdir: Path, test: Test) -> Row:
   temporal, spatial = test.views or (config.evaluate.temporal_views, config.evaluate.spatial_views)
   protocol = dataclasses.replace(config.evaluate, temporal_views=temporal, spatial_views=spatial)
   data = open_split(config, test.split)
-  forward = compile_forward(build(config), make_mesh(None))
+  forward = compile_forward(build(config), make_mesh(None), config.clip)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   params = load_run(workdir).params
   return compute(

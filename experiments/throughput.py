@@ -4,9 +4,11 @@
 # Run from the repository root, on a machine that does nothing else:
 #   python experiments/throughput.py
 #   LD_PRELOAD=libtcmalloc_minimal.so.4 python experiments/throughput.py    (all get its allocator)
-#   python experiments/throughput.py --pixels=224 --batch=16 --dtype=bfloat16    (on one GPU)
-# torch, transformers and vit-pytorch may live in another environment: --torch-python=PYTHON. The
-# programs of a model have to fit into memory together.
+# On one GPU, beside the least time that the compiled step could take (needs vivit_jax[plan]):
+#   python experiments/throughput.py --pixels=224 --batch=16 --dtype=bfloat16 --roofline=h100
+# There PyTorch's programs run under torch.compile and flash attention. torch, transformers and
+# vit-pytorch may live in another environment: --torch-python=PYTHON. The programs of a model have
+# to fit into memory together.
 
 import argparse
 import dataclasses
@@ -25,8 +27,10 @@ from tqdm import tqdm
 from contestant import Contest
 from markdown_table import markdown
 from throughput_jax import experiment
+from vivit_jax.config.schema import Model
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
+from vivit_jax.plan.targets import TARGETS
 
 HERE = Path(__file__).parent
 # Programs that do the same work, ours first; the others are compared with it.
@@ -128,6 +132,35 @@ def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[s
   return rows
 
 
+def least(contest: Contest, target: str) -> dict[str, Any]:
+  """Returns a row with the least time of our step on a device, which need not be there."""
+  arguments = {
+    'target': target, 'size': contest.size, 'attention': contest.attention, 'batch': contest.batch,
+    'frames': contest.frames, 'pixels': contest.pixels, 'dtype': contest.dtype,
+    'temporal-layers': Model.temporal_layers,
+  }  # fmt: skip
+  done = subprocess.run(
+    [sys.executable, str(HERE / 'roofline.py'), '--json']
+    + [f'--{name}={value}' for name, value in arguments.items()],
+    stdout=subprocess.PIPE,
+    env={**os.environ, 'PYTHONPATH': '.'},
+    cwd=HERE.parent,
+    text=True,
+    check=True,
+  )
+  found = json.loads(done.stdout)
+  return {
+    'model': contest.attention,
+    'program': f'least on {target}',
+    'seconds_per_clip': found['milliseconds'] / 1000 / contest.batch,
+    'times_ours': 0.0,
+    'of_matrix_peak': found['percent_of_peak'] / 100,
+    'peak_bytes': found['temporary_bytes'],
+    'first_step_seconds': found['compiled_seconds'],
+    'matrix_flops_per_second': TARGETS[target].flops,
+  }
+
+
 def table(rows: list[dict[str, Any]]) -> str:
   """Returns the rows for reading."""
   head = ('model', 'program', 's/clip', 'x ours', '% of matrix peak', 'peak GB', 'first step s')
@@ -147,7 +180,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  """Prints the table and writes results/throughput.json."""
+  """Prints the table and writes it as JSON."""
   parser = argparse.ArgumentParser(description=__doc__)
   defaults = Contest('', '')
   parser.add_argument('--size', default=defaults.size, choices=('Ti', 'S', 'B', 'L'))
@@ -158,8 +191,10 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5, help='turns of each program (%(default)s)')
   parser.add_argument('--steps', type=int, default=1, help='of a turn (%(default)s)')
   parser.add_argument('--programs', help='of those that a model has; all of them by default')
+  parser.add_argument('--roofline', choices=TARGETS, help='the device that this is, or is to be')
   parser.add_argument('--torch-python', default=sys.executable, metavar='PYTHON')
   parser.add_argument('--hardware', default=platform.processor() or platform.machine())
+  parser.add_argument('--output', type=Path, default=HERE / 'results' / 'throughput.json')
   options = parser.parse_args()
   shape = {n: getattr(options, n) for n in ('size', 'frames', 'pixels', 'batch', 'dtype')}
   rows: list[dict[str, Any]] = []
@@ -167,9 +202,13 @@ def main() -> None:
     wanted = options.programs.split(',') if options.programs else GROUPS[attention]
     chosen = [name for name in GROUPS[attention] if name in wanted]
     rows += compare([Contest(name, attention, **shape) for name in chosen], options)
+    if options.roofline:
+      ours = rows[-len(chosen)]
+      row = least(Contest('ours', attention, **shape), options.roofline)
+      rows.append({**row, 'times_ours': row['seconds_per_clip'] / ours['seconds_per_clip']})
     print(table(rows), flush=True)
   about = {**shape, 'hardware': options.hardware, 'date': time.strftime('%Y-%m-%d'), 'rows': rows}
-  (HERE / 'results' / 'throughput.json').write_text(json.dumps(about, indent=1) + '\n')
+  options.output.write_text(json.dumps(about, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -60,6 +60,7 @@ def vit_pytorch(contest: Contest) -> torch.nn.Module:
     mlp_dim=size.mlp_dim,
     pool='cls' if encoder else 'mean',
     variant='factorized_encoder' if encoder else 'factorized_self_attention',
+    use_flash_attn=True,
   )
 
   class Logits(torch.nn.Module):

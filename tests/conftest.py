@@ -25,8 +25,10 @@ from jax.experimental.compilation_cache import compilation_cache
 # Its asserts explain themselves, as those of tests do.
 pytest.register_assert_rewrite('support')
 
-# Run by a script in the background, tests and the commands that they interrupt would be deaf to it.
+# Run by a script in the background or under nohup, tests and the commands that they interrupt would
+# be deaf to these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # What `pytest -m quick` runs: files and single tests of every folder that need no whole run.

@@ -1,14 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video Vision Transformers (ViViT, Arnab et al., ICCV 2021) in JAX."""
+"""Video Vision Transformers (ViViT, Arnab et al., ICCV 2021) in JAX.
 
-from pathlib import Path
-from typing import Any
+    import vivit_jax as vivit
+
+    model = vivit.load('runs/mine')
+    model.predict('clip.mp4')
+
+Everything is imported on first use, so that `import vivit_jax` and `vivit --help` are quick.
+"""
+
+import importlib
+import types
+
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this
+
+if TYPE_CHECKING:
+  from vivit_jax.api.model import Model, load
+  from vivit_jax.api.results import Attention, Features, Timeline
+  from vivit_jax.api.run import Run, train
+  from vivit_jax.config.schema import Config
+  from vivit_jax.errors import UserError
+  from vivit_jax.evaluate.predictions import Prediction
+  from vivit_jax.inference.segments import Segment
+  from vivit_jax.weights.pretrained import load_pretrained as load_pretrained
 
 __version__ = '0.1.0'
+__all__ = [
+  'Attention', 'Config', 'Features', 'Model', 'Prediction', 'Run', 'Segment', 'Timeline',
+  'UserError', 'load', 'train',
+]  # fmt: skip
+
+_HOMES = {
+  'Attention': 'api.results',
+  'Config': 'config.schema',
+  'Features': 'api.results',
+  'Model': 'api.model',
+  'Prediction': 'evaluate.predictions',
+  'Run': 'api.run',
+  'Segment': 'inference.segments',
+  'Timeline': 'api.results',
+  'UserError': 'errors',
+  'load': 'api.model',
+  'load_pretrained': 'weights.pretrained',
+}
 
 
-def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Any:
-  """See `pretrained.load_pretrained`, which this calls; imported late, so that --help is quick."""
-  from vivit_jax.weights import pretrained
+class _TrainPackage(types.ModuleType):
+  """The folder `train`, called as the function of the same name."""
 
-  return pretrained.load_pretrained(path, sha256, **hints)
+  def __call__(self, *arguments: object, **keywords: object) -> object:
+    """See `api.run.train`."""
+    return importlib.import_module('vivit_jax.api.run').train(*arguments, **keywords)
+
+
+# The first import of something in it would put the folder into the place of a function.
+importlib.import_module('vivit_jax.train').__class__ = _TrainPackage
+
+if not TYPE_CHECKING:  # or every misspelt name would have a type
+
+  def __getattr__(name):
+    if name not in _HOMES:
+      raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_HOMES[name]}'), name)
+
+  def __dir__():
+    return sorted({*globals(), *_HOMES, 'train'})

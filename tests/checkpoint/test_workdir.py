@@ -87,6 +87,7 @@ FREE_CHANGES = [
   {'model': {'scan': True}},
   {'model': {'remat': 'block'}},
   {'model': {'attention_kernel': 'blockwise'}},
+  {'model': {'gradient_dtype': 'bfloat16'}},
   {'data': {'decode_timeout_seconds': 5.0}},
   {'faults': {'hang_timeout_seconds': 5.0}},
 ]

@@ -221,18 +221,20 @@ HELP = {
     '--workdir',
     '--config',
     '--config.SECTION.NAME=VALUE',
-    'vivit train --config=configs/',
+    'vivit train --config=',
   ],
   'evaluate': ['--workdir', '--step', '--views', '--split', 'vivit evaluate --workdir=runs/'],
-  'inspect': ['--config', '--json', 'vivit inspect --config=configs/'],
+  'inspect': ['--config', '--json', 'vivit inspect --config='],
+  'configs': ['copy NAME', 'vivit configs copy '],
   'convert': ['SOURCE', 'TARGET', '--to', 'vivit convert '],
   'predict': ['VIDEO', '--checkpoint', '--views', 'vivit predict '],
   'features': ['CHECKPOINT', '--level', '--window', '--hop', '--to', 'vivit features '],
   'explain': ['CHECKPOINT', '--class', '--output', 'vivit explain '],
   'timeline': ['CHECKPOINT', '--hop', '--json', '--csv', '--html', 'vivit timeline '],
   'export': ['CHECKPOINT', 'TARGET', '--to', '--batch', '--input', 'vivit export '],
+  'push': ['--workdir', 'OWNER/NAME', '--private', '--license', '--update', 'vivit push '],
   'serve': ['CHECKPOINT', '--port', 'vivit serve '],
-  'plan': ['--topology', '--device-memory', '--devices', '--json', 'vivit plan --config=configs/'],
+  'plan': ['--topology', '--device-memory', '--devices', '--json', 'vivit plan --config='],
 }
 
 

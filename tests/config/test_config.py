@@ -66,7 +66,7 @@ def test_whole_numbers_are_good_floats():
     (
       {'clip': 3},
       'config.clip=3 is not a section; set one of frames, stride, stride_seconds, sampling, '
-      'height, width in it',
+      'height, width, mean, std, resize, interpolation in it',
     ),
     # Types.
     (
@@ -97,7 +97,8 @@ def test_whole_numbers_are_good_floats():
     ),
     (
       {'model': {'pooling': 'gap'}},
-      "config.model.pooling='gap' is not a choice; choose from 'cls', 'mean'",
+      "config.model.pooling='gap' is not a choice; choose from 'cls', 'shared_cls', 'mean', "
+      "'attention', 'attention_block', 'none'",
     ),
     (
       {'model': {'scan': False, 'remat': None}},

@@ -161,7 +161,7 @@ def test_several_overrides_and_the_last_wins(plain):
     (
       '--config.clip=3',
       'config.clip is a section; set one of frames, stride, stride_seconds, sampling, height, '
-      'width',
+      'width, mean, std, resize, interpolation',
     ),
     (
       '--config.model.scan',
@@ -205,7 +205,7 @@ def test_refused_override(plain, override, message):
 
 @pytest.mark.parametrize('arguments', [[], ['--config='], ['--config=a.py', '--config=b.py']])
 def test_exactly_one_file(arguments):
-  message = 'give exactly one --config=FILE, e.g. --config=configs/moving_digits.py'
+  message = 'give exactly one --config=FILE or recipe, e.g. --config=moving_digits'
   assert message_of(*arguments) == message
 
 
@@ -315,7 +315,8 @@ def test_variant(size, attention):
   assert model.patch == (4, 14, 14)
   assert model.attention == attention
   grid = attention in ('factorised_self_attention', 'factorised_dot_product')
-  assert model.pooling == ('mean' if grid else 'cls')
+  by_patch = attention == 'factorised_encoder_by_patch'  # whose mean would lose all motion
+  assert model.pooling == ('attention' if by_patch else 'mean' if grid else 'cls')
   assert {name: model[name] for name in ('layers', 'width', 'mlp_dim', 'heads')} == (
     dataclasses.asdict(SIZES[size])
   )

@@ -59,7 +59,7 @@ def test_folders_of_splits_and_classes(tmp_path, place, capsys):
   assert ['train', '3', '0', 'label', '2', '-'] in table
   assert ['validation', '1', '0', 'label', '2', '1:', 'high', 'jump,', 'long'] in table
   assert '1 videos outside of train, validation and test are left out' in out
-  assert f'--config=configs/finetune.py --config.data.root={tmp_path} ' in out
+  assert f'--config=finetune --config.data.root={tmp_path} ' in out
   manifest = read_manifest(tmp_path, 'train', Task(classes=()))
   with manifest.open(2) as reader:
     assert reader.frames == 12
@@ -78,7 +78,7 @@ def test_a_fine_tune_is_two_commands_and_knows_its_classes(tmp_path, place, caps
   manifest = open_split(config, 'train')
   assert results['videos'] + len(manifest.videos) == 12
   # The data has no test videos: whoever asks for them is not given others.
-  assert 'no test.csv, so this evaluates its validation videos' in capsys.readouterr().err
+  assert 'no test split, so this evaluates its validation videos' in capsys.readouterr().err
   assert main(['evaluate', f'--workdir={workdir}', '--split=test', '--views=1x1']) == 2
   said = capsys.readouterr().err
   assert f'{data}/test.csv does not exist: {data} has train.csv and validation.csv\n' in said

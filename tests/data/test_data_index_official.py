@@ -211,9 +211,9 @@ def test_a_whole_data_set_is_trained_by_its_own_recipe(copy, capsys):
   (data / 'ucfTrainTestlist/classInd.txt').write_text(lines)
   index(data)
   command = capsys.readouterr().out.splitlines()[-1]
-  assert command.startswith(f'vivit train --config=configs/ucf101.py --config.data.root={data} ')
+  assert command.startswith(f'vivit train --config=ucf101 --config.data.root={data} ')
   for recipe in RECIPES.values():
-    assert (ROOT / 'configs' / recipe).is_file()
+    assert (ROOT / 'configs' / f'{recipe}.py').is_file()
 
 
 @pytest.mark.parametrize('name', official.COPIES)

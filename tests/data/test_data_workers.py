@@ -16,10 +16,13 @@ import pytest
 from support.bad_contents import Bad
 from support.streams import assert_equal, gone, worker_pids
 from support.videos import config, write_dataset
+from vivit_jax.data import pool
 from vivit_jax.data.bench import Files, delayed
 from vivit_jax.data.buffers import Buffers
+from vivit_jax.data.decoders import automatic
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.pipeline import evaluation_batches, train_batches
+from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import shard_batch
 from vivit_jax.errors import DataError
@@ -227,3 +230,70 @@ def test_a_closed_stream_leaves_no_file_open(root):
   files = set(os.listdir('/proc/self/fd'))
   batches(root, 2, stop=2)
   assert set(os.listdir('/proc/self/fd')) == files
+
+
+def test_two_batches_are_placed_ahead_in_their_order(root):
+  reference = batches(root, 0, stop=6)
+  settings, placed = config(workers=1), []
+
+  def place(batch):
+    placed.append(batch['id'][0])
+    return {**batch, 'placed': True}
+
+  stream = train_batches(
+    manifest_of(root, settings), settings, start_step=0, stop_step=6, rows=range(4), place=place
+  )
+  found = []
+  for k, batch in enumerate(stream):
+    assert batch.pop('placed')
+    found.append(batch)
+    assert k < len(placed) <= k + 3
+    deadline = time.monotonic() + 20
+    while len(placed) < min(6, k + 3):  # though nobody asks for them
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+  assert_equal(found, reference)
+
+
+def test_what_placing_raises_ends_the_stream(root):
+  settings = config(workers=0)
+
+  def place(batch):
+    raise RuntimeError('no such device')
+
+  stream = train_batches(
+    manifest_of(root, settings), settings, start_step=0, stop_step=3, rows=range(4), place=place
+  )
+  with pytest.raises(RuntimeError, match='no such device'):
+    list(stream)
+
+
+@pytest.mark.parametrize(
+  'cores, quota, neighbors, videos, expected',
+  [
+    (1, 'max 100000', 1, 100, 0),
+    (2, 'max 100000', 1, 100, 1),
+    (64, 'max 100000', 1, 1000, 63),
+    (64, 'max 100000', 1, 5, 5),
+    (64, 'max 100000', 8, 1000, 7),
+    (2, 'max 100000', 2, 100, 0),
+    (64, '350000 100000', 1, 1000, 3),
+  ],
+)
+def test_processes_by_default(monkeypatch, tmp_path, cores, quota, neighbors, videos, expected):
+  file = tmp_path / 'cpu.max'
+  file.write_text(quota + '\n')
+  monkeypatch.setattr(pool, 'QUOTA', file)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)))
+  monkeypatch.setattr(hosts, 'joined', hosts.Cluster(None, 0, neighbors, neighbors))
+  assert automatic(videos) == expected
+
+
+def test_who_sets_nothing_gets_processes_and_the_same_batches(root, monkeypatch):
+  settings = config(workers=None)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1})
+  manifest = manifest_of(root, settings)
+  stream = train_batches(manifest, settings, start_step=0, stop_step=3, rows=range(4))
+  found = [next(stream)]
+  assert len(worker_pids(os.getpid())) == 1
+  assert_equal([*found, *stream], batches(root, 0))

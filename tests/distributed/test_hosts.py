@@ -86,6 +86,7 @@ def test_values_reach_those_they_are_meant_for(found):
   first, second = (one['conversation'] for one in found)
   assert first['broadcast'] == second['broadcast'] == {'a': 0}
   assert (first['gather_to_first'], second['gather_to_first']) == ([0, 10], [])
+  assert first['neighbors'] == second['neighbors'] == 2
   messages, again = first['collected']
   assert sorted(messages) == [[1, number] for number in range(12)]
   assert again == []

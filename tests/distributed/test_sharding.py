@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a batch over devices: whole, in their order, and back."""
 
+import mmap
+
 import jax
 import numpy as np
 import pytest
@@ -38,6 +40,14 @@ def test_each_device_has_neighbouring_rows():
   put = shard_batch(mesh, np.arange(16))
   found = {shard.device.id: np.asarray(shard.data).tolist() for shard in put.addressable_shards}
   assert found == {k: [2 * k, 2 * k + 1] for k in range(8)}
+
+
+def test_rows_go_to_the_devices_without_a_copy_on_the_host():
+  rows = np.frombuffer(mmap.mmap(-1, 16 * 64 * 3 * 64), np.uint8).reshape(16, 2, 8, 4 * 64, 3)
+  put = shard_batch(make_mesh(None), rows)
+  for shard in put.addressable_shards:  # virtual devices look at the host's own memory
+    first = rows[shard.index[0].start :].__array_interface__['data'][0]
+    assert shard.data.unsafe_buffer_pointer() == first
 
 
 def test_what_every_device_holds_comes_back_once():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report's files: complete, self-contained, escaped, and drawable at 1 to 400 classes."""
 
+import dataclasses
 import io
 import json
 import re
@@ -12,8 +13,9 @@ from matplotlib.image import imread
 
 from vivit_jax.config.schema import Evaluate, Task
 from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.classes import ClassScore
 from vivit_jax.evaluate.metrics import Mistake, compute, most_confident_mistakes, most_confused
-from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
+from vivit_jax.evaluate.plots import draw_classes, draw_confusion, draw_curves, draw_strip
 from vivit_jax.evaluate.ranks import hits
 from vivit_jax.evaluate.report import ShownMistake, write_report
 
@@ -83,7 +85,10 @@ def write(folder, predictions, task, names, **changes):
 
 def test_report_is_complete_and_self_contained(rng, tmp_path):
   path, results = write(tmp_path / 'a' / 'b', predict(rng, ACTION), ACTION, NAMES)
-  expected = ['confusion_noun_x.png', 'confusion_verb.png', 'curves.png', 'report.html']
+  expected = [
+    *('classes_noun_x.png', 'classes_verb.png', 'confusion_noun_x.png', 'confusion_verb.png'),
+    *('curves.png', 'report.html'),
+  ]
   assert sorted(p.name for p in path.parent.iterdir()) == [*expected, 'report.json']
   for picture in path.parent.glob('*.png'):
     assert imread(picture).shape[0] > 200
@@ -148,6 +153,36 @@ def test_confusion_matrices_of_any_size_are_readable(classes):
   assert 300 < min(picture.shape[:2]) <= max(picture.shape[:2]) < 1500
   blue = (picture[..., 2] - picture[..., 0]) > 0.2
   assert blue.any()
+
+
+def test_classes_are_counted_and_sorted(rng, tmp_path):
+  labels = np.array([0, 0, 0, 1, 3, 3])
+  predicted = np.array([0, 1, 0, 1, 0, 2])  # of 'cow' there is no video
+  task, names = Task(heads=('noun',), classes=(4,)), {'noun': ('cat', HOSTILE, 'cow', 'hen')}
+  found = predict(rng, task, videos=6)
+  found = dataclasses.replace(found, logit_sums=np.eye(4)[predicted], labels=labels[:, None])
+  path, results = write(tmp_path, found, task, names)
+  assert results['tasks']['noun']['class_top1'] == pytest.approx((2 / 3 + 1 + 0) / 3)
+  assert json.loads((tmp_path / 'report.json').read_text())['classes'] == {
+    'noun': [
+      {'class': HOSTILE, 'videos': 1, 'top1': 1.0},
+      {'class': 'cat', 'videos': 3, 'top1': pytest.approx(2 / 3)},
+      {'class': 'hen', 'videos': 2, 'top1': 0.0},
+      {'class': 'cow', 'videos': 0, 'top1': None},
+    ]
+  }
+  text = Page(path.read_text()).text
+  assert 'Every class of noun' in text
+  assert text.index('cat366.7 %') < text.index('hen20.0 %') < text.index('cow0n/a')
+
+
+@pytest.mark.parametrize('count', [0, 1, 40, 700])
+def test_scores_of_any_number_of_classes_are_readable(rng, count):
+  scores = sorted(rng.random(count), reverse=True)
+  rows = [ClassScore(f'$class^{{ {k}', k, float(score)) for k, score in enumerate(scores)]
+  picture = imread(io.BytesIO(draw_classes([*rows, ClassScore('none', 0, None)], 'top-1')))
+  assert picture.shape[0] > 150
+  assert picture.shape[1] < 1500
 
 
 def test_most_confused_pairs_leave_out_the_diagonal():

@@ -13,14 +13,15 @@ from flax import traverse_util
 
 from support.videos import write_video
 from support.views import read_views
+from vivit_jax.config.clip import of_range
 from vivit_jax.config.schema import Model, Task
 from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Video
 from vivit_jax.errors import CheckpointError, ConfigError, DataError
 from vivit_jax.evaluate.predictions import as_json, as_table
+from vivit_jax.inference.predict import make_protocol, predict, run
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights import pretrained as module
 from vivit_jax.weights.pretrained import load_pretrained
@@ -104,13 +105,14 @@ def test_one_program_is_compiled_for_all_videos(tmp_path, checkpoint):
 
 def test_value_range_and_channel_order_are_those_of_the_weights(tmp_path, rng):
   low, high = (0.0, -1.0, -2.0), (1.0, 3.0, 2.5)
+  mean, std = of_range(low, high)
   file = write_checkpoint(
-    tmp_path / 'x.safetensors', rng, Task(classes=(3,)), low=low, high=high, channels='bgr'
+    tmp_path / 'x.safetensors', rng, Task(classes=(3,)), mean=mean, std=std, channels='bgr'
   )
   pixels = np.zeros((1, 1, 1, 2, 3), np.uint8)
   pixels[..., 1, :] = 255
   pixels[..., 0, 0] = 51  # a little red, which comes last
-  values = np.asarray(normalize_pixels(jnp.asarray(pixels), low, high, 'bgr'))
+  values = np.asarray(normalize_pixels(jnp.asarray(pixels), mean, std, 'bgr'))
   np.testing.assert_allclose(values[0, 0, 0], [(0.0, -1.0, -2.0 + 4.5 / 5), high], rtol=1e-6)
   assert values.dtype == np.float32
   video = write_video(tmp_path / 'x.mp4', 20)
@@ -164,7 +166,7 @@ def test_what_cannot_be_predicted_with_is_said_in_one_line(checkpoint):
   with pytest.raises(CheckpointError, match='no classifier'):
     make_protocol(dataclasses.replace(source, task=None))
   with pytest.raises(CheckpointError, match='value range'):
-    make_protocol(dataclasses.replace(source, preprocessing=Preprocessing(low=None, high=None)))
+    make_protocol(dataclasses.replace(source, preprocessing=Preprocessing(mean=None, std=None)))
   for wrong in ({'temporal_views': 0}, {'spatial_views': 0}, {'stride': 0}):
     with pytest.raises(ConfigError, match='at least 1'):
       make_protocol(source, **wrong)

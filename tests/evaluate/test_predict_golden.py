@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from golden import make
-from vivit_jax import predict
 from vivit_jax.data import examples
 from vivit_jax.data.video import frames, reader
+from vivit_jax.inference import predict
 from vivit_jax.weights import pretrained
 
 EXPECTED = json.loads((make.FOLDER / make.EXPECTED).read_text())

@@ -25,8 +25,8 @@ from vivit_jax.data.video.lenient import LenientReader
 from vivit_jax.data.video.reader import DecodeError, VideoReader
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.predictions import as_table
+from vivit_jax.inference.predict import make_protocol, predict, run
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.predict import make_protocol, predict, run
 from vivit_jax.weights import export
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing, Source

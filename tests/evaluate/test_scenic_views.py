@@ -21,8 +21,8 @@ from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.examples import EvaluationVideos, read_view
 from vivit_jax.data.manifest import read_manifest
 from vivit_jax.data.video.sampling import evaluation_clips
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights import export
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.pretrained import load_run, write_run

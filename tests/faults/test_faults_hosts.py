@@ -148,6 +148,25 @@ def test_a_signal_to_one_host_stops_all_and_the_run_resumes(tmp_path):
 
 
 @pytest.mark.faults
+def test_hosts_stop_early_at_the_same_step(tmp_path):
+  # Nothing is learnt, so the first evaluation stays the best; only the first process has a log.
+  still = vivit(
+    tmp_path / 'run',
+    train__learning_rate=0.0,
+    train__evaluate_every=3,
+    train__patience=2,
+    data__balance='verb',
+  )
+  with Pair(still, still) as pair:
+    assert pair.wait() == (0, 0), pair.err
+  assert last_step(tmp_path / 'run') == 9
+  assert json.loads((tmp_path / 'run' / 'report.json').read_text())['stopped_early_at'] == 9
+  with Pair(still, still) as pair:  # which have nothing left to train
+    assert pair.wait() == (0, 0), pair.err
+  assert last_step(tmp_path / 'run') == 9
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize('lost', [0, 1])
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_ends_the_other_in_time(tmp_path, lost, how):

@@ -19,8 +19,8 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.moving_digits import DigitVideo, draw, encode
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
+from vivit_jax.inference.predict import make_protocol, predict
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights import export
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing, Source, grid, shapes
@@ -41,7 +41,7 @@ def describe(folder: Path = FOLDER) -> dict[str, Any]:
   protocol = make_protocol(pretrained.source)
   views, reading = read_views(pretrained.source, Video(str(folder / CLIP), None, None, ()))
   pixels = jnp.asarray(views)
-  values = np.asarray(normalize_pixels(pixels, protocol.low, protocol.high, protocol.channels))
+  values = np.asarray(normalize_pixels(pixels, protocol.mean, protocol.std, protocol.channels))
   with VideoReader(str(folder / CLIP)) as reader:
     indices = evaluation_clips(reader.times, protocol.clip, protocol.temporal_views)
   (prediction,) = predict(pretrained, [folder / CLIP])

@@ -33,7 +33,7 @@ def expected(export, video):
 @pytest.mark.parametrize('attention, pooling', VARIANTS)
 @pytest.mark.parametrize('uint8', [True, pytest.param(False, marks=pytest.mark.faults)])
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, attention, pooling, uint8):
-  sees = {'low': (0.0, -1.0, -2.0), 'high': (1.0, 3.0, 2.5), 'channels': 'bgr'}
+  sees = {'mean': (0.0, 0.25, 0.4), 'std': (1.0, 0.25, 0.2), 'channels': 'bgr'}
   export = make_export(pretrained(attention, pooling=pooling, sees=sees), uint8)
   assert onnx_export.write(export, tmp_path / 'x.onnx') < 1e-4
   assert [file.name for file in tmp_path.iterdir()] == ['x.onnx']
@@ -93,9 +93,9 @@ def test_metadata_tells_labels_clip_and_preprocessing(tmp_path):
   assert tuple(found['labels']) == LABELS
   assert (found['clip']['frames'], found['clip']['stride']) == (8, 3)
   assert found['preprocessing']['short_side'] == 40
-  assert found['preprocessing']['low'] == [-1.0, -1.0, -1.0]
+  assert found['preprocessing']['mean'] == [0.5, 0.5, 0.5]
   assert found['input']['type'] == 'float32'
-  assert 'high - low' in found['input']['values']
+  assert 'pixel / 255 - mean' in found['input']['values']
 
 
 @pytest.mark.parametrize('kind', ['onnx', 'stablehlo'])

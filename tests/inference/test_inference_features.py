@@ -27,9 +27,9 @@ from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.inference.clock import lay_windows
 from vivit_jax.inference.feature_files import Store, write_all
 from vivit_jax.inference.features import Extractor, open_stream
+from vivit_jax.inference.predict import experiment, make_protocol, unlabelled
 from vivit_jax.inference.stages import classify, represent
 from vivit_jax.inference.windows import batches, center_crop
-from vivit_jax.predict import experiment, make_protocol, unlabelled
 
 LEVELS = ('clip', 'frames', 'tokens')
 

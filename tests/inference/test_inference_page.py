@@ -15,7 +15,7 @@ from support.working_models import pretrained
 from vivit_jax.data.manifest import Video
 from vivit_jax.inference import web_page
 from vivit_jax.inference.export import make_export
-from vivit_jax.predict import predict
+from vivit_jax.inference.predict import predict
 
 pytestmark = pytest.mark.browser
 CLOSE = 0.02  # browsers and FFmpeg convert colors in their own ways: 0.008 was seen here

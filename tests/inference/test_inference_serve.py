@@ -25,8 +25,8 @@ from support.working_models import pretrained, save
 from vivit_jax.cli.main import main
 from vivit_jax.errors import DataError
 from vivit_jax.inference.answer import Answerer
+from vivit_jax.inference.predict import predict
 from vivit_jax.inference.serve import Sandbox, Server
-from vivit_jax.predict import predict
 
 
 @pytest.fixture(scope='module')

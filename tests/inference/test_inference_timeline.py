@@ -16,12 +16,12 @@ from vivit_jax.cli.main import main
 from vivit_jax.config.schema import SIZES, Clip, Model, Task
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.inference import timeline as module
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.segments import Segment, segments
 from vivit_jax.inference.timeline import Timeliner, can_reuse, compile_parts
 from vivit_jax.inference.timeline_page import Pictures, clock
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.vivit import ViViT, abstract_params
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Preprocessing, Source
 

@@ -13,17 +13,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vivit_jax.config.parse import check_model
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.choices import note, noting
 from vivit_jax.model.kernels import (
+  CAPPED,
   LONG,
   attend,
-  block_size,
   blockwise,
   check_kernel,
   choose,
   filled,
   plain,
 )
+from vivit_jax.model.partitioning import device_kind
 from vivit_jax.model.short import fits
+from vivit_jax.model.splash import block_size
 from vivit_jax.model.vivit import ViViT, abstract_params
 
 
@@ -100,6 +103,31 @@ def test_dropout_of_weights_needs_them():
     check_model(model, Config().clip)
 
 
+@pytest.mark.parametrize('kernel', [k for k in CAPPED if k != 'plain'])
+def test_kernels_that_cap_logits_have_the_gradients_of_plain(kernel, rng):
+  query, key, value = (10 * x for x in tensors(rng, 2, 37, 2, 8))
+
+  def gradients(kernel, cap):
+    loss = lambda *a: (attend(kernel, *a, cap=cap) * query).sum()  # noqa: E731
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(query, key, value))
+
+  found, expected = gradients(kernel, 5.0), gradients('plain', 5.0)
+  for one, two in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-4, atol=2e-4)
+  assert np.abs(gradients('plain', None)[1] - expected[1]).max() > 1e-1
+
+
+def test_auto_never_takes_a_kernel_that_cannot_cap_logits(rng):
+  shape = jax.ShapeDtypeStruct((8, 512, 2, 64), jnp.bfloat16)
+  for device in ('TPU v5 lite', 'NVIDIA H100 80GB HBM3'):
+    with jax.sharding.use_abstract_mesh(mesh(device)):
+      assert choose(shape, 512, None) not in CAPPED
+      assert choose(shape, 512, None, cap=50.0) == 'plain'
+      assert filled('auto', shape, False, cap=50.0) == 512
+  with pytest.raises(ConfigError, match="'short' cannot cap logits"):
+    attend('short', *tensors(rng, 8, 2, 8), cap=50.0)
+
+
 @pytest.mark.parametrize('devices', [1, 8])
 def test_splash_has_the_values_and_gradients_of_plain(devices, rng):
   arrays = tensors(rng, 4, 133, 2, 8)  # neither the kernel nor the mesh divides 133
@@ -120,6 +148,20 @@ def test_splash_has_the_values_and_gradients_of_plain(devices, rng):
     np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
 
 
+def test_splash_leaves_out_the_keys_behind_the_last_token(rng):
+  arrays = tensors(rng, 2, 128, 2, 8)
+  weight = jnp.asarray(rng.normal(size=(2, 101, 2, 8)), jnp.float32)
+
+  def gradients(kernel):
+    def loss(*arrays):
+      return (attend(kernel, *arrays, tokens=101)[:, :101] * weight).sum()
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*arrays)
+
+  for one, two in zip(*map(jax.tree.leaves, map(gradients, ('splash', 'plain'))), strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize('tokens', [13, 16])
 @pytest.mark.parametrize('lead', [(4,), (2, 2)])
 def test_short_has_the_values_and_gradients_of_plain(tokens, lead, rng):
@@ -137,12 +179,20 @@ def test_short_has_the_values_and_gradients_of_plain(tokens, lead, rng):
     np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize('attention', ['factorised_encoder', 'factorised_self_attention'])
-@pytest.mark.parametrize('epsilon', [1e-6, 0.0])
+@pytest.mark.parametrize(
+  ('kernel', 'attention', 'epsilon'),
+  [
+    ('short', 'factorised_encoder', 1e-6),
+    ('short', 'factorised_self_attention', 1e-6),
+    ('short', 'factorised_encoder', 0.0),
+    ('short', 'factorised_self_attention', 0.0),
+    ('splash', 'spatio_temporal', 0.0),
+  ],
+)
 def test_tokens_that_fill_a_stage_change_no_loss_or_gradient(
-  attention, epsilon, rng, random_params
+  kernel, attention, epsilon, rng, random_params
 ):
-  pooling = 'cls' if attention == 'factorised_encoder' else 'mean'
+  pooling = 'mean' if attention == 'factorised_self_attention' else 'cls'
   config = Model(
     attention=attention, pooling=pooling, layers=2, temporal_layers=1, width=16, mlp_dim=32,
     heads=2, patch=(2, 4, 4), norm_epsilon=epsilon, attention_kernel='plain',
@@ -160,7 +210,7 @@ def test_tokens_that_fill_a_stage_change_no_loss_or_gradient(
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
-  (loss, found), (expected_loss, expected) = gradients('short'), gradients('plain')
+  (loss, found), (expected_loss, expected) = gradients(kernel), gradients('plain')
   np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
   for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -172,6 +222,7 @@ def test_short_is_for_sequences_that_fit_the_vector_memory():
   assert fits(264, 16, 80, 2)
   assert not fits(1024, 12, 64, 2)
   assert filled('short', jax.ShapeDtypeStruct((8, 197, 12, 64), jnp.bfloat16), False) == 200
+  assert filled('splash', jax.ShapeDtypeStruct((8, 3137, 12, 64), jnp.bfloat16), False) == 3200
   assert filled('plain', jax.ShapeDtypeStruct((8, 197, 12, 64), jnp.bfloat16), False) == 197
 
 
@@ -185,8 +236,15 @@ def test_short_is_for_sequences_that_fit_the_vector_memory():
       {'attention_kernel': 'cudnn', 'dtype': 'bfloat16', 'heads': 4},
       'multiple of 8 up to 128, not 192',
     ),
+    (
+      'Tesla V100-SXM2-32GB',
+      {'attention_kernel': 'cudnn', 'dtype': 'bfloat16'},
+      'needs an NVIDIA GPU of the Ampere generation or later, not Tesla V100-SXM2-32GB',
+    ),
     ('NVIDIA H100', {'attention_kernel': 'splash'}, 'needs a TPU, not NVIDIA H100'),
     ('NVIDIA H100', {'attention_kernel': 'short'}, "use 'auto'"),
+    ('TPU v4', {'attention_kernel': 'short', 'logit_cap': 50.0}, "'short' cannot cap logits"),
+    ('NVIDIA H100', {'attention_kernel': 'cudnn', 'logit_cap': 50.0}, 'cudnn. cannot cap logits'),
   ],
 )
 def test_a_kernel_by_name_that_cannot_run_is_refused(device, settings, reason):
@@ -215,6 +273,11 @@ def test_splash_fills_up_little():
     ('NVIDIA H100 80GB HBM3', 3137, jnp.bfloat16, 100, 'blockwise'),
     ('NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, 64, 'cudnn'),
     ('NVIDIA H100 80GB HBM3', 64, jnp.bfloat16, 64, 'plain'),
+    ('NVIDIA GeForce RTX 3090', 197, jnp.bfloat16, 64, 'cudnn'),
+    ('NVIDIA RTX A6000', 197, jnp.bfloat16, 64, 'cudnn'),
+    ('NVIDIA GeForce RTX 2080 Ti', 197, jnp.bfloat16, 64, 'plain'),
+    ('Quadro RTX 6000', 3137, jnp.bfloat16, 64, 'blockwise'),
+    ('NVIDIA T4', 197, jnp.bfloat16, 64, 'plain'),
     ('AMD Instinct MI300X', 3137, jnp.bfloat16, 64, 'blockwise'),
     ('cpu', 3137, jnp.bfloat16, 64, 'blockwise'),
   ],
@@ -228,3 +291,36 @@ def test_auto_goes_by_the_device_that_is_compiled_for(device, tokens, dtype, wid
     assert choose(shape, tokens, None) == {'splash': 'blockwise', 'short': 'plain'}.get(
       expected, expected
     )
+
+
+@pytest.mark.parametrize(
+  ('device', 'tokens', 'dtype', 'drops', 'line'),
+  [
+    (
+      'NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, False,
+      "attention of 197 tokens by the kernel 'cudnn': NVIDIA H100 80GB HBM3 in bfloat16",
+    ),
+    (
+      'NVIDIA H100 80GB HBM3', 3137, jnp.float32, False,
+      "attention of 3,137 tokens by the kernel 'blockwise': many tokens; cudnn needs "
+      "config.model.dtype='bfloat16', not 'float32'",
+    ),
+    (
+      'NVIDIA H100 80GB HBM3', 197, jnp.bfloat16, True,
+      "attention of 197 tokens by the kernel 'plain': config.model.attention_dropout needs the "
+      'weights',
+    ),
+    (
+      'Tesla T4', 197, jnp.bfloat16, False,
+      "attention of 197 tokens by the kernel 'plain': few tokens; cudnn needs an NVIDIA GPU of the "
+      'Ampere generation or later, not Tesla T4',
+    ),
+  ],
+)  # fmt: skip
+def test_auto_says_once_what_it_chose_and_why(device, tokens, dtype, drops, line):
+  shape = jax.ShapeDtypeStruct((8, tokens, 2, 64), dtype)
+  drop = (lambda x: x) if drops else None
+  with jax.sharding.use_abstract_mesh(mesh(device, data=8)), noting() as lines:
+    for _ in range(2):  # layers
+      note(choose(shape, tokens, drop), device_kind(), shape, tokens, drops)
+  assert list(lines) == [line]

@@ -15,13 +15,14 @@ import pytest
 from flax import nnx
 from flax.nnx import bridge
 
+from support.encoders import FAMILIES
 from vivit_jax.config.schema import Attention, Clip, Model
 from vivit_jax.model.transformer import Block, Mlp
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, init_params, stages
 
 SMALL = Model(layers=2, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal_layers=2)
 CLIP = Clip(frames=4, height=8, width=12)
-ATTENTIONS = typing.get_args(Attention)
+ATTENTIONS = (*typing.get_args(Attention), *FAMILIES)
 SELF = 'factorised_self_attention'
 REMAT = typing.get_args(typing.get_type_hints(Model)['remat'])
 KEY = jax.random.key(0)
@@ -29,7 +30,8 @@ KEY = jax.random.key(0)
 
 def model_of(attention, **changes):
   pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
-  config = dataclasses.replace(SMALL, attention=attention, pooling=pooling)
+  settings = FAMILIES.get(attention, {'attention': attention, 'pooling': pooling})
+  config = dataclasses.replace(SMALL, **settings)
   return ViViT(dataclasses.replace(config, **changes), 5)
 
 
@@ -95,6 +97,7 @@ def compiled_gradient(model):
     (SELF, {'scan': True, 'remat': 'dots'}),
     (SELF, {'scan': True, 'remat': 'attention'}),
     ('spatio_temporal', {'scan': True, 'remat': 'block'}),
+    *((family, {'scan': True, 'remat': 'block'}) for family in FAMILIES),
     (SELF, {'scan': True, 'remat': 'block'}),  # the other two: test_model_against_scenic.py
   ],
 )
@@ -118,11 +121,20 @@ def test_scan_and_remat_draw_the_same_random_numbers(video, random_params):
   np.testing.assert_allclose(run(other)(params, video, KEY), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('how', [{}, {'scan': True, 'remat': 'block'}], ids=['loop', 'scan'])
-def test_bfloat16_activations_stay_close_and_logits_are_float32(how, video, random_params):
-  params = random_params(abstract_params(model_of('spatio_temporal'), CLIP))
-  exact = run(model_of('spatio_temporal', **how))(params, video)
-  rough = run(model_of('spatio_temporal', dtype='bfloat16', **how))(params, video)
+@pytest.mark.parametrize(
+  'attention, how',
+  [
+    ('spatio_temporal', {}),
+    ('spatio_temporal', {'scan': True, 'remat': 'block'}),
+    *((family, {}) for family in FAMILIES),
+  ],
+)
+def test_bfloat16_activations_stay_close_and_logits_are_float32(
+  attention, how, video, random_params
+):
+  params = random_params(abstract_params(model_of(attention), CLIP))
+  exact = run(model_of(attention, **how))(params, video)
+  rough = run(model_of(attention, dtype='bfloat16', **how))(params, video)
   assert rough.dtype == jnp.float32
   assert 0 < np.abs(rough - exact).max() < 0.03 * np.abs(exact).max()
 

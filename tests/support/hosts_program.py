@@ -90,6 +90,7 @@ def conversation() -> dict[str, object]:
   answers = hosts.gather_to_first(process * 10)
   first = [hosts.collect('topic'), hosts.collect('topic')] if hosts.is_first() else []
   return {
+    'neighbors': hosts.neighbors(),
     'broadcast': hosts.broadcast({'a': process}),
     'gather_to_first': answers,
     'collected': first,

@@ -10,6 +10,7 @@ import threading
 import urllib.parse
 
 import google_crc32c
+import yaml
 
 COMMIT = 'c0ffee' + 34 * '0'
 WEIGHTS = bytes(range(256)) * 1024  # 256 KiB
@@ -33,12 +34,16 @@ class Service(http.server.ThreadingHTTPServer):
     status: that every request is answered with, where not None.
     cuts: how many answers with content still stop half way.
     wrong: whether content has a flipped byte.
+    made: what a repository was made with, None while owner/name is the one that is always there.
+    commits: messages of commits to it.
+    read_only: whether nothing may be written.
   """
 
   def __init__(self):
     super().__init__(('127.0.0.1', 0), Handler)
     self.files, self.content, self.status, self.cuts = dict(FOLDER), [], None, 0
-    self.asked = []
+    self.read_only = False
+    self.asked, self.made, self.commits, self.uploaded = [], None, [], {}
     self.wrong, self.generation, self.unlisted = False, 1, False
     self.address = f'http://127.0.0.1:{self.server_port}'
     self.thread = threading.Thread(
@@ -88,11 +93,72 @@ class Handler(http.server.BaseHTTPRequestHandler):
     else:
       self.answer(404, {})
 
+  def do_POST(self):
+    self.server.asked.append(self.path)
+    body = self.body()
+    path = self.path.partition('?')[0]
+    if self.server.read_only:
+      self.answer(403, {'error': 'no'})
+    elif path == '/api/repos/create':
+      self.server.made = json.loads(body)
+      self.server.files.clear()
+      self.answer(200, {'url': f'{self.server.address}/owner/new', 'id': 'x', 'name': 'owner/new'})
+    elif path == '/api/validate-yaml':
+      yaml.safe_load(json.loads(body)['content'].split('---')[1])
+      self.answer(200, {'errors': [], 'warnings': []})
+    elif '/preupload/' in path:
+      files = [
+        {
+          'path': file['path'],
+          'uploadMode': 'lfs' if file['path'].endswith('safetensors') else 'regular',
+          'shouldIgnore': False,
+        }
+        for file in json.loads(body)['files']
+      ]
+      self.answer(200, {'files': files})
+    elif path.endswith('/info/lfs/objects/batch'):
+      objects = json.loads(body)['objects']
+      for item in objects:
+        item['actions'] = {'upload': {'href': f'{self.server.address}/put/{item["oid"]}'}}
+      self.answer(200, {'transfer': 'basic', 'objects': objects})
+    elif '/commit/' in path:
+      self.commit(map(json.loads, body.splitlines()))
+    else:
+      self.answer(404, {})
+
+  def body(self):
+    if self.headers['Content-Length'] is not None:
+      return self.rfile.read(int(self.headers['Content-Length']))
+    parts = []  # in chunks, each with its size, the last one empty
+    while not parts or parts[-1]:
+      parts.append(self.rfile.read(int(self.rfile.readline(), 16)))
+      self.rfile.readline()
+    return b''.join(parts)
+
+  def do_PUT(self):
+    body = self.body()
+    self.server.uploaded[hashlib.sha256(body).hexdigest()] = body
+    self.answer(200, {})
+
+  def commit(self, lines):
+    for line in lines:
+      value = line['value']
+      if line['key'] == 'header':
+        self.server.commits.append(value['summary'])
+      elif line['key'] == 'file':
+        self.server.files[value['path']] = base64.b64decode(value['content'])
+      else:
+        self.server.files[value['path']] = self.server.uploaded[value['oid']]
+    url = f'{self.server.address}/owner/new/commit/{COMMIT}'
+    self.answer(200, {'success': True, 'commitOid': COMMIT, 'commitUrl': url})
+
   def hub(self, parts):
     if not parts:
       self.answer(200, [{'id': 'owner/name'}, {'id': 'owner/other'}])
-    elif parts[:2] != ['owner', 'name']:
+    elif parts[:2] != ['owner', 'new' if self.server.made else 'name']:
       self.answer(401, {'error': 'Repository not found'}, **{'X-Error-Code': 'RepoNotFound'})
+    elif len(parts) == 2:
+      self.answer(200, {'id': '/'.join(parts), 'sha': COMMIT, 'siblings': []})
     elif parts[2] == 'refs':
       branch = {'name': 'main', 'ref': 'refs/heads/main', 'targetCommit': COMMIT}
       self.answer(200, {'branches': [branch], 'tags': [], 'converts': []})
@@ -106,7 +172,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
           sha256 = hashlib.sha256(content).hexdigest()
           sibling['lfs'] = {'sha256': sha256, 'size': len(content), 'pointerSize': 130}
         siblings.append(sibling)
-      self.answer(200, {'id': 'owner/name', 'sha': COMMIT, 'siblings': siblings})
+      self.answer(200, {'id': '/'.join(parts[:2]), 'sha': COMMIT, 'siblings': siblings})
 
   def bucket(self, bucket, name, query):
     objects = {f'owner/name/{name}': content for name, content in self.server.files.items()}

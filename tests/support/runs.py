@@ -21,6 +21,7 @@ from vivit_jax.train.state import TrainState, abstract_state
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/moving_digits.py'
 TINY = {
+  'data.workers': 0,  # processes take longer to start than such a run to end
   'data.moving_digits.train_videos': 64,
   'data.moving_digits.validation_videos': 12,
   'data.moving_digits.test_videos': 21,  # no batch divides it

@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 
+from support.encoders import FAMILIES
 from vivit_jax.config.parse import check
 from vivit_jax.config.schema import (
   Clip,
@@ -116,7 +117,8 @@ def config_of(attention, mesh, train=None, **model):
   layers = 2 if attention == 'factorised_dot_product' else 1
   model = {'layers': layers, **(SCAN if mesh == MESHES['both'] else {}), **model}
   pooling = 'cls' if attention in ('spatio_temporal', 'factorised_encoder') else 'mean'
-  model = {'attention': attention, 'temporal_layers': 1, 'pooling': pooling, **model}
+  family = FAMILIES.get(attention, {'attention': attention, 'pooling': pooling})
+  model = {'temporal_layers': 1, **family, **model}
   return changed(model=model, clip=CLIP, mesh=mesh, train=train or {})
 
 

@@ -61,6 +61,6 @@ def config(batch_size: int = 4, clip: Clip | None = None, **data) -> Config:
   return Config(
     task=Task(classes=(2,)),
     clip=clip or Clip(frames=4, stride=2, height=32, width=32),
-    data=Data(**data),
+    data=Data(**{'workers': 0, **data}),
     train=Train(batch_size=batch_size),
   )

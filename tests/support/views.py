@@ -3,7 +3,7 @@
 
 from vivit_jax.data.examples import Reading
 from vivit_jax.data.pipeline import evaluation_batches
-from vivit_jax.predict import experiment, make_protocol, unlabelled
+from vivit_jax.inference.predict import experiment, make_protocol, unlabelled
 
 
 def read_views(source, video, temporal_views=4, spatial_views=3):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+from pyarrow import parquet
 
 from support.runs import tiny
 from vivit_jax import load_pretrained
@@ -17,6 +19,7 @@ from vivit_jax.checkpoint.workdir import meaning, write_snapshot
 from vivit_jax.cli import main
 from vivit_jax.cli.options import parse_views
 from vivit_jax.data.failures import Failures
+from vivit_jax.data.moving_digits import VERBS
 from vivit_jax.data.splits import open_split
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import CheckpointError, ConfigError
@@ -68,6 +71,21 @@ def tested(run, monkeypatch):
   return test
 
 
+def test_predictions_are_written_with_the_truth(tested, tmp_path):
+  results, predictions = tested(1, output=tmp_path, predictions_as='parquet', views=(1, 1))
+  rows = parquet.read_table(tmp_path / 'predictions.parquet').to_pylist()
+  assert len(rows) == results['videos'] == 21
+  assert all(row['views'] == 1 and row['error'] is None for row in rows)
+  verbs = tuple(VERBS)
+  shares = np.array([[row[f'verb:{name}'] for name in verbs] for row in rows])
+  np.testing.assert_allclose(
+    shares, scipy.special.softmax(predictions.mean_logits(), axis=1), rtol=1e-9
+  )
+  assert [row['verb'] for row in rows] == [verbs[k] for k in shares.argmax(axis=1)]
+  right = np.mean([row['verb'] == row['true verb'] for row in rows])
+  assert right == pytest.approx(results['top1'])
+
+
 def test_one_device_and_eight_count_the_same(tested):
   one, on_one = tested(1)
   eight, on_eight = tested(8)
@@ -112,9 +130,9 @@ def test_only_what_training_evaluates_itself_replaces_its_report(tested, run, tm
     results = tested(1, **options)[0]
     views = 'x'.join(map(str, results['views'].values()))
     name = f'{results["split"]}-{results["step"]}-{views}'
-    assert json.loads((run / 'evaluations' / name / 'report.json').read_text()) | {
-      'failures': None
-    } == {**results, 'failures': None}
+    report = json.loads((run / 'evaluations' / name / 'report.json').read_text())
+    assert {key: value for key, value in report.items() if key in results} == results
+    assert set(report) - set(results) == {'failures', 'classes'}
   tested(1, output=tmp_path / 'new' / 'same')
   assert (tmp_path / 'new' / 'same' / 'report.html').exists()
   assert (run / 'report.json').read_text() == 'of training'

@@ -9,7 +9,7 @@ import pytest
 
 from support.runs import command, settings, tiny
 from vivit_jax.config.augment import Augment
-from vivit_jax.config.schema import Config, Init, Train
+from vivit_jax.config.schema import Config, Data, Init, Train
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.train.sanity import overfit_one_batch, warnings_for
 
@@ -41,6 +41,21 @@ def test_a_large_model_from_scratch_on_few_videos():
 def test_learning_rate_zero():
   (hint,) = warnings_for(Config(train=Train(learning_rate=0.0)), WHOLE, params(1))
   assert 'config.train.learning_rate=0 learns nothing' in hint
+
+
+def test_patience_that_never_ends_the_run():
+  whole = manifest(*[(k % 3,) for k in range(6)])
+  few = Config(train=Train(steps=30, evaluate_every=10, patience=2))
+  (hint,) = warnings_for(few, whole, params(1))
+  assert 'config.train.patience=2 never ends this run early, which has 2 evaluations' in hint
+  often = Config(train=Train(steps=31, evaluate_every=10, patience=2))
+  assert warnings_for(often, whole, params(1)) == []
+
+
+def test_classes_balanced_twice():
+  both = Config(data=Data(balance='label'), train=Train(balanced_loss=True))
+  (hint,) = warnings_for(both, WHOLE, params(1))
+  assert "config.data.balance='label' shows classes equally often already" in hint
 
 
 @pytest.mark.parametrize('multi_label', [False, True])

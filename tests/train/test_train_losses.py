@@ -71,6 +71,31 @@ def test_multi_label(rng, smoothing):
   np.testing.assert_allclose(found, slow_sigmoid_loss(logits, labels, smoothing), rtol=1e-5)
 
 
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_class_weights_multiply_each_class_s_term(rng, smoothing):
+  weights = np.array([0.0, 1.0, 4.0, 0.5, 2.0, 1.0, 3.0])
+  logits = rng.normal(size=(6, 7)) * 3
+  soft = np.concatenate([rng.dirichlet(np.ones(3), 6), rng.dirichlet(np.ones(4), 6)], axis=1)
+  found = losses.loss(TWO, as_array(logits), as_array(soft), smoothing, as_array(weights))
+  heads = []
+  for part in (slice(0, 3), slice(3, 7)):
+    shares = np.exp(logits[:, part]) / np.exp(logits[:, part]).sum(axis=1, keepdims=True)
+    smooth = (1 - smoothing) * soft[:, part] + smoothing / shares.shape[1]
+    heads.append(-(weights[part] * smooth * np.log(shares)).sum() / 6)  # as PyTorch does it
+  np.testing.assert_allclose(found, sum(heads) / 2, rtol=1e-5)
+
+
+def test_class_weights_of_tags(rng):
+  weights, logits = np.array([0.0, 1.0, 4.0, 0.5]), rng.normal(size=(6, 4)) * 3
+  labels = rng.integers(2, size=(6, 4))
+  found = losses.loss(MULTI, as_array(logits), as_array(labels), 0.0, as_array(weights))
+  columns = [
+    weights[c] * slow_sigmoid_loss(logits[:, c : c + 1], labels[:, c : c + 1], 0.0)
+    for c in range(4)
+  ]
+  np.testing.assert_allclose(found, sum(columns), rtol=1e-5)
+
+
 def test_uniform_logits_lose_the_log_of_the_class_count():
   for label in range(5):
     found = losses.loss(ONE, jnp.zeros((1, 5)), jax.nn.one_hot(jnp.array([label]), 5))

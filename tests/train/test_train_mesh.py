@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from support.encoders import FAMILIES
 from support.steps import (
   MESHES,
   assert_bitwise_equal,
@@ -28,8 +29,13 @@ from vivit_jax.model.vivit import build
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state
 
-PAIRS = [(a, m) for a in typing.get_args(Attention) for m in MESHES]
-QUICK = {('factorised_encoder', 'context'), ('factorised_dot_product', 'both')}
+PAIRS = [(a, m) for a in (*typing.get_args(Attention), *FAMILIES) for m in MESHES]
+QUICK = {
+  ('factorised_encoder', 'context'),
+  ('factorised_dot_product', 'both'),
+  ('videoprism', 'context'),
+  ('timesformer', 'all'),
+}
 QUIET = {'mlp_dim': 256, 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}
 
 

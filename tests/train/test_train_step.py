@@ -8,6 +8,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from support.steps import (
@@ -21,13 +22,15 @@ from support.steps import (
   make_batch,
   train,
 )
+from vivit_jax.data.pipeline import in_parts
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, local_rows, replicated, shard_batch
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.tokenizer import cut
 from vivit_jax.model.vivit import abstract_params, build
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state, init_state
-from vivit_jax.train.step import compile_forward
+from vivit_jax.train.step import compile_forward, host_cut
 
 
 @pytest.mark.parametrize('task', [CONFIG.task, TWO_HEADS, MULTI], ids=['one', 'two', 'multi'])
@@ -144,6 +147,25 @@ def test_forward_gives_the_rows_in_order(devices, rng, random_params):
   np.testing.assert_allclose(logits, expected, atol=2e-6)
 
 
+def test_pixels_are_normalized_as_the_clip_says(rng, random_params):
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  config = changed(clip={'mean': mean, 'std': std}, model={'dropout': 0.0, 'drop_path': 0.0})
+  model, mesh = build(config), make_mesh(config, jax.devices()[:1])
+  params = random_params(abstract_params(model, config.clip))
+  batch = make_batch(config, rng)
+  values = jnp.asarray((batch['video'] / 255 - mean) / std, jnp.float32)
+  expected = jax.jit(model.apply)({'params': params}, values)
+  forward = compile_forward(model, mesh, config.clip)
+  np.testing.assert_allclose(forward(params, batch['video']), expected, atol=5e-6)
+  start = dataclasses.replace(
+    init_state(config, model, make_optimizer(config.train, 20)), params=params
+  )
+  _, (metrics,) = train(config, [batch], start=start)
+  labels = jax.nn.one_hot(batch['label'][:, 0], 4)
+  loss = float(optax.softmax_cross_entropy(expected, labels).mean())
+  assert metrics['loss'] == pytest.approx(loss, rel=1e-5)
+
+
 def test_one_process_owns_every_row():
   mesh = make_mesh(CONFIG)
   assert host_rows(mesh, 16) == list(range(16))
@@ -200,3 +222,28 @@ def test_groups_are_clipped_before_their_mean(devices, rng):
   state, _ = train(changed(model=quiet, train={**options, 'grad_clip_groups': 4}), [batch], devices)
   for name, leaf in leaves(state.params).items():
     np.testing.assert_allclose(leaf - start[name], mean[name], atol=1e-6)
+
+
+@pytest.mark.parametrize('settings', [{}, {'mesh': {'context': 2}}], ids=['whole', 'context'])
+def test_patches_that_the_host_cuts_change_no_bit(settings, rng):
+  config = changed(**settings)
+  batches = [make_batch(config, rng) for _ in range(2)]
+  state, history = train(config, batches, devices=2)
+  by_host = functools.partial(cut, patch=config.model.patch)
+  patches = [{**batch, 'video': in_parts(by_host, batch['video'])} for batch in batches]
+  assert patches[0]['video'].shape == (8, 2, 6, 2 * 8 * 8 * 3)
+  assert patches[0]['video'].dtype == np.uint8
+  np.testing.assert_array_equal(patches[0]['video'], by_host(batches[0]['video']))
+  found, same_history = train(config, patches, devices=2)
+  assert same_history == history
+  assert_bitwise_equal(found, state)
+
+
+def test_the_host_cuts_for_tpus_where_clips_are_not_blended():
+  tpu = 'TPU v5 lite'
+  video = np.zeros((1, 4, 16, 24, 3), np.uint8)
+  assert host_cut(CONFIG, tpu)(video).shape == (1, 2, 6, 384)
+  assert host_cut(CONFIG, 'NVIDIA H100') is host_cut(CONFIG, 'cpu') is None
+  assert host_cut(changed(mix={'mixup': 0.2}), tpu) is None
+  sampling = {'tokenizer': 'uniform_frame_sampling', 'patch': (1, 8, 8), 'sampled_frames': 2}
+  assert host_cut(changed(model=sampling), tpu) is None

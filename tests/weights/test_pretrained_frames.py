@@ -15,8 +15,8 @@ from vivit_jax.data.video import frames as display
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips
 from vivit_jax.errors import CheckpointError, ConfigError, InputError, UserError
+from vivit_jax.inference.predict import make_protocol, predict
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights.pretrained import load_pretrained
 from vivit_jax.weights.source import Preprocessing
 
@@ -56,7 +56,7 @@ def test_raw_frames_give_what_predict_gives(pretrained, frames, monkeypatch):
 
 def test_raw_frames_take_the_weights_range_and_channel_order(pretrained, frames):
   wants = dataclasses.replace(
-    pretrained.preprocessing, low=(0.0, 0.0, -1.0), high=(1.0, 2.0, 1.0), channels='bgr'
+    pretrained.preprocessing, mean=(0.0, 0.0, 0.5), std=(1.0, 0.5, 0.5), channels='bgr'
   )
   source = dataclasses.replace(pretrained.source, preprocessing=wants)
   other = dataclasses.replace(pretrained, source=source)

@@ -14,14 +14,15 @@ import safetensors.numpy
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vivit_jax.config.clip import HALF, of_range
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError
 from vivit_jax.model.vivit import ViViT
 from vivit_jax.weights import export
 from vivit_jax.weights.load import load_source
+from vivit_jax.weights.normalization import fold
 from vivit_jax.weights.readers import open_checkpoint
 from vivit_jax.weights.source import Preprocessing
-from vivit_jax.weights.value_range import to_unit_range
 
 REFERENCE = Path(__file__).parent.parent / 'reference'
 SCENIC = sorted(path.stem for path in (REFERENCE / 'scenic').glob('*.msgpack'))
@@ -315,11 +316,15 @@ def test_huggingface_config_that_contradicts_the_tensors(tmp_path, folder, chang
   [
     ({'stride': -3}, 'stride is -3, need a whole number from 1 on'),
     ({'stride': 10**30}, f'stride is {10**30}, need a whole number from 1 on'),
-    ({'stride': 2.0}, 'its metadata cannot be used: stride is 2.0'),
+    (
+      {'stride': 2.0},
+      'its metadata cannot be used: preprocessing.stride=2.0 has the wrong type: float, need int',
+    ),
     ({'short_side': 0}, 'short_side is 0, need a whole number from 1 on'),
     ({'stride_seconds': math.nan}, 'stride_seconds is nan, need a number above 0'),
-    ({'low': [math.nan] * 3}, 'low is (nan, nan, nan), need finite numbers'),
-    ({'high': [1.0, math.inf, 1.0]}, 'high is (1.0, inf, 1.0), need finite numbers'),
+    ({'mean': [math.nan] * 3}, 'mean is (nan, nan, nan), need finite numbers'),
+    ({'std': [1.0, math.inf, 1.0]}, 'std is (1.0, inf, 1.0), need finite numbers'),
+    ({'std': [1.0, 0.0, 1.0]}, 'std is (1.0, 0.0, 1.0), need numbers above 0'),
   ],
 )
 def test_metadata_of_ours_that_no_video_can_have(tmp_path, changes, reason):
@@ -387,7 +392,7 @@ def test_other_float_types(dtype, tmp_path):
 def test_value_range_folds_into_the_tokenizer():
   source = load_source(REFERENCE / 'augreg/vit.npz')
   low, high = (-2.1, -2.0, -1.8), (2.2, 2.4, 2.6)
-  source = dataclasses.replace(source, preprocessing=Preprocessing(low, high))
+  source = dataclasses.replace(source, preprocessing=Preprocessing(*of_range(low, high)))
   unit = np.random.default_rng(0).uniform(-1, 1, (2, 1, 32, 32, 3)).astype(np.float32)
   theirs = ((unit + 1) / 2 * (np.array(high) - np.array(low)) + np.array(low)).astype(np.float32)
-  assert close(logits(to_unit_range(source), unit), logits(source, theirs))
+  assert close(logits(fold(source, HALF, HALF), unit), logits(source, theirs))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from vivit_jax.config.model import ON_A_GRID
 from vivit_jax.config.schema import Attention, Init, Model, Task
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
@@ -37,7 +38,7 @@ CASES = {
 def of(**settings):
   """A small model; pooling follows from its attention."""
   model = dataclasses.replace(SMALL, **settings)
-  on_grid = model.attention in ('factorised_self_attention', 'factorised_dot_product')
+  on_grid = model.attention in ON_A_GRID
   return dataclasses.replace(model, pooling='mean') if on_grid else model
 
 
@@ -162,10 +163,10 @@ def test_video_to_video_of_another_clip_and_other_classes(attention):
   source = video_source(model, (4, 4, 6), 7)
   params, rows = initialize(random(model, (8, 5, 5), 3), model, (8, 5, 5), source)
   changed = {name for name, origin in origins(rows).items() if origin != 'taken'}
-  if attention == 'factorised_encoder':
+  if attention.startswith('factorised_encoder'):
     assert changed == {'spatial/position', 'temporal/position', 'head/kernel', 'head/bias'}
-    held = source.params['temporal/position'][0]
-    expected = np.concatenate([held[:1], linear_weights(4, 8) @ held[1:]])
+    held, cls = source.params['temporal/position'][0], int(model.pooling == 'cls')
+    expected = np.concatenate([held[:cls], linear_weights(4, 8) @ held[cls:]])
     np.testing.assert_allclose(params['temporal/position'][0], expected, atol=1e-6)
   else:
     assert changed == {'spacetime/position', 'head/kernel', 'head/bias'}

@@ -15,8 +15,8 @@ finding its frames), seek, decode, crop (with resize and conversion to RGB), aug
 copy into it), other, and transfer to the device. Then batches are read as `vivit train` reads them.
 
 examples:
-  vivit data bench --config=configs/kinetics400.py:B/16x2 --config.data.root=DATA --workers=1,2,4
-  vivit data bench --config=configs/moving_digits.py --simulate-latency=50ms
+  vivit data bench --config=kinetics400:B/16x2 --config.data.root=DATA --workers=1,2,4
+  vivit data bench --config=moving_digits --simulate-latency=50ms
 """
 
 

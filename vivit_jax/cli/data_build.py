@@ -13,7 +13,7 @@ tensorflow-datasets reads too, and read back. Killed, the same command goes on w
 
 examples:
   vivit data build kinetics400 kinetics400-256 --short-side=256 --key-frames=12
-  vivit train --config=configs/kinetics400.py --config.data.root=kinetics400-256 --workdir=runs/k400
+  vivit train --config=kinetics400 --config.data.root=kinetics400-256 --workdir=runs/k400
 """
 
 

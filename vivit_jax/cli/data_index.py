@@ -27,12 +27,12 @@ docs/data.md says how the folders of each format look.
 
 
 RECIPES = {  # by format and number of classes per head: a part of a data set has fewer
-  ('kinetics', (400,)): 'kinetics400.py',
-  ('kinetics', (600,)): 'kinetics600.py',
-  ('something_something', (174,)): 'something_something_v2.py',
-  ('epic_kitchens', (97, 300)): 'epic_kitchens.py',
-  ('moments_in_time', (339,)): 'moments_in_time.py',
-  ('ucf101', (101,)): 'ucf101.py',
+  ('kinetics', (400,)): 'kinetics400',
+  ('kinetics', (600,)): 'kinetics600',
+  ('something_something', (174,)): 'something_something_v2',
+  ('epic_kitchens', (97, 300)): 'epic_kitchens',
+  ('moments_in_time', (339,)): 'moments_in_time',
+  ('ucf101', (101,)): 'ucf101',
 }
 
 
@@ -86,7 +86,7 @@ def _next_command(form: str, index: 'Index', output: Path) -> str:
   """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
   counts = tuple(len(names) for names in index.classes.values())
   recipe = RECIPES.get((form.partition(':')[0], counts))
-  words = [f'vivit train --config=configs/{recipe or "finetune.py"}']
+  words = [f'vivit train --config={recipe or "finetune"}']
   words.append(f'--config.data.root={shlex.quote(str(output))}')
   heads = tuple(index.classes)
   if recipe is None and index.multi_label:

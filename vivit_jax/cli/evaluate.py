@@ -22,7 +22,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     run,
     summary='evaluate a trained model with several views',
     description='Evaluates a run on its test videos; writes report.json, pictures and report.html.',
-    usage='--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER]',
+    usage='--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER] '
+    '[--predictions=FORMAT]',
     epilog=HELP,
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
@@ -44,6 +45,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     help="of the report (default: WORKDIR/evaluations/SPLIT-STEP-VIEWS, or WORKDIR, training's own "
     'report, where nothing else is asked for)',
   )
+  command.add_argument(
+    '--predictions',
+    choices=('csv', 'parquet'),
+    metavar='FORMAT',
+    help='also write predictions.csv or .parquet beside the report: each video with the '
+    'probability of every class',
+  )
   add_launch(command)
 
 
@@ -57,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
   views = parse_views(options.views) if options.views else None
   start(options, Faults().heartbeat_timeout_seconds)  # before the run's own can be read
   keep_compiled_programs()
-  names = ('step', 'views', 'split', 'output')
+  names = ('step', 'views', 'split', 'output', 'predictions')
   assert_equal_on_all_hosts(versions() | {f'--{name}': getattr(options, name) for name in names})
   evaluate_run(
     folder,
@@ -65,5 +73,6 @@ def run(options: argparse.Namespace) -> int:
     split=options.split,
     views=views,
     output=Path(options.output) if options.output else None,
+    predictions_as=options.predictions,
   )
   return 0

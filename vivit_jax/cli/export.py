@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
   # Leaves accelerators to a run that may hold them, and compares in full float32.
   jax.config.update('jax_platforms', 'cpu')
   from vivit_jax.errors import ConfigError
-  from vivit_jax.inference import onnx_export, stablehlo, web_page
   from vivit_jax.inference.export import make_export, megabytes
+  from vivit_jax.inference.formats import writer
   from vivit_jax.weights.pretrained import load_pretrained
 
   batch = _batch(options.batch)
@@ -79,15 +79,12 @@ def run(options: argparse.Namespace) -> int:
     raise ConfigError(f'--runtime={options.runtime} goes with --to=page')
   if options.target.exists():
     raise ConfigError(f'{options.target} exists: give another TARGET, or delete it first')
+  write = writer(options.to)
   pretrained = load_pretrained(options.checkpoint, **facts(options))
   stride = options.stride
   export = make_export(pretrained, options.input == 'uint8', batch, stride)
-  if options.to == 'page':
-    off = web_page.write(export, options.target, options.runtime)
-  else:
-    off = {'onnx': onnx_export.write, 'stablehlo': stablehlo.write}[options.to](
-      export, options.target
-    )
+  runtime = (options.runtime,) if options.to == 'page' else ()
+  off = write(export, options.target, *runtime)
   print(
     f'{options.checkpoint} -> {options.target} ({options.to}, {megabytes(options.target):.1f} MB): '
     f'logits are off by {off:.1g} at most'

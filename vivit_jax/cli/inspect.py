@@ -8,8 +8,8 @@ from vivit_jax.errors import ConfigError
 
 HELP = """
 examples:
-  vivit inspect --config=configs/kinetics400.py:B/16x2,factorised_encoder --json
-  vivit inspect --config=configs/kinetics400.py:H/14x2 --config.mesh.fsdp=8 --devices=64
+  vivit inspect --config=kinetics400:B/16x2,factorised_encoder --json
+  vivit inspect --config=kinetics400:H/14x2 --config.mesh.fsdp=8 --devices=64
   vivit inspect runs/digits
 """
 

@@ -4,12 +4,12 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 from vivit_jax import __version__
 from vivit_jax.cli import (
+  configs,
   convert,
   data_bench,
   data_build,
@@ -22,6 +22,7 @@ from vivit_jax.cli import (
   inspect,
   plan,
   predict,
+  push,
   serve,
   timeline,
   train,
@@ -30,12 +31,13 @@ from vivit_jax.cli.allocator import use_fast_allocator
 from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
 from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
+from vivit_jax.distributed.launch import quieten_libraries
 
 # Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
 # returns the exit code and imports what it needs, so that --help is quick.
 COMMANDS = (
-  *(train, evaluate, inspect, convert, predict, plan),
-  *(features, explain, timeline, export, serve),
+  *(train, evaluate, inspect, convert, predict, plan, configs),
+  *(features, explain, timeline, export, push, serve),
 )
 DATA_COMMANDS = (data_index, data_check, data_build, data_bench)
 
@@ -69,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       f'{argument} is now called {new}' if new else f'unknown argument {argument!r}'
     )
   options.settings = settings
-  _quieten_libraries()
   try:
-    code = options.run(options)
+    with quieten_libraries():
+      code = options.run(options)
     shutdown.exit_cleanly()
     return code
   except (Exception, KeyboardInterrupt) as error:
@@ -100,15 +102,6 @@ def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
   settings = [argument for argument in arguments[:end] if _is_setting(argument)]
   others = [argument for argument in arguments[:end] if not _is_setting(argument)]
   return settings, [*others, *arguments[end:]]
-
-
-def _quieten_libraries() -> None:
-  """Silences libraries below errors; VIVIT_LOG=INFO shows their messages again."""
-  level = os.environ.get('VIVIT_LOG', 'ERROR')
-  for name in ('absl', 'jax', 'orbax', 'grain'):
-    logging.getLogger(name).setLevel(level)
-  if level == 'ERROR':
-    warnings.filterwarnings('ignore', module='orbax')
 
 
 def _quieten_orbax() -> None:

@@ -80,8 +80,8 @@ def flush_output(code: int) -> int:
 
 CONFIG_HELP = """\
 settings:
-  --config=FILE[:VARIANT]         an ml_collections file, e.g. configs/moving_digits.py or
-                                  configs/kinetics400.py:B/16x2,factorised_encoder
+  --config=FILE[:VARIANT]         a recipe, e.g. moving_digits or kinetics400:B/16x2, of those that
+                                  `vivit configs` lists; or an ml_collections file, e.g. mine.py
   --config.SECTION.NAME=VALUE     overrides one setting, e.g. --config.train.steps=100
                                   (`vivit inspect --config=FILE` lists all of them)
 """

@@ -19,9 +19,9 @@ Where it does not fit, changes are tried from cheap to dear: bfloat16, fsdp, acc
 rematerialisation, context; the table shows what each needs.
 
 examples:
-  vivit plan --config=configs/kinetics400.py:L/16x2,factorised_encoder --topology=v5e:8x8
-  vivit plan --config=configs/kinetics400.py:L/16x2,factorised_encoder --device=h100 --devices=8
-  vivit plan --config=configs/kinetics400.py:H/14x2 --device-memory=40GB --devices=8
+  vivit plan --config=kinetics400:L/16x2,factorised_encoder --topology=v5e:8x8
+  vivit plan --config=kinetics400:L/16x2,factorised_encoder --device=h100 --devices=8
+  vivit plan --config=kinetics400:H/14x2 --device-memory=40GB --devices=8
 """
 
 

@@ -10,7 +10,7 @@ from vivit_jax.distributed.launch import add_launch
 
 HELP = """
 example:
-  vivit train --config=configs/moving_digits.py --config.train.steps=100 --workdir=runs/digits
+  vivit train --config=moving_digits --config.train.steps=100 --workdir=runs/digits
 """
 
 

@@ -41,6 +41,7 @@ CountOrZero = Annotated[int, Range(0, LARGEST)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 Rate = Annotated[float, Range(0.0, 1.0, below=True)]  # at 1 nothing would be left
 NonNegative = Annotated[float, Range(0.0)]
+Positive = Annotated[float, Range(1e-3)]
 Layers = Annotated[int, Range(1, 1000)]  # far more than any model has; each is traced
 LayersOrZero = Annotated[int, Range(0, 1000)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX's generator keeps 32 bits
@@ -119,3 +120,6 @@ class Augment:
   # with 2). Epochs count clips: with k, an epoch has as many steps as with 1 but shows one video
   # in k, so that n epochs of VideoMAE are k * n of these.
   repeated_augmentation: Count = 1
+  # One's own functions, each as 'module:name', called in this order on clips that have had all of
+  # the above: (clip uint8 [F, H, W, 3], numpy Generator) -> clip of the same type and shape.
+  custom: tuple[str, ...] = ()

@@ -13,7 +13,9 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from vivit_jax.config.model import ON_A_GRID
 from vivit_jax.config.parse import check_views, convert, parse, required, setting_type
+from vivit_jax.config.recipe_files import not_found, recipes
 from vivit_jax.config.renamed import NAMES, unknown
 from vivit_jax.config.schema import SIZES, Attention, Config
 from vivit_jax.errors import ConfigError, nearest
@@ -68,8 +70,8 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
       choices = typing.get_args(Attention)
       raise ConfigError(f'attention {attention!r} is unknown{nearest(attention, choices)}')
     config.model.attention = attention
-    grid = attention in ('factorised_self_attention', 'factorised_dot_product')
-    config.model.pooling = 'mean' if grid else 'cls'
+    poolings = dict.fromkeys(ON_A_GRID, 'mean') | {'factorised_encoder_by_patch': 'attention'}
+    config.model.pooling = poolings.get(attention, 'cls')
   config.model.update(dataclasses.asdict(SIZES[match[1]]))
   config.model.patch = (int(match[3]), int(match[2]), int(match[2]))
   return config
@@ -78,25 +80,29 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
 def load(arguments: Sequence[str]) -> Config:
   """Reads `--config=FILE[:VARIANT]` and `--config.section.name=value` overrides.
 
+  FILE is a path, or the name of a recipe that comes with the package; a file wins.
+
   Raises:
     ConfigError: one line, for a missing file, a misspelt setting or a value that cannot be used.
   """
   overrides = [a for a in arguments if a.startswith('--config.')]
   files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
   if len(files) != 1 or not files[0]:
-    raise ConfigError('give exactly one --config=FILE, e.g. --config=configs/moving_digits.py')
+    raise ConfigError('give exactly one --config=FILE or recipe, e.g. --config=moving_digits')
   path, variant = _split_variant(files[0])
   if not path.is_file():
-    near = (
-      nearest(path.name, sorted(p.name for p in path.parent.glob('*.py')))
-      if (path.parent.is_dir())
-      else ''
-    )
-    raise ConfigError(f'--config={path} is not a file{near}')
+    recipe = recipes().get(str(path))
+    if recipe is None:
+      raise ConfigError(not_found(path))
+    path = recipe
   tree = _run_file(path, variant)
   for override in overrides:
     _set(tree, override)
-  config = parse(tree.to_dict())
+  return finish(parse(tree.to_dict()))
+
+
+def finish(config: Config) -> Config:
+  """Returns a configuration with what depends on where it is read; raises ConfigError."""
   check_views(config.evaluate.temporal_views, config.evaluate.spatial_views, config.clip)
   root = config.data.root
   if root is None or '://' in root:

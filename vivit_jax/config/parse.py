@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.importable import check_names
+from vivit_jax.config.model import check_variant
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
-from vivit_jax.errors import ConfigError
+from vivit_jax.errors import ConfigError, nearest
 
 # Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
 # of 224 x 224.
@@ -148,6 +150,12 @@ def check(config: Config) -> None:
     )
   if task.joint in task.heads:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
+  if (balance := config.data.balance) is not None and balance not in task.heads:
+    choices = nearest(balance, task.heads)
+    raise ConfigError(f'config.data.balance={balance!r} is no head of this task{choices}')
+  if train.class_weights and train.balanced_loss:
+    raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
+  check_names(config.data.source, config.augment.custom)
   _check_augment(config.augment)
   _check_mix(config.mix, config.augment.repeated_augmentation)
   if train.steps is None and train.epochs <= 0:
@@ -205,11 +213,18 @@ def _check_mix(mix: Mix, repeats: int) -> None:
 
 
 def check_views(temporal: int, spatial: int, clip: Clip) -> None:
-  """Refuses views of a video that take too much memory; a checkpoint may claim any size.
+  """Refuses views of a video that are the same, or that take too much memory.
+
+  A checkpoint may claim any size.
 
   Raises:
-    ConfigError: naming how many views of which size they are, and what they take.
+    ConfigError: naming how many views of which size they are, and what is wrong with them.
   """
+  if spatial > 1 and clip.resize == 'whole_frame':
+    raise ConfigError(
+      f"{temporal}x{spatial} views: with resize='whole_frame' all {spatial} crops would be the "
+      f'same, so give {temporal}x1'
+    )
   size = temporal * spatial * clip.frames * clip.height * clip.width * 3
   if size > MAX_VIEWS:
     raise ConfigError(
@@ -223,22 +238,17 @@ def check_clip(clip: Clip) -> None:
   """Refuses two ways of choosing frames at once."""
   if clip.stride_seconds is not None and clip.stride_seconds <= 0:
     raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
-  if clip.stride_seconds is not None and clip.sampling == 'whole_video':
+  if clip.stride_seconds is not None and clip.sampling != 'stride':
     raise ConfigError(
       f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
-      "'whole_video', whose frames lie as far apart as the video is long"
+      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
     )
 
 
 def check_model(model: Model, clip: Clip) -> None:
   """Refuses impossible models, and clips that the patch does not divide."""
   t, h, w = model.patch
-  grid = model.attention in ('factorised_self_attention', 'factorised_dot_product')
-  if grid and model.pooling == 'cls':
-    raise ConfigError(
-      f"config.model.pooling='cls' is not defined for config.model.attention={model.attention!r}, "
-      "whose tokens stay on a grid; use 'mean'"
-    )
+  check_variant(model)
   if model.width % model.heads:
     raise ConfigError(
       f'config.model.width={model.width} is not divisible by config.model.heads={model.heads}'

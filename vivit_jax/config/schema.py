@@ -10,18 +10,18 @@ from vivit_jax.config.augment import (
   Count,
   CountOrZero,
   Fraction,
-  Layers,
-  LayersOrZero,
   NonNegative,
   Range,
   Rate,
-  Seconds,
   Seed,
 )
-
-Attention = Literal[
-  'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product'
-]
+from vivit_jax.config.clip import Clip as Clip
+from vivit_jax.config.clip import Sampling
+from vivit_jax.config.model import SIZES as SIZES
+from vivit_jax.config.model import Attention as Attention
+from vivit_jax.config.model import Model as Model
+from vivit_jax.config.model import Size as Size
+from vivit_jax.config.surroundings import Checkpoint, Faults, Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,63 +34,6 @@ class Task:
   # which the run's config.json then records.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """Architecture; paper sections 3.1 to 3.3, defaults are B/16x2 of Table 2."""
-
-  attention: Attention = 'spatio_temporal'
-  layers: Layers = 12  # of the (spatial) transformer
-  width: Count = 768  # hidden size D
-  mlp_dim: Count = 3072
-  heads: Count = 12
-  tokenizer: Literal['tubelet', 'uniform_frame_sampling'] = 'tubelet'
-  patch: tuple[Count, Count, Count] = (2, 16, 16)  # (t, h, w); t = 1 for uniform_frame_sampling
-  sampled_frames: Count | None = None  # n_t of uniform_frame_sampling, paper section 3.2
-  tubelet_init: Literal['central_frame', 'inflation', 'random'] = 'central_frame'  # equation 9, 8
-  temporal_layers: LayersOrZero = 4  # factorised_encoder only; 0 = average over time (Table 3)
-  order: Literal['space_time', 'time_space'] = 'space_time'  # factorised_self_attention only
-  pooling: Literal['cls', 'mean'] = 'cls'
-  dropout: Rate = 0.0
-  attention_dropout: Rate = 0.0
-  head_dropout: Rate = 0.0  # of the representation before the head
-  drop_path: Rate = 0.0  # stochastic depth rate p of the last layer, section 4.2
-  drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
-  drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
-  gelu: Literal['tanh', 'exact'] = 'tanh'
-  norm_epsilon: NonNegative = 1e-6
-  dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
-  # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
-  # and short a TPU.
-  attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short'] = 'auto'
-  scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
-  # What is computed again in the backward pass instead of kept: elementwise = norms and GELU; dots
-  # = all but queries, keys, values, attention and the hidden layer; attention = all but the first
-  # four; block = all but a block's input. auto: elementwise on NVIDIA's GPUs, none elsewhere.
-  remat: Literal['auto', 'none', 'elementwise', 'dots', 'attention', 'block'] = 'auto'
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """One view of a video, as the model sees it."""
-
-  frames: Count = 32
-  stride: Count = 2  # in frames of the source
-  # Seconds between frames, by their timestamps, instead of a stride in frames: clips last equally
-  # long whatever the frame rate.
-  stride_seconds: Seconds | None = None
-  # whole_video: instead of a stride, one frame from each of as many equal parts of the video, a
-  # random one in training, the middle one in testing (TSN, arXiv 1608.00859, section 3.1; usual
-  # for Something-Something).
-  sampling: Literal['stride', 'whole_video'] = 'stride'
-  height: Count = 224  # pixels
-  width: Count = 224
-
-  @property
-  def usual_short_side(self) -> int:
-    """Pixels of frames' shorter side unless configured: 256 for 224, as in Scenic."""
-    return round(min(self.height, self.width) * 8 / 7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +50,14 @@ class MovingDigits:
 class Data:
   """Where the videos are and how they are read."""
 
-  source: Literal['manifests', 'moving_digits'] = 'manifests'
+  source: str = 'manifests'  # or moving_digits, or one's own 'module:name', see docs/python.md
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
+  # Head whose classes are all shown equally often in training; epochs still count examples.
+  balance: str | None = None
   freeze_time: bool = False  # control experiment: every frame of a clip is its first one
-  workers: CountOrZero = 0  # decoding processes per host; 0 = threads of the trainer
+  # Decoding processes; 0 = threads of the trainer; None = one per core but one, on one core threads
+  workers: CountOrZero | None = None
   decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
   max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 
@@ -137,6 +83,9 @@ class Train:
   # their mean, as Scenic does with n = devices.
   grad_clip_groups: CountOrZero = 0
   label_smoothing: Rate = 0.0
+  # Of classes in the loss, e.g. (('fall', 5.0),), others 1; 'head:class' where two heads have it.
+  class_weights: tuple[tuple[str, NonNegative], ...] = ()
+  balanced_loss: bool = False  # weights 1 / videos of the class instead, of mean 1 over the videos
   # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
   ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
@@ -146,6 +95,8 @@ class Train:
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
+  # Evaluations in a row without a new best top1 or mAP (or, if equal, loss) that end the run.
+  patience: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +109,6 @@ class Mix:
   # Neighboring clips in the batch that share one draw; the i-th is blended with the i-th last.
   # 2 = pairs; in Scenic a group is the clips of one device.
   group_size: Annotated[int, Range(2)] = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Checkpoints kept on disk."""
-
-  keep: Count = 2  # newest steps kept, beside the best by top1 or mAP of scheduled evaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,16 +135,6 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
-class Faults:
-  """What a run does if it hangs, diverges or finds no disk space."""
-
-  hang_timeout_seconds: Seconds = 1800.0  # a step or evaluation batch that takes longer ends it
-  heartbeat_timeout_seconds: Count = 60  # a host silent for longer is lost, and the others end
-  max_consecutive_nonfinite: Count = 10  # steps with a non-finite loss or gradient that end the run
-  on_disk_full: Literal['stop', 'continue'] = 'stop'  # continue: train without the failed save
-
-
-@dataclasses.dataclass(frozen=True)
 class CheckpointFacts:
   """Facts about a checkpoint that the caller supplies; None = its tensors or side-car tell.
 
@@ -217,8 +151,9 @@ class CheckpointFacts:
   height: Count | None = None  # pixels
   width: Count | None = None
   stride: Count | None = None  # in frames of the source
-  # Hugging Face's ViViT processor feeds [-3, 1]: it maps 0..255 to [-1, 1] and then subtracts 0.5
-  # and divides by 0.5 once more, though the weights were trained on [-1, 1].
+  sampling: Sampling | None = None  # how frames are chosen, as in Clip
+  # Processors of Hugging Face feed other values than the weights were trained on; ViViT's e.g. maps
+  # 0..255 to [-1, 1] and then subtracts 0.5 and divides by 0.5 once more.
   value_range: Literal['trained', 'processor'] = 'trained'
   head: bool = True  # False leaves the classifier out, to initialize another model
 
@@ -255,6 +190,7 @@ class Config:
   augment: Augment = Augment()
   train: Train = Train()
   mix: Mix = Mix()
+  log: Log = Log()
   evaluate: Evaluate = Evaluate()
   checkpoint: Checkpoint = Checkpoint()
   faults: Faults = Faults()
@@ -266,26 +202,6 @@ class Config:
     """Pixels of frames' shorter side in validation, testing and prediction."""
     crop = self.augment.crop
     return self.evaluate.short_side or crop.short_side or self.clip.usual_short_side
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """Width and depth of a standard ViT."""
-
-  layers: int
-  width: int
-  mlp_dim: int
-  heads: int
-
-
-# Table 1 of "How to train your ViT?" (arXiv 2106.10270) and Table 1 of ViT (arXiv 2010.11929).
-SIZES = {
-  'Ti': Size(layers=12, width=192, mlp_dim=768, heads=3),
-  'S': Size(layers=12, width=384, mlp_dim=1536, heads=6),
-  'B': Size(layers=12, width=768, mlp_dim=3072, heads=12),
-  'L': Size(layers=24, width=1024, mlp_dim=4096, heads=16),
-  'H': Size(layers=32, width=1280, mlp_dim=5120, heads=16),
-}
 
 
 def head_slices(task: Task) -> dict[str, slice]:

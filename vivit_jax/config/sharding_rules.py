@@ -11,6 +11,7 @@ RULES = {
   r'position': -1,  # [1, tokens, D]
   r'(query|key|value)/kernel': 0,  # [D, heads, dim]
   r'attention\w*/out/kernel': -1,  # [heads, dim, D]
+  r'time_dense/kernel': -1,  # [D, D]
   r'mlp/hidden/kernel': 0,  # [D, mlp_dim]
   r'mlp/out/kernel': -1,  # [mlp_dim, D]
   r'head/kernel': 0,  # [D, classes]

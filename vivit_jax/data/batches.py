@@ -5,7 +5,7 @@ import dataclasses
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from vivit_jax.data.examples import Examples, Failure
 from vivit_jax.data.jobs import Decoders, Result, Task
 
 Batch = dict[str, Any]
+Place = Callable[[Batch], Batch]  # e.g. onto devices
+
+PLACED = 2  # batches that `Place` has seen and the consumer has not: more would fill the devices
 
 
 @dataclasses.dataclass
@@ -40,7 +43,7 @@ class BatchAssembler:
   """A stream of batches: the views of one example after the other, `size` at a time.
 
   What is left of the last batches is padding: zeros, with the id -1. A thread keeps the decoders
-  busy while the consumer is not looking.
+  busy while the consumer is not looking, and puts the next batches where the consumer wants them.
   """
 
   def __init__(
@@ -52,6 +55,7 @@ class BatchAssembler:
     batches: int,
     size: int,
     ahead: int,
+    place: Place | None = None,
   ):
     """Describes the stream.
 
@@ -63,16 +67,19 @@ class BatchAssembler:
       size: rows of a batch.
       ahead: rows under construction or waiting for the consumer, at least; whole batches, and
         enough of them for an example to begin in one and end in another.
+      place: what is done to a batch in the thread, PLACED batches before it is asked for.
     """
     self._examples, self._numbers, self._padding = examples, numbers, padding
+    self._place = place
     self._batches, self._size = batches, size
     self._ahead = 1 + -(-max(ahead, examples.rows) // size)
     self._taken = 0
     self._closed = False
     self._ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
     # The thread's:
-    self._opened = self._done = 0  # batches
+    self._opened = self._done = self._given = 0  # batches
     self._open: deque[_Open] = deque()
+    self._complete: deque[Batch] = deque()
     self._next: int | None = next(numbers, None)
     self._row = 0  # where the next example begins
     self._slots = 0
@@ -110,12 +117,13 @@ class BatchAssembler:
   def _run(self, decoders: Decoders, buffers: Buffers) -> None:
     try:
       decoders.start()
-      while not self._closed and self._done < self._batches:
+      while not self._closed and self._given < self._batches:
         while self._opened < min(self._batches, self._taken + self._ahead):
           self._open_batch(buffers)
         self._begin_examples(decoders)
+        self._complete_batches()
         self._give_out()
-        if self._done < self._batches:
+        if self._given < self._batches:
           for result in decoders.decoded():
             self._settle(result, decoders)
     except BaseException as error:
@@ -180,12 +188,12 @@ class BatchAssembler:
     batch, row = divmod(row, self._size)
     return self._open[batch - self._done], row
 
-  def _give_out(self) -> None:
+  def _complete_batches(self) -> None:
     while self._open and not self._open[0].missing:
       batch = self._open.popleft()
       labels, masks, ids = zip(*batch.rows, strict=True)
       self._done += 1
-      self._ready.put(
+      self._complete.append(
         {
           'video': batch.video,
           'label': np.stack(labels),
@@ -194,3 +202,9 @@ class BatchAssembler:
           'failures': [failure for failures in batch.failures for failure in failures],
         }
       )
+
+  def _give_out(self) -> None:
+    while self._complete and (self._place is None or self._given < self._taken + PLACED):
+      batch = self._complete.popleft()
+      self._ready.put(self._place(batch) if self._place else batch)
+      self._given += 1

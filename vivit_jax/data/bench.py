@@ -21,6 +21,7 @@ from vivit_jax.data.jobs import Task, run_task
 from vivit_jax.data.manifest import Contents, Manifest
 from vivit_jax.data.timing import STAGES, collect_timings
 from vivit_jax.data.video.reader import DecodeError
+from vivit_jax.errors import ConfigError
 
 TURNS = 3  # of each number of workers, in turns, so that a busy machine is busy for all of them
 
@@ -223,5 +224,9 @@ class Delayed:
 
 def delayed(manifest: Manifest, seconds: float) -> Manifest:
   """Returns the same videos, `seconds` away."""
+  if manifest.items is not None:
+    raise ConfigError(
+      '--simulate-latency delays files, and a source of your own has none: leave it out'
+    )
   contents = manifest.contents or Files(tuple(video.path for video in manifest.videos))
   return dataclasses.replace(manifest, contents=Delayed(contents, seconds))

@@ -13,6 +13,16 @@ from vivit_jax.data.examples import Reader
 from vivit_jax.data.jobs import DEPTH, QUEUE, Decode, Result, Task, reading_ahead, run_task
 from vivit_jax.data.pool import Lost, WorkerPool, cores
 from vivit_jax.data.worker import ending
+from vivit_jax.distributed import hosts
+
+
+def automatic(videos: int) -> int:
+  """Returns how many processes decode so many videos if nobody says: 0, threads, on one core.
+
+  One core stays with the trainer, whose interpreter then runs nothing but it: threads share its
+  lock with the decoders' Python and with the thread that saves.
+  """
+  return max(0, min(cores() // hosts.neighbors() - 1, videos))
 
 
 class Processes(WorkerPool):

@@ -5,7 +5,9 @@ An example is told (by `TrainingExamples` or `EvaluationVideos`) as one attempt 
 until one of them can be read (by a `Reader`, which any process can do).
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,10 +15,12 @@ from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
 from vivit_jax.config.schema import Config
 from vivit_jax.data.augmentation.augment import draw
-from vivit_jax.data.augmentation.crop import SpatialCrops
 from vivit_jax.data.augmentation.mirror import mirrored_classes, mirrored_labels
+from vivit_jax.data.augmentation.views import views_of
 from vivit_jax.data.manifest import Manifest, Video
+from vivit_jax.data.order import video_order
 from vivit_jax.data.timing import stage
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.lenient import LenientReader
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips, training_clip
@@ -88,14 +92,15 @@ class TrainingReader:
     if request.attempt:
       rng.integers(self.videos)  # drew the video
     clip, video = self.config.clip, request.video
-    labels = mirrored_labels(video.labels, self.mirrored) if self.mirrored else video.labels
     with self.manifest.open(request.index, video) as reader:
+      video = labelled(video, reader)
+      labels = mirrored_labels(video.labels, self.mirrored) if self.mirrored else video.labels
       indices = training_clip(reader.times, clip, rng)
       if self.config.data.freeze_time:
         indices = np.full_like(indices, indices[0])
       augmentation = draw(clip, self.config.augment, rng, mirrors=labels is not None)
       frames = reader.read(indices, augmentation.crop)
-      with stage('augment'):
+      with stage('augment'), _naming(request):
         pixels = augmentation(frames)
     if augmentation.crop.flip and labels is not None:
       video = dataclasses.replace(video, labels=labels)
@@ -108,17 +113,13 @@ class TrainingExamples:
   rows = 1
 
   def __init__(self, manifest: Manifest, config: Config):
-    import grain  # late: processes that decode do without
-
     self._manifest = manifest
     mirrored: tuple[tuple[int | None, ...], ...] = ()
     if config.augment.flip == 'swap_labels':
       mirrored = tuple(mirrored_classes(names) for names in manifest.class_names.values())
     self.reader = TrainingReader(_bare(manifest), config, len(manifest.videos), mirrored)
     self._repeats = config.augment.repeated_augmentation
-    # Neighbouring seeds must not give shifted copies of the same epochs.
-    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    self._order = grain.MapDataset.range(len(manifest.videos)).shuffle(seed=seed).repeat()
+    self._order = video_order(manifest, config)
 
   def request(self, number: int, failures: list[Failure]) -> Request:
     """Returns the video of an example, or after failures a substitute fixed by `number` too.
@@ -126,7 +127,7 @@ class TrainingExamples:
     Args:
       number: of the example; every len(videos) of them make an epoch that shows each video once,
         or with `augment.repeated_augmentation` = k every k-th video k times, in clips of
-        consecutive numbers.
+        consecutive numbers. With `data.balance` see `order.video_order`.
       failures: of the attempts before.
 
     Raises:
@@ -135,7 +136,7 @@ class TrainingExamples:
     k = len(failures)
     if k == ATTEMPTS:
       raise DataError(
-        f'{ATTEMPTS} videos of {self._manifest.split}.csv in a row cannot be read; the last is '
+        f'{ATTEMPTS} videos of {self._manifest.title} in a row cannot be read; the last is '
         f'{failures[-1][0]}: {failures[-1][1]}'
       )
     if k:
@@ -174,7 +175,7 @@ class EvaluationReader:
     damaged video is read as far as it can be, and its `Reading` stands in for the label.
     """
     clip = self.config.clip
-    crops = SpatialCrops(clip.height, clip.width, self.spatial_views, self.config.test_short_side)
+    crops = views_of(clip, self.spatial_views, self.config.test_short_side)
     kind = VideoReader if self.manifest.class_names else LenientReader
     with self.manifest.open(request.index, request.video, kind) as reader:
       indices = evaluation_clips(reader.times, clip, self.temporal_views)
@@ -183,8 +184,8 @@ class EvaluationReader:
       frames = reader.read(indices.reshape(-1), crops)  # [T * F, S, H, W, 3]
       clips = frames.reshape(*indices.shape, *frames.shape[1:]).swapaxes(1, 2)
       views = np.ascontiguousarray(clips).reshape(-1, clip.frames, *frames.shape[2:])
-      if not isinstance(reader, LenientReader):
-        return views, label(request.video, self.manifest)
+      if not isinstance(reader, LenientReader | FrameArray) or self.manifest.class_names:
+        return views, label(labelled(request.video, reader), self.manifest)
       used = len(np.unique(indices)) - reader.missing
       return views, np.array(Reading(reader.frames, reader.seconds, used, reader.missing))
 
@@ -217,6 +218,22 @@ def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarra
   return reader(Request(index, 0, index, manifest.videos[index]))[0][0]
 
 
+def labelled(video: Video, reader: VideoReader) -> Video:
+  """Returns a video with the labels that came with its frames, if any did."""
+  return (
+    dataclasses.replace(video, labels=reader.labels) if isinstance(reader, FrameArray) else video
+  )
+
+
+@contextlib.contextmanager
+def _naming(request: Request) -> Iterator[None]:
+  """Says at which video a user's augmentation failed."""
+  try:
+    yield
+  except DataError as error:
+    raise DataError(f'video {request.index} ({request.video.path}): {error}') from None
+
+
 def label(video: Video, manifest: Manifest) -> Label:
   """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C].
 
@@ -224,6 +241,8 @@ def label(video: Video, manifest: Manifest) -> Label:
   """
   if not manifest.class_names:
     return np.zeros(len(Reading._fields))
+  if not manifest.multi_label and not video.labels:  # of an item that could not be read
+    return np.zeros(len(manifest.class_names), np.int32)
   if not manifest.multi_label:
     return np.array(video.labels, np.int32)
   row = np.zeros(len(next(iter(manifest.class_names.values()))), np.float32)

@@ -26,7 +26,7 @@ class Failures:
 
   def __init__(self, manifest: Manifest, max_bad_fraction: float, folder: Path):
     """Takes the videos that the failures are a share of, and the largest share to accept."""
-    self._split = manifest.split
+    self._title = manifest.title
     self._videos = len(manifest.videos)
     self._max_bad_share = max_bad_fraction
     self._file = folder / FILE
@@ -53,7 +53,7 @@ class Failures:
     if bad > self._max_bad_share * self._videos:
       path, reason = next(iter(self.reasons.items()))
       raise DataError(
-        f'{bad} of the {self._videos} videos in {self._split}.csv cannot be read, more than '
+        f'{bad} of the {self._videos} videos in {self._title} cannot be read, more than '
         f'config.data.max_bad_fraction={self._max_bad_share}; the first is {path}: {reason}; '
         f'all are in {self._file}'
       )

@@ -11,6 +11,7 @@ from vivit_jax.config.schema import Task
 from vivit_jax.data.storage import Folder, Objects, exists, folder, is_remote
 from vivit_jax.data.tables import MissingFileError, read_table, read_text
 from vivit_jax.data.timing import stage
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.errors import DataError, nearest
 
@@ -36,6 +37,14 @@ class Contents(Protocol):
     """Raises DecodeError where they cannot be read."""
 
 
+@runtime_checkable
+class Items(Protocol):
+  """Videos by their index that are not decoded here, but by a user's own code or before."""
+
+  def __getitem__(self, index: int) -> FrameArray:
+    """Raises DecodeError where one cannot be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
   """One split."""
@@ -46,6 +55,12 @@ class Manifest:
   fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
   multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
   contents: Contents | None = None  # None: `Video.path` is a local file
+  items: Items | None = None  # give frames, and labels, instead of a file; `Video.path` names them
+
+  @property
+  def title(self) -> str:
+    """What messages call the list of videos."""
+    return f'{self.split}.csv' if self.items is None else f'the {self.split} split'
 
   def open(
     self, index: int, video: Video | None = None, kind: type[VideoReader] = VideoReader
@@ -57,6 +72,9 @@ class Manifest:
       video: what stands there, for a process that was not given `videos`.
       kind: of reader.
     """
+    if self.items is not None:
+      with stage('decode'):
+        return self.items[index]
     video = video or self.videos[index]
     with stage('fetch'):
       content = None if self.contents is None else self.contents[index]

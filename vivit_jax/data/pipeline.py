@@ -2,23 +2,32 @@
 """Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from vivit_jax.config.schema import Config
-from vivit_jax.data.batches import Batch, BatchAssembler
+from vivit_jax.data.batches import Batch, BatchAssembler, Place
 from vivit_jax.data.buffers import Buffers
-from vivit_jax.data.decoders import Processes, Threads
+from vivit_jax.data.decoders import Processes, Threads, automatic
 from vivit_jax.data.examples import EvaluationVideos, Examples, TrainingExamples, label
 from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.pool import cores
 
 AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever decodes them
 
 
 def train_batches(
-  manifest: Manifest, config: Config, *, start_step: int, stop_step: int, rows: Sequence[int]
+  manifest: Manifest,
+  config: Config,
+  *,
+  start_step: int,
+  stop_step: int,
+  rows: Sequence[int],
+  place: Place | None = None,
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of the global batches of steps [start_step, stop_step).
 
@@ -31,6 +40,7 @@ def train_batches(
     start_step: of the first batch.
     stop_step: one after that of the last batch.
     rows: which of every global batch, ascending.
+    place: see `BatchAssembler`; returns the batch with other arrays, on devices.
 
   Returns:
     Batches of 'video' uint8 [B, F, H, W, 3]; 'label' int32 [B, heads] or multi-hot float32 [B, C];
@@ -43,7 +53,7 @@ def train_batches(
   size = config.train.batch_size
   numbers = (step * size + row for step in range(start_step, stop_step) for row in rows)
   examples = TrainingExamples(manifest, config)
-  return _batches(examples, numbers, manifest, config, stop_step - start_step, len(rows))
+  return _batches(examples, numbers, manifest, config, stop_step - start_step, len(rows), place)
 
 
 def evaluation_batches(
@@ -89,14 +99,16 @@ def _batches(
   config: Config,
   batches: int,
   size: int,
+  place: Place | None = None,
 ) -> Generator[Batch, None, None]:
   """Yields so many batches of `size` rows."""
   clip, data = config.clip, config.data
   row = (clip.frames, clip.height, clip.width, 3)
   buffers = Buffers((size, *row))
   decoders: Decoders
-  if data.workers:
-    decoders = Processes(examples.reader, row, data.workers, data.decode_timeout_seconds)
+  workers = automatic(len(manifest.videos)) if data.workers is None else data.workers
+  if workers:
+    decoders = Processes(examples.reader, row, workers, data.decode_timeout_seconds)
   else:
     decoders = Threads(examples.reader, buffers)
   padding = np.zeros_like(label(manifest.videos[0], manifest))
@@ -107,5 +119,33 @@ def _batches(
     batches=batches,
     size=size,
     ahead=min(decoders.tasks * examples.rows, AHEAD_BYTES // math.prod(row)),
+    place=place,
   )
   yield from stream.stream(decoders, buffers)
+
+
+def placing(put: Callable[[Any], Any], cut: Callable[[Any], Any] | None) -> Place:
+  """Returns a function that puts videos and labels of batches onto devices.
+
+  Args:
+    put: puts a tree of arrays there.
+    cut: see `train.step.host_cut`; None leaves videos whole.
+  """
+
+  def place(batch: Batch) -> Batch:
+    video = in_parts(cut, batch['video']) if cut else batch['video']
+    return {**batch, **put({'video': video, 'label': batch['label']})}
+
+  return place
+
+
+def in_parts(change: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> np.ndarray:
+  """Returns what `change` makes of a batch, computed clip by clip by a thread per core."""
+  with ThreadPoolExecutor(min(cores(), len(clips))) as threads:
+    parts = threads.map(change, np.split(clips, len(clips)))
+    first = next(parts)
+    result = np.empty((len(clips), *first.shape[1:]), first.dtype)
+    result[:1] = first
+    for row, part in enumerate(parts, 1):
+      result[row] = part[0]
+  return result

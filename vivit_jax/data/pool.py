@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes that may be sacrificed: one that crashes or hangs is replaced, and costs one task."""
 
+import contextlib
 import dataclasses
 import heapq
 import itertools
@@ -9,6 +10,7 @@ import pickle
 import selectors
 from collections import deque
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from vivit_jax.data.timing import LOOK, AwakeClock
@@ -273,6 +275,13 @@ def run_all(
     pool.close()
 
 
+QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of a container: microseconds of CPU time, and in how many
+
+
 def cores() -> int:
   """Returns how many cores this process may use."""
-  return len(os.sched_getaffinity(0))
+  count = len(os.sched_getaffinity(0))
+  with contextlib.suppress(OSError, ValueError):  # 'max': no quota
+    time, period = map(int, QUOTA.read_text().split())
+    count = min(count, -(-time // period))
+  return count

@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from vivit_jax.config.importable import is_own
 from vivit_jax.config.schema import Config
-from vivit_jax.data import moving_digits
+from vivit_jax.data import moving_digits, own_source
 from vivit_jax.data.manifest import Manifest, parse_seconds, read_class_names, read_manifest
 from vivit_jax.data.prepare.shards import FACTS, is_prepared, open_prepared
 from vivit_jax.data.storage import Folder, exists, folder
@@ -42,6 +43,8 @@ def data_root(config: Config) -> Folder:
 
 def evaluation_split(config: Config) -> str:
   """Returns the split that a run is tested on: `validation` where the data has no test.csv."""
+  if is_own(config.data.source):
+    return 'test' if own_source.has_split(config, 'test') else 'validation'
   return 'test' if exists(data_root(config) / 'test.csv') else 'validation'
 
 
@@ -51,6 +54,8 @@ def open_split(config: Config, split: str) -> Manifest:
   Raises:
     DataError: where the data has no such split, naming those that it has, or cannot be used.
   """
+  if is_own(config.data.source):
+    return own_source.open_own(config, split)
   root = data_root(config)
   if isinstance(root, Path):
     read = open_prepared if is_prepared(root) else read_manifest
@@ -71,8 +76,11 @@ def with_classes(config: Config) -> Config:
   """
   if config.task.classes:
     return config
-  names = read_class_names(data_root(config), config.task)
-  counts = tuple(len(names[head]) for head in config.task.heads)
+  if is_own(config.data.source):
+    counts = own_source.class_counts(config)
+  else:
+    names = read_class_names(data_root(config), config.task)
+    counts = tuple(len(names[head]) for head in config.task.heads)
   if 0 in counts:
     raise DataError(f'classes/{config.task.heads[counts.index(0)]}.txt names no class')
   return dataclasses.replace(config, task=dataclasses.replace(config.task, classes=counts))

@@ -35,6 +35,7 @@ class Cluster:
   client: Any  # of the coordination service
   process: int
   processes: int
+  neighbors: int = 1  # processes on this host, with this one
   # Started by `shutdown.listen`; it must end before Python exits.
   listener: threading.Thread | None = None
   # Numbers the exchanges, which all processes make in the same order.
@@ -71,6 +72,18 @@ def processes() -> int:
 def is_first() -> bool:
   """Returns whether this is the process that writes and logs."""
   return process() == 0
+
+
+def neighbors() -> int:
+  """Returns how many processes of the run share this host and its cores."""
+  return joined.neighbors if joined else 1
+
+
+def meet_neighbors(host: str) -> None:
+  """Counts the processes on each host, by its name."""
+  if joined is not None:
+    names = broadcast(gather_to_first(host))
+    joined.neighbors = names.count(host)
 
 
 def broadcast(value: Any) -> Any:

@@ -2,15 +2,19 @@
 """Starts a process of a multi-process run, and JAX's cache of compiled programs."""
 
 import argparse
+import contextlib
 import hashlib
+import logging
 import os
 import platform
 import re
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.distributed import hosts, meeting, shutdown
+from vivit_jax.distributed import flags, hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
 from vivit_jax.files import cache_folder, discard_output
 
@@ -39,7 +43,8 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
 def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   """Joins the other processes, if any; must be called before JAX initializes its devices.
 
-  Afterwards all processes but the first print errors only, with their number before each line.
+  Sets the compilers' recommended flags first, see `flags`. Afterwards all processes but the first
+  print errors only, with their number before each line.
 
   Args:
     options: of `add_launch`.
@@ -48,6 +53,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   Raises:
     ConfigError: the options are invalid, or the other processes do not answer.
   """
+  flags.set_recommended()
   given = any(x is not None for x in (options.coordinator, options.processes, options.process))
   found = not given and (_on_slurm() or _on_tpu())
   if given or (not found and ADDRESS in os.environ):
@@ -86,6 +92,7 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   if not hosts.is_first():
     discard_output(sys.stdout.fileno())
     sys.stderr = _Prefixed(sys.stderr, f'process {hosts.process()}: ')
+  hosts.meet_neighbors(platform.node())
 
 
 def _on_slurm() -> bool:
@@ -175,6 +182,24 @@ CPU_FIELDS = (
   'vendor_id', 'cpu family', 'model', 'model name', 'stepping', 'flags',  # x86
   'CPU implementer', 'CPU architecture', 'CPU variant', 'CPU part', 'CPU revision', 'Features',
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quieten_libraries() -> Iterator[None]:
+  """Silences libraries below errors meanwhile; VIVIT_LOG=INFO shows their messages again."""
+  level = os.environ.get('VIVIT_LOG', 'ERROR')
+  loggers = [logging.getLogger(name) for name in ('absl', 'jax', 'orbax', 'grain')]
+  before = [logger.level for logger in loggers]
+  with warnings.catch_warnings():
+    for logger in loggers:
+      logger.setLevel(level)
+    if level == 'ERROR':
+      warnings.filterwarnings('ignore', module='orbax')
+    try:
+      yield
+    finally:
+      for logger, old in zip(loggers, before, strict=True):
+        logger.setLevel(old)
 
 
 def keep_compiled_programs() -> None:

@@ -73,7 +73,7 @@ def shard_batch(mesh: Mesh, rows: Any) -> Any:
   """Returns this process's rows of a batch (a tree of NumPy arrays) as global device arrays.
 
   Args:
-    mesh: splits the rows and, for videos (arrays of five axes), the frames.
+    mesh: splits the rows and, for videos and their patches (four axes or more), the frames.
     rows: those of `host_rows`, in their order.
   """
   count = jax.tree.leaves(rows)[0].shape[0]
@@ -87,7 +87,7 @@ def shard_batch(mesh: Mesh, rows: Any) -> Any:
       low, high, _ = index[0].indices(size)
       return x[place[low] : place[low] + high - low, *index[1:]]
 
-    sharding = batch_sharding(mesh, video=x.ndim == 5)
+    sharding = batch_sharding(mesh, video=x.ndim > 3)
     return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
 
   return jax.tree.map(put, rows)

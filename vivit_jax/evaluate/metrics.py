@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from vivit_jax.config.schema import Evaluate, Task, head_slices
 from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.classes import mean_accuracy
 from vivit_jax.evaluate.ranks import TOP, finite_or_worst, hits, metric_names, probabilities
 
 
@@ -27,8 +28,9 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
     `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
     joint metric, with its number of `classes`. Fractions in [0, 1], NaN if nothing was scored:
       single_label: `top1` and, of more than five classes, `top5` of videos, `clip_top1` and
-        `clip_top5` of single views; at the top level those of the joint metric if there is one,
-        else of the first head.
+        `clip_top5` of single views; of a head `class_top1`, the mean over its classes with a video
+        of their own `top1`; at the top level those of the joint metric if there is one, else of the
+        first head.
       multi_label: `mAP`, the mean over classes with a positive video, also at the top level; per
         head `average_precision` by class (None without a positive) and
         `classes_without_positives`, their number.
@@ -69,6 +71,7 @@ def _accuracies(predictions: Predictions, task: Task) -> dict[str, dict[str, Any
       'clip_top1': float(predictions.clip_hits[i, 0] / clips),
       'clip_top5': float(predictions.clip_hits[i, 1] / clips),
     }
+    | ({'class_top1': mean_accuracy(predictions, task, name)} if name in task.heads else {})
     for i, name in enumerate(metric_names(task))
   }
 

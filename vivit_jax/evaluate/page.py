@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from vivit_jax.evaluate.classes import ClassScore
 from vivit_jax.evaluate.metrics import Mistake
 
 TEMPLATE = Path(__file__).with_name('page.html')
@@ -19,6 +20,7 @@ COLUMNS = {
   'mAP': 'mAP',
   'top1': 'top-1',
   'top5': 'top-5',
+  'class_top1': 'mean of classes',
   'clip_top1': 'single view top-1',
   'clip_top5': 'single view top-5',
 }
@@ -31,6 +33,16 @@ class ConfusionView:
   head: str
   png: bytes
   pairs: tuple[tuple[str, str, int], ...]  # (true, predicted, videos), the most frequent first
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassesView:
+  """One head's classes as shown."""
+
+  head: str
+  measure: str  # what their scores are
+  png: bytes
+  rows: tuple[ClassScore, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,9 @@ def render(
   *,
   headline: str,
   curves: bytes | None,
+  classes: Sequence[ClassesView],
   confusions: Sequence[ConfusionView],
   mistakes: Sequence[MistakeView],
-  class_names: Mapping[str, Sequence[str]],
   failures: Sequence[tuple[str, str]],
   config: Mapping[str, Any],
   times: Mapping[str, float],
@@ -62,9 +74,9 @@ def render(
     results: of `metrics.compute`.
     headline: the head, or joint metric, that the results' top level is about.
     curves: PNG.
+    classes: one per head.
     confusions: one per head.
     mistakes: the most confident first.
-    class_names: per head, in the order of the ids.
     failures: (path, reason) of videos that could not be read.
     config: the resolved configuration, plain values.
     times: seconds of training by activity.
@@ -88,12 +100,12 @@ def render(
       [name, f'{task["classes"]:,}', *(_percent(task.get(key)) for key in shown)]
       for name, task in tasks.items()
     ],
-    class_rows={
-      name: _by_precision(class_names[name], task['average_precision'])
-      for name, task in tasks.items()
-      if 'average_precision' in task
-    },
     curves=curves,
+    classes=classes,
+    class_rows={
+      view.head: [(row.name, f'{row.videos:,}', _percent(row.score)) for row in view.rows]
+      for view in classes
+    },
     confusions=confusions,
     mistakes=mistakes,
     failures=failures,
@@ -105,15 +117,6 @@ def render(
 def _percent(value: float | None) -> str:
   """Returns 93.4 % for 0.934, n/a for what was not scored (None or NaN)."""
   return 'n/a' if value is None or value != value else f'{100 * value:.1f} %'
-
-
-def _by_precision(
-  names: Sequence[str], precisions: Sequence[float | None]
-) -> list[tuple[str, str]]:
-  """Returns (class, average precision), the best first and those without a positive last."""
-  scored = zip(names, precisions, strict=True)
-  ranked = sorted(scored, key=lambda pair: -1.0 if pair[1] is None else pair[1], reverse=True)
-  return [(name, _percent(precision)) for name, precision in ranked]
 
 
 def _time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:

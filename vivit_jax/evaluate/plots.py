@@ -15,8 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.text import Text
 
+from vivit_jax.evaluate.classes import ClassScore
+
 _NAMED_CLASSES = 40  # more names than this cannot be read along an axis
 _NUMBERED_CLASSES = 20  # more counts than this cannot be read inside the cells
+_LOWEST_CLASSES = 20  # that are named where not all can be
 _LONGEST_NAME = 24  # characters of a class name along an axis
 _EVALUATED = 'validation_'
 _PANELS = {'loss': ('loss',), 'accuracy': ('top1', 'accuracy', 'mAP')}  # how their columns start
@@ -75,6 +78,41 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], li
   return [step for step, _ in found], [value for _, value in found]
 
 
+def draw_classes(rows: Sequence[ClassScore], measure: str) -> bytes:
+  """Returns the scores of classes as a PNG of bars, with how many videos each has.
+
+  Up to `_NAMED_CLASSES` all classes have a bar with their name. Of more, the left panel has all
+  classes side by side, without names, and the right one the lowest of them with theirs.
+
+  Args:
+    rows: the best first; those without a score are left out.
+    measure: what the scores are.
+  """
+  scored = [row for row in rows if row.score is not None]
+  many = len(scored) > _NAMED_CLASSES
+  named = scored[-_LOWEST_CLASSES:] if many else scored
+  height = max(2.0, 0.7 + 0.2 * len(named))
+  figure = Figure(figsize=(10.0 if many else 6.5, height), layout='constrained')
+  *left, right = figure.subplots(1, 2 if many else 1, squeeze=False)[0]
+  values = np.array([row.score for row in scored], float)
+  for axes in left:
+    axes.fill_between(np.arange(len(values) + 1), np.append(values, values[-1:]), step='post')
+    axes.axhline(values.mean(), color='black', lw=1, ls='--', label=f'mean {values.mean():.1%}')
+    axes.set(xlim=(0, len(values)), ylim=(0, 1.02), ylabel=measure)
+    axes.set_xlabel(f'{len(values)} classes, best first')
+    axes.legend(loc='lower left')
+  bars = right.barh(range(len(named)), [row.score for row in named], height=0.75)
+  right.bar_label(bars, [f'{row.videos:,}' for row in named], padding=3, fontsize='x-small')
+  right.set_yticks(range(len(named)), [_short(row.name) for row in named], fontsize='small')
+  right.set(xlim=(0, 1.12), ylim=(len(named) - 0.4, -0.6))
+  right.set_xlabel(f'{measure}; numbers: videos')
+  right.set_title(f'the lowest {len(named)}' if many else '', fontsize='medium')
+  for axes in (*left, right):
+    axes.spines[['top', 'right']].set_visible(False)
+  _plain(right.get_yticklabels())
+  return _png(figure)
+
+
 def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: str) -> bytes:
   """Returns a confusion matrix as a PNG: color is the share of the true class's videos.
 
@@ -93,7 +131,7 @@ def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: 
   axes.set_ylabel('true')
   axes.set_title(title, parse_math=False)
   if classes <= _NAMED_CLASSES:
-    short = [n if len(n) <= _LONGEST_NAME else n[: _LONGEST_NAME - 1] + '…' for n in names]
+    short = [_short(name) for name in names]
     axes.set_xticks(range(classes), short, rotation=45, ha='right', rotation_mode='anchor')
     axes.set_yticks(range(classes), short)
     _plain([*axes.get_xticklabels(), *axes.get_yticklabels()])
@@ -103,6 +141,10 @@ def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: 
       text = str(matrix[row, column])
       axes.text(column, row, text, ha='center', va='center', color=color, fontsize='small')
   return _png(figure)
+
+
+def _short(name: str) -> str:
+  return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'
 
 
 def _plain(labels: Sequence[Text]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vivit_jax.config.augment import Triple
-from vivit_jax.config.schema import Clip, Task, head_slices
+from vivit_jax.config.clip import Channels, Clip, Interpolation, Resize, Sampling, in_words
+from vivit_jax.config.schema import Task, head_slices
 from vivit_jax.errors import printable
 from vivit_jax.evaluate.ranks import probabilities
 
@@ -23,13 +24,15 @@ class Protocol:
   stride: int  # in frames of the video; see config.Clip for all three
   stride_from: Literal['argument', 'checkpoint', 'assumed']
   stride_seconds: float | None
-  sampling: Literal['stride', 'whole_video']
+  sampling: Sampling
   height: int  # pixels
   width: int
   short_side: int  # see SpatialCrops
-  low: Triple  # what a pixel of 0 becomes, per channel
-  high: Triple  # what 255 becomes
-  channels: Literal['rgb', 'bgr']  # the order of low, high and of what the model sees
+  resize: Resize  # see config.Clip for these two
+  interpolation: Interpolation
+  mean: Triple  # the model sees (pixel / 255 - mean) / std, per channel
+  std: Triple
+  channels: Channels  # the order of mean, std and of what the model sees
   temporal_views: int
   spatial_views: int
 
@@ -42,30 +45,35 @@ class Protocol:
   def clip(self) -> Clip:
     """Which frames and pixels a view has."""
     return Clip(
-      self.frames, self.stride, self.stride_seconds, self.sampling, self.height, self.width
-    )
+      self.frames, self.stride, self.stride_seconds, self.sampling, self.height, self.width,
+      self.mean, self.std, self.resize, self.interpolation,
+    )  # fmt: skip
 
   def __str__(self) -> str:
     """Returns all of it in one line, including what had to be assumed."""
     stride = f'every {self.stride} frames' if self.stride > 1 else 'every frame'
     if self.stride_seconds is not None:
       stride = f'every {self.stride_seconds:g} s'
-    if self.sampling == 'whole_video':
-      stride = 'evenly from the whole video'
-    if self.stride_from == 'assumed':
+    if self.sampling != 'stride':
+      which = 'the middle' if self.sampling == 'whole_video' else 'the first'
+      stride = f'{which} of equal parts of the whole video'
+    elif self.stride_from == 'assumed':
       stride += ' (assumed: the checkpoint does not say)'
+    shown = f'of a short side of {self.short_side}'
+    if self.resize == 'whole_frame':
+      shown = 'of the whole frame'
+    resized = '' if self.interpolation == 'area' else f', {self.interpolation}'
     return (
       f'{self.temporal_views}x{self.spatial_views} views of {self.frames} frames, {stride}, '
-      f'{self.height}x{self.width} pixels of a short side of {self.short_side}, '
-      f'{self.channels} from {_values(self.low)} to {_values(self.high)}'
+      f'{self.height}x{self.width} pixels {shown}{resized}, '
+      f'{self.channels} {self._values()}'
     )
 
-
-def _values(channels: Triple) -> str:
-  """Returns one number if all channels have the same."""
-  if len(set(channels)) == 1:
-    return f'{channels[0]:g}'
-  return f'({", ".join(f"{value:.3g}" for value in channels)})'
+  def _values(self) -> str:
+    if len({*self.mean}) == len({*self.std}) == 1:
+      low, high = ((end - self.mean[0]) / self.std[0] for end in (0, 1))
+      return f'from {low:.4g} to {high:.4g}'
+    return f'of {in_words(self.mean, self.std)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Prediction:
     used: how many different frames the views showed.
     missing: how many more they would have shown, but these cannot be decoded.
     error: why there is no answer, in one line.
+    shares: probabilities of all classes of all heads, in their order; not part of the JSON.
   """
 
   path: str
@@ -90,6 +99,19 @@ class Prediction:
   used: int = 0
   missing: int = 0
   error: str | None = None
+  shares: tuple[float, ...] = dataclasses.field(default=(), repr=False)
+
+  @property
+  def labels(self) -> list[tuple[str, float]]:
+    """The same as one list, see `one_list`."""
+    return one_list(self.heads)
+
+
+def one_list(heads: Mapping[str, Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
+  """Returns (label, probability) of all heads; of several, labels are HEAD:LABEL."""
+  if len(heads) == 1:
+    return list(*heads.values())
+  return [(f'{head}:{label}', share) for head, best in heads.items() for label, share in best]
 
 
 def most_probable(
@@ -125,7 +147,11 @@ def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   A video without an answer has an "error" that is not null, and no heads.
   """
   videos = [
-    {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
+    {
+      field.name: getattr(prediction, field.name)
+      for field in dataclasses.fields(prediction)
+      if field.name != 'shares'
+    }
     | {
       'heads': {
         head: [{'label': label, 'probability': share} for label, share in best]

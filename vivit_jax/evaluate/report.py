@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 
 from vivit_jax.config.schema import Task
 from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.classes import ClassScore, by_class
 from vivit_jax.evaluate.metrics import Mistake, confusion, most_confused
-from vivit_jax.evaluate.page import ConfusionView, MistakeView, render
-from vivit_jax.evaluate.plots import draw_confusion, draw_curves, draw_strip
+from vivit_jax.evaluate.page import ClassesView, ConfusionView, MistakeView, render
+from vivit_jax.evaluate.plots import draw_classes, draw_confusion, draw_curves, draw_strip
 from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10
@@ -44,11 +45,14 @@ def write_report(
   mistakes: Sequence[ShownMistake],
   config: Mapping[str, Any],
 ) -> Path:
-  """Writes report.json, curves.png, confusion_<head>.png and report.html, each atomically.
+  """Writes report.json, report.html and their pictures, each atomically.
+
+  Pictures are curves.png, classes_<head>.png and confusion_<head>.png.
 
   Args:
     folder: made if it is missing; files of an earlier report are replaced.
-    results: of `metrics.compute`; report.json is this plus `failures`, with null for NaN.
+    results: of `metrics.compute`; report.json is this plus `failures` and `classes`, per head a
+      list of `class`, `videos` and `top1` or `average_precision`, the best first; null for NaN.
     title: heading of the page.
     predictions: of all hosts.
     task: what the logits mean; multi_label has no confusion matrix.
@@ -65,36 +69,66 @@ def write_report(
     OSError: the folder cannot be written.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  failures = [{'path': path, 'reason': reason} for path, reason in predictions.failures]
-  facts = _without_nan({**results, 'failures': failures})
-  replace_file(
-    folder / 'report.json', json.dumps(facts, indent=2, allow_nan=False).encode() + b'\n'
-  )
+  scores = by_class(predictions, task, class_names, results)
+  measure = 'average_precision' if task.kind == 'multi_label' else 'top1'
+  _write_facts(folder / 'report.json', results, predictions.failures, scores, measure)
 
   curves_png = draw_curves(curves)
   if curves_png is not None:
     replace_file(folder / 'curves.png', curves_png)
+  views = []
+  for head, rows in scores.items():
+    views.append(_classes_view(head, rows, measure))
+    replace_file(folder / f'classes_{_file_name(head)}.png', views[-1].png)
   confusions = []
   for head in task.heads if task.kind == 'single_label' else ():
     confusions.append(_confusion_view(predictions, task, head, class_names[head]))
-    # A head is a manifest column of the user's and may hold a slash.
-    name = re.sub(r'[^\w.-]', '_', head)
-    replace_file(folder / f'confusion_{name}.png', confusions[-1].png)
+    replace_file(folder / f'confusion_{_file_name(head)}.png', confusions[-1].png)
 
   page = render(
     title,
     results,
     headline=task.joint or task.heads[0],
     curves=curves_png,
+    classes=views,
     confusions=confusions,
     mistakes=[MistakeView(m.mistake, m.path, draw_strip(m.frames)) for m in mistakes],
-    class_names=class_names,
     failures=predictions.failures,
     config=config,
     times=_times(curves),
   )
   replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
+
+
+def _write_facts(
+  file: Path,
+  results: Mapping[str, Any],
+  failures: Sequence[tuple[str, str]],
+  scores: Mapping[str, Sequence[ClassScore]],
+  measure: str,
+) -> None:
+  facts = {
+    **results,
+    'failures': [{'path': path, 'reason': reason} for path, reason in failures],
+    'classes': {
+      head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
+      for head, rows in scores.items()
+    },
+  }
+  content = json.dumps(_without_nan(facts), indent=2, allow_nan=False)
+  replace_file(file, content.encode() + b'\n')
+
+
+def _file_name(head: str) -> str:
+  """Returns a head as part of a file's name; it is a column of the user's and may hold a slash."""
+  return re.sub(r'[^\w.-]', '_', head)
+
+
+def _classes_view(head: str, rows: Sequence[ClassScore], measure: str) -> ClassesView:
+  """Returns one head's classes as a picture and a table."""
+  label = measure.replace('_', ' ').replace('top1', 'top-1')
+  return ClassesView(head, label, draw_classes(rows, label), tuple(rows))
 
 
 def _confusion_view(

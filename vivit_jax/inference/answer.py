@@ -9,9 +9,9 @@ import numpy as np
 from vivit_jax.errors import DataError
 from vivit_jax.evaluate.predictions import class_names
 from vivit_jax.inference.explain import Explainer, Explanation
+from vivit_jax.inference.predict import make_protocol, predict, usual_views
 from vivit_jax.inference.segments import Segment, all_segments, head_probabilities
 from vivit_jax.inference.timeline import Timeline, Timeliner
-from vivit_jax.predict import make_protocol, predict
 from vivit_jax.weights.pretrained import Pretrained
 
 
@@ -42,7 +42,7 @@ class Answerer:
   def __init__(
     self,
     pretrained: Pretrained,
-    views: tuple[int, int] = (4, 3),
+    views: tuple[int, int] | None = None,
     top: int = 5,
     stride: int | None = None,
   ):
@@ -50,17 +50,18 @@ class Answerer:
 
     Args:
       pretrained: a model with a classifier.
-      views: temporal x spatial, of the labels.
+      views: temporal x spatial, of the labels; None = see predict.usual_views.
       top: labels per head.
       stride: between the frames of a clip, instead of the checkpoint's.
 
     Raises:
       CheckpointError: no classifier, or no value range.
     """
-    self._pretrained, self._views, self._top, self._stride = pretrained, views, top, stride
-    self.protocol = make_protocol(pretrained.source, *views, stride)
+    self._pretrained, self._top, self._stride = pretrained, top, stride
+    self._views = views or usual_views(pretrained.source)
+    self.protocol = make_protocol(pretrained.source, *self._views, stride)
     self._explainer = Explainer(pretrained, top=top, stride=stride)
-    whole_video = self.protocol.sampling == 'whole_video'
+    whole_video = self.protocol.sampling != 'stride'
     self._timeliner = None if whole_video else Timeliner(pretrained, stride=stride)
 
   def answer(self, path: Path) -> Answer:

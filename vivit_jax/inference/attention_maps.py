@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
-from vivit_jax.inference.stages import embed, encode, is_temporal, plainly
+from vivit_jax.inference.stages import check_plain, embed, encode, is_temporal, plainly
 from vivit_jax.model.attention import Attention
 from vivit_jax.model.tokenizer import sampled_frame_indices
 from vivit_jax.model.vivit import Stage, ViViT, apply, stages
@@ -48,6 +48,7 @@ def rollout(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Floa
   Args:
     video: values as the weights expect them.
   """
+  check_plain(model.config, 'attention maps')
   # A kernel for which no sequence is filled up: all tokens that attentions see are the model's.
   model = plainly(model, attention_kernel='blockwise')
   x = embed(model, params, video)

@@ -64,7 +64,7 @@ def lay_windows(times: Times, protocol: Protocol, hop: float | None, unit: int) 
 
   Args:
     times: of its frames, seconds.
-    protocol: how clips are sampled; not `whole_video`.
+    protocol: how clips are sampled; by a stride.
     hop: seconds from one window to the next; None = `unit` frames of a window.
     unit: see hop.
 
@@ -114,7 +114,7 @@ def _count(seconds: float, tick: float) -> int:
 
 def check_hop(protocol: Protocol, hop: float | None) -> None:
   """Refuses what no video could be cut into windows by; see `lay_windows`."""
-  if protocol.sampling == 'whole_video':
+  if protocol.sampling != 'stride':
     raise ConfigError(
       'the checkpoint samples its frames from the whole video, so it has no windows: give '
       '--stride=N, or use `vivit predict`'

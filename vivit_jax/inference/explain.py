@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 
 from vivit_jax.config.schema import head_slices
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.errors import ConfigError, nearest
 from vivit_jax.evaluate.predictions import class_names, most_probable
@@ -17,10 +18,10 @@ from vivit_jax.inference.attention_maps import gradient, rollout
 from vivit_jax.inference.clock import central_window
 from vivit_jax.inference.features import open_stream
 from vivit_jax.inference.overlay import as_mp4, as_png, overlay
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.windows import center_crop
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import apply
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 
@@ -83,7 +84,7 @@ class Explainer:
 
     @jax.jit
     def forward(params, video):
-      values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+      values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
       mapped = (
         rollout(model, params, values) if index is None else gradient(model, params, values, index)
       )
@@ -91,7 +92,7 @@ class Explainer:
 
     self._forward = forward
 
-  def explain(self, video: Video | Path | str) -> Explanation:
+  def explain(self, video: Video | Path | str | FrameArray) -> Explanation:
     """Explains the clip in the middle of a video, that of `predict --views=1x1`.
 
     Raises:

@@ -16,10 +16,10 @@ import numpy as np
 from vivit_jax import __version__
 from vivit_jax.errors import ConfigError, UserError
 from vivit_jax.evaluate.predictions import Protocol
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.kernels import LONG, Kernel
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 BOUND = 1e-4  # between logits of the exported program and of this one
@@ -65,7 +65,7 @@ class Export:
     """Returns float32 logits of an input of the exported program."""
     if self.uint8:
       protocol = self.protocol
-      video = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+      video = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return apply(self.model, params, video)
 
   def clips(self, batch: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class Export:
     if self.uint8:
       return pixels
     protocol = self.protocol
-    values = normalize_pixels(jnp.asarray(pixels), protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(jnp.asarray(pixels), protocol.mean, protocol.std, protocol.channels)
     return np.array(values)
 
   def metadata(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Export:
     task = source.task
     assert task is not None
     wants = 'RGB pixels 0 to 255, uint8' if self.uint8 else (
-      'pixels / 255 * (high - low) + low per channel, float32, channels in the order given'
+      '(pixel / 255 - mean) / std per channel, float32, channels in the order given'
     )  # fmt: skip
     return {
       'vivit_jax': __version__,
@@ -94,11 +94,15 @@ class Export:
       'labels': source.labels,
       'input': {'type': 'uint8' if self.uint8 else 'float32', 'values': wants},
       'preprocessing': {
-        'low': protocol.low,
-        'high': protocol.high,
+        'mean': protocol.mean,
+        'std': protocol.std,
         'channels': protocol.channels,
+        'resize': protocol.resize,
         'short_side': protocol.short_side,
-        'crop': 'center, after scaling until the frame covers height x width',
+        'interpolation': protocol.interpolation,
+        'crop': 'all of the frame, resized to height x width'
+        if protocol.resize == 'whole_frame'
+        else 'center, after scaling until the frame covers height x width',
       },
       'clip': {
         'frames': protocol.frames,

@@ -19,6 +19,7 @@ from vivit_jax.data.manifest import Video
 from vivit_jax.data.tables import as_csv
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import ConfigError, UserError
+from vivit_jax.evaluate.prediction_files import import_parquet
 from vivit_jax.files import naming, replace_file, write_json
 from vivit_jax.inference.features import Extractor, open_stream
 
@@ -64,7 +65,7 @@ class ParquetWriter:
 
   def __init__(self, file: Path, row: tuple[int, ...]):
     """Begins a file; raises ConfigError where pyarrow is missing."""
-    pyarrow, parquet = import_parquet()
+    pyarrow, parquet = import_parquet('--to=parquet', 'use --to=npy')
     self._pyarrow = pyarrow
     list_type = pyarrow.list_(pyarrow.float32(), int(np.prod(row)))
     fields = [('start', pyarrow.float64()), ('end', pyarrow.float64()), ('features', list_type)]
@@ -88,18 +89,6 @@ class ParquetWriter:
       self._file.close()
 
 
-def import_parquet() -> tuple[Any, Any]:
-  """Returns pyarrow and pyarrow.parquet; raises ConfigError where they are missing."""
-  try:
-    import pyarrow
-    from pyarrow import parquet
-  except ImportError:
-    raise ConfigError(
-      '--to=parquet needs pyarrow: pip install "vivit_jax[parquet]", or use --to=npy'
-    ) from None
-  return pyarrow, parquet
-
-
 class Store:
   """A folder of features of one kind, that a stopped command continues.
 
@@ -114,7 +103,7 @@ class Store:
       ConfigError: it holds something else, or features of other settings.
     """
     if kind == 'parquet':
-      import_parquet()
+      import_parquet('--to=parquet', 'use --to=npy')
     self._folder, self._kind = folder, kind
     self.index = folder / INDEX
     self._check({**settings, 'format': kind})

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.clock import Windows, central_window, lay_windows
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.stages import Level, plainly, represent
 from vivit_jax.inference.windows import batches, center_crop, run_ahead, with_window
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 Forward = Callable[[np.ndarray], jax.Array]
@@ -106,12 +107,12 @@ class Extractor:
     for values in run_ahead(self._forward, pixels):
       yield values.reshape(-1, *self.row)
 
-  def whole(self, video: Video | Path | str) -> Features:
+  def whole(self, video: Video | Path | str | FrameArray) -> Features:
     """Returns the rows of all windows of a video at once; raises DecodeError."""
     with open_stream(video) as reader:
       return self._all(reader, self.windows(reader))
 
-  def central(self, video: Video | Path | str) -> Features:
+  def central(self, video: Video | Path | str | FrameArray) -> Features:
     """Returns the rows of the one clip in the middle, that of `predict --views=1x1`."""
     with open_stream(video) as reader:
       return self._all(reader, central_window(reader.times, self.protocol))
@@ -121,8 +122,10 @@ class Extractor:
     return Features(np.concatenate(values), self.seconds(windows))
 
 
-def open_stream(video: Video | Path | str) -> VideoStream:
-  """Opens a video, or the span of one; raises DecodeError."""
+def open_stream(video: Video | Path | str | FrameArray) -> VideoStream:
+  """Opens a video, or the span of one; raises DecodeError. Frames in memory are open already."""
+  if isinstance(video, FrameArray):
+    return video
   if isinstance(video, Video):
     return VideoStream(video.path, video.start, video.end)
   return VideoStream(str(video))
@@ -134,7 +137,7 @@ def compile_features(pretrained: Pretrained, protocol: Protocol, level: Level) -
 
   @jax.jit
   def forward(params, video):
-    values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return represent(model, params, values, level)
 
   return lambda video: forward(params, video)

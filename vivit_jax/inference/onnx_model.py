@@ -11,7 +11,7 @@ from vivit_jax import __version__
 from vivit_jax.errors import CheckpointError
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.onnx_graph import OPSET, Graph
-from vivit_jax.inference.stages import is_temporal
+from vivit_jax.inference.stages import check_plain, is_temporal
 from vivit_jax.model.attention import TIME
 from vivit_jax.model.tokenizer import sampled_frame_indices
 from vivit_jax.model.transformer import AXIS_NAMES
@@ -34,6 +34,7 @@ def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | No
   Raises:
     CheckpointError: a parameter that no operation here takes.
   """
+  check_plain(source.model, 'ONNX files')
   graph = Graph(source.params)
   x = _values(graph, 'video', protocol) if uint8 else 'video'
   x, shape = _embed(graph, source, x)
@@ -67,12 +68,13 @@ def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | No
 
 
 def _values(graph: Graph, pixels: str, protocol: Protocol) -> str:
-  low, high = np.array(protocol.low, np.float32), np.array(protocol.high, np.float32)
+  zero = np.array([0.0 - m / s for m, s in zip(protocol.mean, protocol.std, strict=True)])
   x = graph.node('Cast', pixels, to=TensorProto.FLOAT)
   if protocol.channels == 'bgr':
     x = graph.node('Gather', x, graph.integers(2, 1, 0), axis=4)
   x = graph.node('Div', x, graph.constant(np.float32(255.0)))
-  return graph.node('Add', graph.node('Mul', x, graph.constant(high - low)), graph.constant(low))
+  scale = graph.constant(1 / np.array(protocol.std, np.float32))
+  return graph.node('Add', graph.node('Mul', x, scale), graph.constant(zero.astype(np.float32)))
 
 
 def _embed(graph: Graph, source: Source, x: str) -> tuple[str, Shape]:

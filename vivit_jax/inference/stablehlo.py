@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as a StableHLO program and its parameters, which JAX and NumPy alone can run.
+"""A model as a StableHLO program and its parameters, which JAX, flatbuffers and NumPy can run.
 
 The folder holds `program.bin` (of jax.export; for CPUs, GPUs and TPUs), `params.npz` and
 `metadata.json`:
@@ -14,6 +14,7 @@ Parameters are arguments of the program, since a program that held them could ha
 from pathlib import Path
 from typing import Any
 
+import flatbuffers  # noqa: F401  # of jax.export, which does not require it
 import jax
 import numpy as np
 from flax import traverse_util

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vivit_jax.config.schema import Model
+from vivit_jax.errors import InputError
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks
-from vivit_jax.model.vivit import Encoder, Stage, ViViT, stages
+from vivit_jax.model.vivit import Encoder, Stage, ViViT, apply, stages, token_grid
 
 Level = Literal['clip', 'frames', 'tokens']
 
@@ -21,6 +23,45 @@ Level = Literal['clip', 'frames', 'tokens']
 def plainly(model: ViViT, **changes: Any) -> ViViT:
   """Returns the same model without scan and remat, under which nothing inside could be seen."""
   return model.clone(config=dataclasses.replace(model.config, scan=False, remat='none', **changes))
+
+
+# Settings that what takes stages apart knows by these values alone.
+_PLAIN = {
+  'attention': (
+    'spatio_temporal',
+    'factorised_encoder',
+    'factorised_self_attention',
+    'factorised_dot_product',
+  ),
+  'pooling': ('cls', 'mean'),
+  'final_norm': ('before_pooling',),
+  'positions': ('learned',),
+  'key_bias': (True,),
+  'logit_cap': (None,),
+  'time_dense': (False,),
+}
+
+
+def unusual(config: Model) -> str | None:
+  """Returns the first setting by which a model is none of the paper's four, if there is one."""
+  for name, known in _PLAIN.items():
+    if (held := getattr(config, name)) not in known:
+      return f'config.model.{name}={held!r}'
+  return None
+
+
+def check_plain(config: Model, what: str) -> None:
+  """Refuses models that a way of looking into them does not know.
+
+  Args:
+    config: of the model.
+    what: that wants to look, e.g. 'attention maps'.
+
+  Raises:
+    InputError: naming the setting.
+  """
+  if setting := unusual(config):
+    raise InputError(f'{what} are made of the four models of the ViViT paper, not with {setting}')
 
 
 def embed(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Float[Array, 'b t s d']:
@@ -93,6 +134,8 @@ def represent(
   Args:
     video: values as the weights expect them.
   """
+  if unusual(model.config):
+    return _represent_whole(model, params, video, level)
   grid = embed(model, params, video)
   b, t, s, d = grid.shape
   chain = stages(model.config)
@@ -102,3 +145,29 @@ def represent(
     frames, pooled = encode_tokens(model, params, stage, pooled)
   result = {'clip': pool(pooled), 'frames': frames, 'tokens': first.reshape(b, t, s, d)}[level]
   return result.astype(jnp.float32)
+
+
+def _represent_whole(
+  model: ViViT, params: Any, video: Float[Array, 'b f h w c'], level: Level
+) -> Float[Array, 'b *rows d']:
+  """Returns the features of a model of another kind: of tokens after the last stage and its norm.
+
+  `frames` are means over the tokens of each frame, and so is `clip` where there is no pooling.
+  """
+  config = model.config
+  if level == 'clip' and config.pooling != 'none':
+    return apply(model.clone(classes=0), params, video)
+  if config.pooling == 'shared_cls':
+    raise InputError(
+      f"features of level {level!r} are not known of config.model.pooling='shared_cls', only 'clip'"
+    )
+  norm = 'none' if config.final_norm == 'after_pooling' else config.final_norm
+  kept = model.clone(config=dataclasses.replace(
+    config, pooling='none', final_norm=norm, pooler_layers=0, pooler_width=None
+  ), classes=0)  # fmt: skip
+  time, rows, columns = token_grid(config, video.shape)
+  tokens = apply(kept, params, video)
+  grid = tokens.reshape(len(tokens), time, rows * columns, -1)
+  if level == 'tokens':
+    return grid
+  return grid.mean(axis=2) if level == 'frames' else grid.mean(axis=(1, 2))

@@ -20,15 +20,16 @@ from jaxtyping import Float32, Float64, Int64
 
 from vivit_jax.config.schema import Model
 from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.clock import Windows, check_hop, lay_windows
 from vivit_jax.inference.features import open_stream
+from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.stages import classify, embed, encode, plainly, pool
 from vivit_jax.inference.windows import Watcher, batches, center_crop, run_ahead
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import stages
-from vivit_jax.predict import make_protocol
 from vivit_jax.weights.pretrained import Pretrained
 
 TUBELETS = 16  # encoded at a time
@@ -98,7 +99,7 @@ class Timeliner:
     self._pretrained = pretrained
     self._spatial, self._temporal = compile_parts(pretrained, self.protocol)
 
-  def run(self, video: Video | Path | str, watch: Watcher | None = None) -> Timeline:
+  def run(self, video: Video | Path | str | FrameArray, watch: Watcher | None = None) -> Timeline:
     """Returns the timeline of a video.
 
     Args:
@@ -194,7 +195,7 @@ def compile_parts(
 
   @jax.jit
   def spatial(params, video):
-    values = normalize_pixels(video, protocol.low, protocol.high, protocol.channels)
+    values = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return encode(model, params, chain[0], embed(model, params, values))[:, 0].astype(jnp.float32)
 
   @jax.jit

@@ -13,12 +13,11 @@ from vivit_jax.evaluate.page import STYLE
 from vivit_jax.inference import onnx_export
 from vivit_jax.inference.export import Export, written
 from vivit_jax.inference.onnx_model import size_of
-from vivit_jax.predict import make_protocol
+from vivit_jax.inference.predict import make_protocol
 
 RUNTIME = 'onnxruntime-web@1.30.0'
 FILES = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
 MOST = 1_500_000_000  # bytes of parameters; WebAssembly addresses 4 GB, with copies of them
-VIEWS = (4, 3)  # temporal, spatial; as `vivit predict` has them
 
 
 def write(export: Export, target: Path, runtime: Path | None = None) -> float:
@@ -30,7 +29,8 @@ def write(export: Export, target: Path, runtime: Path | None = None) -> float:
     runtime: npm's package, unpacked; None fetches it with npm.
 
   Raises:
-    ConfigError: the target exists, the model is too large, or the runtime is not to be had.
+    ConfigError: the target exists, the model is too large or expects frames that are resized in
+      another way than the page does it, or the runtime is not to be had.
     ExportError: logits that are off; nothing is left.
   """
   source = export.pretrained.source
@@ -39,10 +39,15 @@ def write(export: Export, target: Path, runtime: Path | None = None) -> float:
       f'{source.path} has {size_of(source.params) / 1e9:.1f} GB of parameters, more than browsers '
       'can hold: use --to=onnx on a server'
     )
+  if export.protocol.interpolation != 'area':
+    raise ConfigError(
+      f'{source.path} expects frames resized by {export.protocol.interpolation}, and the page '
+      'resizes by area only: use --to=onnx on a server'
+    )
   with written(target) as folder:
     _copy_runtime(folder, runtime)
     off = onnx_export.write(export, folder / 'model.onnx', external=MOST)
-    protocol = make_protocol(source, *VIEWS)
+    protocol = make_protocol(source)
     about = export.metadata() | {
       'views': {'temporal': protocol.temporal_views, 'spatial': protocol.spatial_views}
     }

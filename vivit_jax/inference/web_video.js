@@ -6,9 +6,10 @@ const PATIENCE = 4000;  // milliseconds for a frame to appear
 // Frame indices of `views` clips spread over a video of frames at `times` (seconds).
 export function evaluationClips(times, clip, views) {
   const n = clip.frames, length = times.length;
-  if (clip.sampling === 'whole_video') {
+  if (clip.sampling !== 'stride') {
+    const half = clip.sampling === 'whole_video' ? 1 : 0;
     return range(views).map(v => range(n).map(k =>
-      Math.floor((2 * (k * views + v) + 1) * length / (2 * n * views))));
+      Math.floor((2 * (k * views + v) + half) * length / (2 * n * views))));
   }
   const shown = length > 1 ? median(range(length - 1).map(i => times[i + 1] - times[i])) : 1;
   const end = times[length - 1];
@@ -149,7 +150,9 @@ export async function readViews(video, model, progress) {
   const times = await frameTimes(video);
   const indices = evaluationClips(times, clip, views.temporal);
   const height = video.videoHeight, width = video.videoWidth;
-  const crops = boxes(height, width, clip, preprocessing.short_side, views.spatial);
+  const crops = preprocessing.resize === 'whole_frame'
+    ? range(views.spatial).map(() => ({ top: 0, left: 0, height, width }))
+    : boxes(height, width, clip, preprocessing.short_side, views.spatial);
   const size = clip.height * clip.width * 3;
   const result = new Uint8Array(views.temporal * views.spatial * clip.frames * size);
   const canvas = new OffscreenCanvas(width, height);

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.data.augmentation.views import Views, views_of
 from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.predictions import Protocol
@@ -18,9 +18,9 @@ Batch = tuple[int, UInt8[np.ndarray, 'b n h w 3']]  # how many rows are real; pi
 Watcher = Callable[[float, UInt8[np.ndarray, 'h w 3']], None]  # sees seconds and each frame
 
 
-def center_crop(protocol: Protocol) -> SpatialCrops:
+def center_crop(protocol: Protocol) -> Views:
   """Returns the crop of a single view."""
-  return SpatialCrops(protocol.height, protocol.width, 1, protocol.short_side)
+  return views_of(protocol.clip, 1, protocol.short_side)
 
 
 def with_window(protocol: Protocol, seconds: float | None) -> Protocol:
@@ -40,7 +40,7 @@ def with_window(protocol: Protocol, seconds: float | None) -> Protocol:
 def batches(
   video: VideoStream,
   shown: Int64[np.ndarray, 'rows n'],
-  crops: SpatialCrops,
+  crops: Views,
   size: int,
   watch: Watcher | None = None,
 ) -> Iterator[Batch]:

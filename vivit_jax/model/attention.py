@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from vivit_jax.config.schema import Model
 from vivit_jax.model.kernels import attend
 from vivit_jax.model.partitioning import compiled_for, gather_context
+from vivit_jax.model.positions import Rotation, turned
+from vivit_jax.model.product import product
 
 # Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
@@ -25,12 +27,16 @@ class Projection(nn.Module):
   Attributes:
     shape: of the kernel, [width, heads, dim] or [heads, dim, width].
     ins: how many of its axes the input has.
+    gradient: see `product`.
+    use_bias: whether it adds one.
   """
 
   shape: tuple[int, int, int]
   ins: int
   dtype: jnp.dtype
   kernel_init: nn.initializers.Initializer
+  gradient: str
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
@@ -39,12 +45,12 @@ class Projection(nn.Module):
     kernel = self.param(
       'kernel', lambda key: self.kernel_init(key, flat, jnp.float32).reshape(self.shape)
     )
-    bias = self.param('bias', nn.initializers.zeros, outs)
+    bias = self.param('bias', nn.initializers.zeros, outs) if self.use_bias else None
     matrix = kernel.astype(self.dtype).reshape(flat)
     if compiled_for().startswith('TPU'):  # XLA would undo the reshape and lay heads out again
       matrix = jax.lax.optimization_barrier(matrix)
-    product = x @ matrix
-    return product + bias.astype(self.dtype).reshape(-1)
+    result = product(x, matrix, self.gradient)
+    return result if bias is None else result + bias.astype(self.dtype).reshape(-1)
 
 
 class Attention(nn.Module):
@@ -63,17 +69,29 @@ class Attention(nn.Module):
   tokens: int | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, '*b n d'], train: bool = False) -> Float[Array, '*b n d']:
-    """Returns x's update; x is [..., T, S, D] where an axis is TIME, else [..., N, D]."""
+  def __call__(
+    self, x: Float[Array, '*b n d'], train: bool = False, turn: Rotation | None = None
+  ) -> Float[Array, '*b n d']:
+    """Returns x's update; x is [..., T, S, D] where an axis is TIME, else [..., N, D].
+
+    Args:
+      x: tokens.
+      train: weights of the attention are dropped.
+      turn: rotary positions of the tokens.
+    """
     config = self.config
     dtype = jnp.dtype(config.dtype)
     split = (config.heads, config.width // config.heads)
-    init = nn.initializers.xavier_uniform()
+    init, gradient = nn.initializers.xavier_uniform(), config.gradient_dtype
     query, key, value = (
-      checkpoint_name(Projection((x.shape[-1], *split), 1, dtype, init, name=name)(x), 'qkv')
-      for name in ('query', 'key', 'value')
+      checkpoint_name(
+        Projection((x.shape[-1], *split), 1, dtype, init, gradient, bias, name=name)(x), 'qkv'
+      )
+      for name, bias in (('query', True), ('key', config.key_bias), ('value', True))
     )
     query, key, value = (y.reshape(*y.shape[:-1], *split) for y in (query, key, value))
+    if turn is not None:
+      query, key = turned(query, turn), turned(key, turn)
     drops = train and config.attention_dropout > 0
     drop = nn.Dropout(config.attention_dropout, deterministic=False) if drops else None
     groups = []
@@ -84,9 +102,9 @@ class Attention(nn.Module):
       # Behind the split into heads every axis stands one further from the end.
       q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
       tokens = self.tokens if axis == SPACE else None
-      found = attend(config.attention_kernel, q, k, v, drop, tokens)
+      found = attend(config.attention_kernel, q, k, v, drop, tokens, config.logit_cap)
       groups.append(checkpoint_name(jnp.moveaxis(found, -3, axis - 1), 'attention'))
     heads = jnp.concatenate(groups, axis=-2) if len(groups) > 1 else groups[0]
     heads = heads.reshape(*heads.shape[:-2], -1)
     shape = (*split, config.width)
-    return Projection(shape, 2, dtype, self.out_init, name='out')(heads)
+    return Projection(shape, 2, dtype, self.out_init, gradient, name='out')(heads)

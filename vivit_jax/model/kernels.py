@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to compute the same attention, and which one to take on which device.
-
-`splash` is Google's attention for TPUs, one of JAX's own Pallas kernels, for any number of tokens.
-Tokamax develops it further, but as an experiment, and pins packages that need not be there.
-"""
+"""Ways to compute the same attention, and which one to take on which device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +11,10 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.choices import cudnn_refusal, note
 from vivit_jax.model.partitioning import context_size, device_kind, on_each_device, rows_divide
 from vivit_jax.model.short import fits, short
+from vivit_jax.model.splash import block_size, splash
 
 Drop = Callable[[Array], Array]
 
@@ -32,6 +30,9 @@ Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 # odd numbers with cuDNN, and cuBLAS copies matrices whose rows are not of 16 bytes; TPUs'
 # registers have 8 rows.
 MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
+FILLS = (*MULTIPLE, 'splash')  # the kernels that leave out the keys behind a number of tokens
+
+CAPPED = ('plain', 'blockwise', 'splash')  # the kernels that honor a cap of the logits
 
 
 def attend(
@@ -41,6 +42,7 @@ def attend(
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
   tokens: int | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Returns softmax(query key^T / sqrt(d)) value per head (equation 6 of ViT's appendix A).
 
@@ -50,25 +52,34 @@ def attend(
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
     drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
     tokens: how many of the keys there are; no query looks at those behind them. All by default.
+    cap: logits x become cap * tanh(x / cap) before the softmax; only the kernels in CAPPED do it.
   """
   tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
-    kernel = choose(query, tokens, drop)
-  if kernel not in MULTIPLE:
+    kernel = choose(query, tokens, drop, cap)
+    note(kernel, device_kind(), query, tokens, drop is not None, cap)
+  if cap is not None and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, cap))
+  if kernel not in FILLS:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
-    return plain(query, key, value, drop)
+    return plain(query, key, value, drop, cap)
   if kernel in ('short', 'splash'):
-    pallas = partial(short, tokens=tokens) if kernel == 'short' else splash
+    pallas = short if kernel == 'short' else partial(splash, cap=cap)
     interpret = not device_kind().startswith('TPU')
-    return on_each_device(partial(pallas, interpret=interpret), query, key, value)
-  whole = blockwise if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
+    return on_each_device(partial(pallas, tokens=tokens, interpret=interpret), query, key, value)
+  whole = partial(blockwise, cap=cap) if kernel == 'blockwise' else partial(cudnn, tokens=tokens)
   if context_size() == 1:  # XLA can split it
     return whole(query, key, value)
   return on_each_device(whole, query, key, value)
 
 
-def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None) -> Kernel:
+def choose(
+  query: jax.Array | jax.ShapeDtypeStruct,
+  keys: int,
+  drop: Drop | None,
+  cap: float | None = None,
+) -> Kernel:
   """Returns the kernel that the device has for so many keys: `plain` for few, else `blockwise`.
 
   The device is that of the mesh that the program is compiled for, which may not be there.
@@ -76,13 +87,14 @@ def choose(query: jax.Array | jax.ShapeDtypeStruct, keys: int, drop: Drop | None
   if drop is not None:
     return 'plain'
   device, width = device_kind(), query.shape[-1]
-  half = query.dtype in (jnp.bfloat16, jnp.float16)
-  if device.startswith('NVIDIA') and keys >= SHORTEST and half and width <= 128 and width % 8 == 0:
+  runs = not cudnn_refusal(device, str(query.dtype), width)
+  if keys >= SHORTEST and runs and cap is None:
     return 'cudnn'
   tpu = device.startswith('TPU') and rows_divide(query.shape[0])
   length, heads = query.shape[-3:-1]
   length += -length % MULTIPLE['short']
-  if tpu and keys >= SHORTEST and fits(length, heads, width, query.dtype.itemsize):
+  small = fits(length, heads, width, query.dtype.itemsize) and cap is None
+  if tpu and keys >= SHORTEST and small:
     # Where devices share a sequence, their queries are fewer than the keys.
     return 'short' if query.ndim > 4 or context_size() == 1 else 'plain'
   if keys < LONG:
@@ -104,13 +116,10 @@ def check_kernel(config: Model, device: str) -> None:
   """
   kernel, width = config.attention_kernel, config.width // config.heads
   reason = ''
+  if config.logit_cap is not None and kernel != 'auto' and kernel not in CAPPED:
+    raise ConfigError(_uncapped(kernel, config.logit_cap))
   if kernel == 'cudnn':
-    if not device.startswith('NVIDIA'):
-      reason = f'needs an NVIDIA GPU, not {device}'
-    elif config.dtype == 'float32':
-      reason = "needs config.model.dtype='bfloat16', not 'float32'"
-    elif width > 128 or width % 8:
-      reason = f'needs heads of a multiple of 8 up to 128, not {width} (width / heads)'
+    reason = cudnn_refusal(device, config.dtype, width)
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
     reason = f'needs a TPU, not {device}'
   if reason:
@@ -119,18 +128,29 @@ def check_kernel(config: Model, device: str) -> None:
     )
 
 
-def filled(kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool) -> int:
+def _uncapped(kernel: str, cap: float) -> str:
+  return (
+    f'config.model.attention_kernel={kernel!r} cannot cap logits, as config.model.logit_cap={cap} '
+    f"wants: use 'auto' or one of {', '.join(CAPPED)}"
+  )
+
+
+def filled(
+  kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool, cap: float | None = None
+) -> int:
   """Returns the tokens up to which to fill a sequence once, instead of in every layer.
 
   Args:
     kernel: as in `attend`.
     query: shape and type of the queries, [..., tokens, heads, dim].
     drops: whether weights of the attention are dropped.
+    cap: of the logits, as in `attend`.
   """
   tokens = query.shape[-3]
   if kernel == 'auto':
-    kernel = choose(query, tokens, (lambda x: x) if drops else None)
-  return tokens + -tokens % MULTIPLE.get(kernel, 1)
+    kernel = choose(query, tokens, (lambda x: x) if drops else None, cap)
+  multiple = block_size(tokens) if kernel == 'splash' else MULTIPLE.get(kernel, 1)
+  return tokens + -tokens % multiple
 
 
 def plain(
@@ -138,11 +158,14 @@ def plain(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   drop: Drop | None = None,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the whole matrix of weights at once."""
   query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
-  weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
+  scores = jnp.einsum('...qhd,...khd->...hqk', query, key).astype(jnp.float32)
+  if cap is not None:
+    scores = cap * jnp.tanh(scores / cap)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   if drop is not None:
     weights = drop(weights)
   return jnp.einsum('...hqk,...khd->...qhd', weights, value)
@@ -153,6 +176,7 @@ def blockwise(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
   rows: int = BLOCK,
+  cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
   """Computes the matrix of weights a block of rows at a time, and again in the backward pass.
 
@@ -167,7 +191,7 @@ def blockwise(
   parts = jnp.moveaxis(
     filled.reshape(*query.shape[:-3], blocks, rows, *query.shape[-2:]), query.ndim - 3, 0
   )
-  one = jax.checkpoint(lambda part: plain(part, key, value))
+  one = jax.checkpoint(lambda part: plain(part, key, value, cap=cap))
   result = jnp.moveaxis(jax.lax.map(one, parts), 0, query.ndim - 3)
   return result.reshape(filled.shape)[..., :tokens, :, :]
 
@@ -197,64 +221,3 @@ def cudnn(
     q, k, v, key_value_seq_lengths=lengths, implementation='cudnn'
   )
   return result[:, : query.shape[-3]].reshape(query.shape)
-
-
-LANES = 128  # of a register: blocks are multiples of it
-LEAST, MOST = 384, 768  # tokens of a block: less is slow, more does not fit the vector memory
-
-
-def splash(
-  query: Float[Array, '*b q h d'],
-  key: Float[Array, '*b k h d'],
-  value: Float[Array, '*b k h d'],
-  interpret: bool = False,
-) -> Float[Array, '*b q h d']:
-  """Computes the weights a block at a time, forwards and backwards, and stores none of them.
-
-  Args:
-    query: [..., tokens, heads, dim], any number of tokens; key and value likewise.
-    interpret: without a TPU, as slow as it is exact: for tests.
-  """
-  from jax.experimental.pallas.ops.tpu.splash_attention import (  # takes a second
-    splash_attention_kernel as library,
-  )
-  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-  rows, columns = block_size(query.shape[-3]), block_size(key.shape[-3])
-  scaled = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-  q, k, v = _heads(scaled, rows), _heads(key, columns), _heads(value, columns)
-  mask = masks.MultiHeadMask([masks.FullMask((q.shape[-2], k.shape[-2]))])
-  sizes = library.BlockSizes(
-    block_q=rows,
-    block_kv=columns,
-    block_q_dkv=rows,
-    block_kv_dkv=columns,
-    block_q_dq=rows,
-    block_kv_dq=columns,
-  )
-  kernel = library.make_splash_mha(
-    mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
-  )
-  # What fills up the last block is another segment, at which no query looks.
-  filled = (jnp.arange(k.shape[-2]) >= key.shape[-3]).astype(jnp.int32)
-  segments = library.SegmentIds(jnp.zeros(q.shape[-2], jnp.int32), filled)
-  # Each head an example of its own: the library's work on the mask grows with the heads.
-  result = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(q, k, v)
-  result = result[:, 0, : query.shape[-3]].reshape(
-    *query.shape[:-3], query.shape[-2], -1, query.shape[-1]
-  )
-  return jnp.moveaxis(result, -3, -2)
-
-
-def block_size(tokens: int) -> int:
-  """Returns the tokens of a block between LEAST and MOST that leaves the fewest to fill."""
-  most = -(-tokens // LANES) * LANES
-  sizes = range(min(most, LEAST), min(most, MOST) + 1, LANES)
-  return min(sizes, key=lambda size: (-tokens % size, -size))
-
-
-def _heads(x: Float[Array, '*b n h d'], block: int) -> Float[Array, 'examples 1 filled d']:
-  """Returns all heads of all examples, with zeros up to a multiple of the block."""
-  x = jnp.moveaxis(x, -2, -3)
-  x = x.reshape(-1, 1, *x.shape[-2:])
-  return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % block), (0, 0)])

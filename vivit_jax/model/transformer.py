@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import SPACE, TIME, Attention
 from vivit_jax.model.partitioning import compiled_for, constrain_batch, gather_params
+from vivit_jax.model.positions import Rotation
+from vivit_jax.model.product import dense_product
 
 # One attention per entry in series; within an entry, the axes its groups of heads look along.
 Series = tuple[tuple[int, ...], ...]
@@ -80,6 +82,7 @@ class Mlp(nn.Module):
       kernel_init=nn.initializers.xavier_uniform(),
       bias_init=nn.initializers.normal(1e-6),
       dtype=jnp.dtype(config.dtype),
+      dot_general=dense_product(config.gradient_dtype),
     )
     drop = nn.Dropout(config.dropout, deterministic=not train)
     x = checkpoint_name(dense(config.mlp_dim, name='hidden')(x), 'hidden')
@@ -105,6 +108,7 @@ class Block(nn.Module):
     x: Float[Array, 'b *n d'],
     drop_path_rate: Float[Array, ''] | float = 0.0,
     train: bool = False,
+    turn: Rotation | None = None,
   ) -> Float[Array, 'b *n d']:
     config = self.config
     kind: Any = nn.LayerNorm
@@ -112,9 +116,9 @@ class Block(nn.Module):
       kind = nn.remat(kind, prevent_cse=not config.scan)
     norm = functools.partial(kind, epsilon=config.norm_epsilon, dtype=jnp.dtype(config.dtype))
 
-    def add(x: jax.Array, update: jax.Array) -> jax.Array:
+    def add(x: jax.Array, update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
       update = nn.Dropout(config.dropout, deterministic=not train)(update)
-      return x + self._drop_path(update, drop_path_rate, train)
+      return x + self._drop_path(self._shared(update, axes), drop_path_rate, train)
 
     for axes in self.series:
       suffix = '' if len(self.series) == 1 else '_' + AXIS_NAMES[axes[0]]
@@ -123,10 +127,28 @@ class Block(nn.Module):
       zero = len(self.series) > 1 and axes == (TIME,)
       init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
       attention = Attention(config, axes, init, self.tokens, name=f'attention{suffix}')
-      x = add(x, attention(norm(name=f'attention_norm{suffix}')(x), train))
-    return x + self._drop_path(
-      Mlp(config, name='mlp')(norm(name='mlp_norm')(x), train), drop_path_rate, train
-    )
+      update = attention(norm(name=f'attention_norm{suffix}')(x), train, turn)
+      if config.time_dense and axes == (TIME,):
+        update = nn.Dense(config.width, dtype=jnp.dtype(config.dtype), name='time_dense')(update)
+      x = add(x, update, axes)
+    update = Mlp(config, name='mlp')(norm(name='mlp_norm')(x), train)
+    return x + self._drop_path(self._shared(update, ()), drop_path_rate, train)
+
+  def _shared(self, update: Float[Array, 'b *n d'], axes: tuple[int, ...]) -> jax.Array:
+    """Returns the update, the same for the cls tokens of all frames where they are one token.
+
+    It takes no part in attention along time, and the mean of its frames in attention along space.
+    """
+    if self.config.pooling != 'shared_cls':
+      return update
+    cls = update[:, :, :1]
+    if axes == (SPACE,):
+      cls = jnp.broadcast_to(cls.mean(axis=1, keepdims=True), cls.shape)
+    elif axes == (TIME,):
+      cls = jnp.zeros_like(cls)
+    else:  # the MLP's are alike but for dropout
+      cls = jnp.broadcast_to(cls[:, :1], cls.shape)
+    return jnp.concatenate([cls, update[:, :, 1:]], axis=2)
 
   def _drop_path(self, update: jax.Array, rate: jax.Array | float, train: bool) -> jax.Array:
     if not train or self.config.drop_path == 0.0:
@@ -147,7 +169,9 @@ class Blocks(nn.Module):
   tokens: int | None = None  # along SPACE, see Attention
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *n d']:
+  def __call__(
+    self, x: Float[Array, 'b *n d'], train: bool = False, turn: Rotation | None = None
+  ) -> Float[Array, 'b *n d']:
     config = self.config
     names = [f'block_{layer}' for layer in range(self.layers)]
     if self.is_initializing():
@@ -158,7 +182,7 @@ class Blocks(nn.Module):
     rates = jnp.array(drop_path_rates(config, self.layers))
     random = train and max(config.dropout, config.attention_dropout, config.drop_path) > 0
     keys = jax.random.split(self.make_rng('dropout') if random else jax.random.key(0), self.layers)
-    run = self._runner(train)
+    run = self._runner(train, turn)
     if config.scan:
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
       return jax.lax.scan(lambda x, layer: (run(x, *layer), None), x, (stacked, rates, keys))[0]
@@ -166,14 +190,14 @@ class Blocks(nn.Module):
       x = run(x, weights[layer], rates[layer], keys[layer])
     return x
 
-  def _runner(self, train: bool) -> Callable[..., jax.Array]:
+  def _runner(self, train: bool, turn: Rotation | None) -> Callable[..., jax.Array]:
     block = Block(self.config, self.series, self.tokens, parent=None)
 
     def run(x, weights, rate, key):
       x = constrain_batch(x)
       # Within the block, so that remat gathers again instead of keeping all layers whole.
       weights = gather_params(weights, self.config.dtype)
-      return block.apply({'params': weights}, x, rate, train, rngs={'dropout': key})
+      return block.apply({'params': weights}, x, rate, train, turn, rngs={'dropout': key})
 
     if remat(self.config) in KEPT:
       kept = jax.checkpoint_policies.save_only_these_names(*KEPT[remat(self.config)])

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four ViViT models as chains of stages: lay the tokens out, transform, pool."""
+"""The models as modules: tokens, a chain of stages, pooling, head."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import einops
@@ -15,52 +14,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import InputError
-from vivit_jax.model.attention import SPACE, TIME
 from vivit_jax.model.kernels import filled
-from vivit_jax.model.partitioning import context_size, gather_context, gather_leaf, shard_context
+from vivit_jax.model.partitioning import context_size, gather_leaf
+from vivit_jax.model.pooling import Pooler
+from vivit_jax.model.positions import rotation, sincos
+from vivit_jax.model.stages import Stage, frame_by_frame, stages
 from vivit_jax.model.tokenizer import Tokenizer
-from vivit_jax.model.transformer import Blocks, Series
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One transformer of a model.
-
-  Attributes:
-    name: of its subtree of the parameters.
-    pattern: einops pattern that lays the token grid out for it.
-    series: its attentions (see transformer.Series).
-    sharding: of its tokens over devices that share a clip.
-  """
-
-  name: str
-  pattern: str
-  series: Series
-  sharding: Callable[[jax.Array], jax.Array] = shard_context
-
-  @property
-  def token_axes(self) -> tuple[int, ...]:
-    """Axes that positions cover and pooling removes: time too where an attention looks along it."""
-    along_time = any(TIME in axes for axes in self.series)
-    return (TIME, SPACE) if along_time else (SPACE,)
-
-
-def stages(config: Model) -> tuple[Stage, ...]:
-  """Returns the stages of a model (paper section 3.3, models 1 to 4)."""
-  space, time = (SPACE,), (TIME,)
-  match config.attention:
-    case 'spatio_temporal':
-      return (Stage('spacetime', 'b t s d -> b (t s) d', (space,)),)
-    case 'factorised_encoder':
-      spatial = Stage('spatial', 'b t s d -> b t s d', (space,))
-      temporal = Stage('temporal', 'b t d -> b t d', (space,), gather_context)
-      return (spatial, temporal) if config.temporal_layers else (spatial,)
-    case 'factorised_self_attention':
-      series = (space, time) if config.order == 'space_time' else (time, space)
-      return (Stage('spacetime', 'b t s d -> b t s d', series),)
-    case 'factorised_dot_product':
-      return (Stage('spacetime', 'b t s d -> b t s d', (time + space,)),)
-  raise ValueError(f'attention {config.attention!r} is unknown')
+from vivit_jax.model.transformer import Blocks
 
 
 @jax.custom_vjp
@@ -93,27 +53,70 @@ class Encoder(nn.Module):
   layers: int
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *pooled d']:
-    """Returns one representation per example, or per frame where time is not a token axis."""
+  def __call__(
+    self,
+    x: Float[Array, 'b *n d'],
+    train: bool = False,
+    grid: tuple[int, int, int] | None = None,
+  ) -> Float[Array, 'b *pooled d']:
+    """Returns one representation per example, or per frame where time is not a token axis.
+
+    Without pooling it returns the tokens, as the stage has laid them out.
+
+    Args:
+      x: tokens as the stage's pattern takes them.
+      train: dropout and stochastic depth act.
+      grid: tokens along time, height and width, which rotary positions go by.
+    """
     config, axes = self.config, self.stage.token_axes
     dtype = jnp.dtype(config.dtype)
     x = self.stage.sharding(einops.rearrange(x, self.stage.pattern))
-    if config.pooling == 'cls':
+    if self.stage.cls:
       cls = self.param('cls', nn.initializers.zeros, (1, 1, config.width)).astype(dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
     tokens = tuple(x.shape[axis] for axis in axes)
-    shape = (1, math.prod(tokens), config.width)
-    self._check_positions(shape)
-    position = self.param('position', nn.initializers.normal(0.02), shape)
-    x = add_positions(x, jnp.asarray(position).reshape(*tokens, config.width))
+    x = self._positioned(x, tokens)
     x = self.stage.sharding(nn.Dropout(config.dropout, deterministic=not train)(x))
     x = self._filled(x, train)
+    turn = None
+    if config.positions.startswith('rotary'):
+      if grid is None:
+        raise ValueError('rotary positions need the grid of the tokens')
+      turn = rotation(config, grid, x.shape[-2])
     blocks = Blocks(config, self.stage.series, self.layers, tokens[-1])
     nn.share_scope(self, blocks)
-    x = blocks(x, train)
-    x = x[..., 0, :] if config.pooling == 'cls' else x[..., : tokens[-1], :]
-    x = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name='norm')(x)
-    return x if config.pooling == 'cls' else x.mean(axis=axes)
+    x = blocks(x, train, turn)
+    if self.stage.pooling == 'shared_cls':
+      x = x[:, 0]
+    x = x[..., 0, :] if self.stage.cls else x[..., : tokens[-1], :]
+    pools, own = self.stage.pooling == 'mean', config.final_norm_epsilon
+    if pools and config.final_norm == 'after_pooling':
+      x = x.mean(axis=axes)
+    if config.final_norm != 'none':
+      epsilon = config.norm_epsilon if own is None else own
+      x = nn.LayerNorm(epsilon=epsilon, dtype=dtype, name='norm')(x)
+    return x.mean(axis=axes) if pools and config.final_norm != 'after_pooling' else x
+
+  def _positioned(self, x: Float[Array, 'b *n d'], tokens: tuple[int, ...]) -> jax.Array:
+    """Returns the tokens with the positions that are added to them, if any are."""
+    config = self.config
+    if config.positions.startswith('rotary'):
+      return x
+    if config.positions == 'sincos':
+      return x + jnp.asarray(sincos(tokens[-1], config.width), x.dtype)
+    separable = config.positions == 'separable'
+    shape = (1, tokens[-1] if separable else math.prod(tokens), config.width)
+    self._check_positions('position', shape)
+    position = jnp.asarray(self.param('position', nn.initializers.normal(0.02), shape))
+    if separable:
+      shape = (1, tokens[0], config.width)
+      self._check_positions('time_position', shape)
+      time = jnp.asarray(self.param('time_position', nn.initializers.zeros, shape))
+      time = jnp.broadcast_to(time[0, :, None], (*tokens, config.width))
+      if self.stage.cls:  # which has a place, but no time
+        time = time.at[:, 0].set(0.0)
+      position = position + time
+    return add_positions(x, position.reshape(*tokens, config.width))
 
   def _filled(self, x: Float[Array, 'b *n d'], train: bool) -> Float[Array, 'b *m d']:
     """Returns the tokens and as many behind them as their kernel wants, at which none looks."""
@@ -121,7 +124,8 @@ class Encoder(nn.Module):
     query = jax.ShapeDtypeStruct(
       (*x.shape[:-1], config.heads, config.width // config.heads), jnp.dtype(config.dtype)
     )
-    length = filled(config.attention_kernel, query, train and config.attention_dropout > 0)
+    drops = train and config.attention_dropout > 0
+    length = filled(config.attention_kernel, query, drops, config.logit_cap)
     if length == x.shape[-2]:
       return x
     # Not zeros, of which a norm with epsilon 0 would make no number.
@@ -129,10 +133,10 @@ class Encoder(nn.Module):
     shape = (*x.shape[:-2], length - x.shape[-2], config.width)
     return jnp.concatenate([x, jnp.broadcast_to(filling, shape)], axis=-2)
 
-  def _check_positions(self, shape: tuple[int, int, int]) -> None:
+  def _check_positions(self, name: str, shape: tuple[int, int, int]) -> None:
     """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
-    if self.has_variable('params', 'position'):
-      held: tuple[int, ...] = self.get_variable('params', 'position').shape
+    if self.has_variable('params', name):
+      held: tuple[int, ...] = self.get_variable('params', name).shape
       if held != shape:
         raise InputError(
           f'the video gives the {self.stage.name} transformer {shape[1]} tokens, but its positions '
@@ -146,34 +150,55 @@ class ViViT(nn.Module):
 
   Attributes:
     config: the architecture; every variant is data in it.
-    classes: size of the logits' last axis, over all heads of the task.
+    classes: size of the logits' last axis, over all heads of the task; 0 for a model without head.
   """
 
   config: Model
   classes: int
 
   @nn.compact
-  def __call__(self, video: Shaped[Array, '...'], train: bool = False) -> Float[Array, 'b classes']:
-    """Returns float32 logits.
+  def __call__(self, video: Shaped[Array, '...'], train: bool = False) -> Float[Array, 'b *out']:
+    """Returns float32 logits [B, classes].
+
+    Without a head it returns what that would see: [B, D], or all tokens [B, T * S, D], frame by
+    frame, where config.pooling is `none`.
 
     Args:
       video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
+        Or what `tokenizer.cut` makes of it.
       train: dropout and stochastic depth act, drawing from the `dropout` generator.
 
     Raises:
       InputError: another type or shape, as soon as the program is traced.
     """
     config = self.config
-    check_video(config, video)
+    if video.ndim != 4 or video.shape[-1] != 3 * math.prod(config.patch):
+      check_video(config, video)
     x = Tokenizer(config, name='tokenizer')(video)
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers
-      x = Encoder(config, stage, layers, name=stage.name)(x, train)
-    if x.ndim == 3:
-      x = x.mean(axis=1)  # temporal_layers = 0: the paper's average-pool baseline
+      x = Encoder(config, stage, layers, name=stage.name)(x, train, token_grid(config, video.shape))
+    x = frame_by_frame(stage, x)
+    if config.pooling.startswith('attention'):
+      x = Pooler(config, name='pooler')(x, train)
+    elif x.ndim == 3 and config.pooling != 'none':
+      x = x.mean(axis=1)  # of all tokens; temporal_layers = 0: the paper's average-pool baseline
+    if not self.classes:
+      return x.astype(jnp.float32)
+    if config.pooling == 'none':
+      raise InputError("config.model.pooling='none' has no head: use 'attention' or 'mean'")
     x = nn.Dropout(config.head_dropout, deterministic=not train)(x)
     head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
     return head(x.astype(jnp.float32))
+
+
+def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
+  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+
+  B need not be a number: exports leave it open.
+  """
+  t, h, w = config.patch
+  return config.sampled_frames or video[1] // t, video[2] // h, video[3] // w
 
 
 def check_video(config: Model, video: Shaped[Array, '...']) -> None:
@@ -212,8 +237,8 @@ def apply(
   params: Any,
   video: Shaped[Array, '...'],
   dropout_key: PRNGKeyArray | None = None,
-) -> Float[Array, 'b classes']:
-  """Returns float32 logits; the regularisers act where a key is given."""
+) -> Float[Array, 'b *out']:
+  """Returns what the model does; the regularisers act where a key is given."""
   gather = functools.partial(_gathered_here, dtype=model.config.dtype)
   params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:

@@ -21,7 +21,7 @@ from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import TrainState, abstract_state
-from vivit_jax.train.step import compile_step
+from vivit_jax.train.step import compile_step, host_cut
 
 OTHERS = 'all others'
 
@@ -208,9 +208,11 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def abstract_training(config: Config) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
+def abstract_training(
+  config: Config, head: bool = True
+) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
   """Returns the model, its optimizer and the shapes of their state; allocates nothing."""
-  model = build(config)
+  model = build(config) if head else ViViT(config.model, 0)
   optimizer = make_optimizer(config.train, config.train.steps or STEPS)
   return model, optimizer, abstract_state(config, model, optimizer)
 
@@ -219,4 +221,7 @@ def lower_step(config: Config, mesh: Mesh) -> Any:
   """Returns the training step lowered for the devices of a mesh, not yet compiled."""
   model, optimizer, state = abstract_training(config)
   step: Any = compile_step(config, model, optimizer, mesh)
-  return step.lower(state, abstract_batch(config))
+  batch, cut = abstract_batch(config), host_cut(config, mesh.devices.flat[0].device_kind)
+  if cut is not None:
+    batch['video'] = jax.eval_shape(cut, batch['video'])
+  return step.lower(state, batch)

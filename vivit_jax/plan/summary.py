@@ -13,6 +13,7 @@ from vivit_jax.distributed.mesh import AXES
 from vivit_jax.errors import printable
 from vivit_jax.model.cost import model_cost
 from vivit_jax.plan.memory import abstract_training, as_lines, bytes_per_device, placement
+from vivit_jax.weights.huggingface_config import family_of
 from vivit_jax.weights.source import Source
 
 SHOWN_LABELS = 5
@@ -22,12 +23,13 @@ CLASSES_OF_DATA = (
 )
 
 
-def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
+def summarise(config: Config, devices: int | None = None, head: bool = True) -> dict[str, Any]:
   """Returns the summary of a configuration as plain values; builds no parameters, reads no data.
 
   Args:
     config: an experiment.
     devices: on which it is to run; by default as many as its mesh names.
+    head: whether the model has one; only encoders of checkpoints have none.
 
   Raises:
     ConfigError: where the experiment does not fit on so many devices.
@@ -36,7 +38,7 @@ def summarise(config: Config, devices: int | None = None) -> dict[str, Any]:
   if not config.task.classes:
     one_each = (1,) * len(config.task.heads)
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=one_each))
-  model, _, state = abstract_training(config)
+  model, _, state = abstract_training(config, head)
   cost = model_cost(model, config.clip)
   t, h, w = config.model.patch
   frames = config.model.sampled_frames or config.clip.frames // t
@@ -66,21 +68,24 @@ def summarise_checkpoint(source: Source) -> dict[str, Any]:
   if source.preprocessing.stride is not None:
     clip = dataclasses.replace(clip, stride=source.preprocessing.stride)
   task = source.task or Task(classes=(1,))
-  summary = summarise(Config(task=task, model=source.model, clip=clip))
-  config = {name: summary.pop('config')[name] for name in ('model',)}
+  config = Config(task=task, model=source.model, clip=clip)
+  summary = summarise(config, head=source.task is not None)
+  settings = {'model': summary.pop('config')['model']}
   del summary['placement']
   return summary | {
     'checkpoint': {
       'path': str(source.path),
       'format': source.format,
       'kind': source.kind,
+      'family': family_of(source).title,
+      'license_of_published_weights': family_of(source).license,
       'clip': {'frames': source.frames, 'height': source.height, 'width': source.width},
       'classes': source.classes,
       'labels': list(source.labels) if source.labels else None,
       'preprocessing': dataclasses.asdict(source.preprocessing),
       'unused': dict(source.unused),
     },
-    'config': config,
+    'config': settings,
   }
 
 

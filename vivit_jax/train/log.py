@@ -5,17 +5,13 @@ import contextlib
 import json
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 import jax
 from jax.sharding import Mesh
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from vivit_jax.config.schema import Config
@@ -26,6 +22,7 @@ from vivit_jax.files import naming, replace_file
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.metrics import SKIPPED
 from vivit_jax.train.state import TrainState
+from vivit_jax.train.writers import EventWriter, Writer
 
 METRICS = 'metrics.jsonl'
 MUCH_WAITING = 0.1  # fraction of the time spent waiting for data that triggers a warning
@@ -67,10 +64,14 @@ def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(finite) + '\n'
 
 
-def validated_steps(workdir: Path) -> set[int]:
-  """Returns the steps of a run whose scheduled evaluation is complete."""
-  rows = read_metrics(workdir)
-  return {int(row['step']) for row in rows if any(name.startswith(VALIDATION) for name in row)}
+def validations_of(workdir: Path, until: int | float = math.inf) -> list[dict[str, int | float]]:
+  """Returns step and metrics of a run's scheduled evaluations up to a step, in their order."""
+  return [
+    {'step': row['step']}
+    | {name.removeprefix(VALIDATION): v for name, v in row.items() if name.startswith(VALIDATION)}
+    for row in read_metrics(workdir)
+    if row['step'] <= until and any(name.startswith(VALIDATION) for name in row)
+  ]
 
 
 class RunLog:
@@ -82,7 +83,15 @@ class RunLog:
   `step` and metrics prefixed by `validation_`.
   """
 
-  def __init__(self, workdir: Path, start: int, steps: int, clips_per_step: int, goodput: Goodput):
+  def __init__(
+    self,
+    workdir: Path,
+    start: int,
+    steps: int,
+    clips_per_step: int,
+    goodput: Goodput,
+    trackers: Sequence[Writer] = (),
+  ):
     self._file: TextIO | None = None
     if cluster.is_first():
       workdir.mkdir(parents=True, exist_ok=True)
@@ -91,7 +100,7 @@ class RunLog:
       self._path = workdir / METRICS
       replace_file(self._path, ''.join(map(_line, rows)).encode())
       self._file = self._path.open('a')
-      self._events = EventWriter(workdir / 'tensorboard', start + 1)
+      self._writers: list[Writer] = [EventWriter(workdir / 'tensorboard', start + 1), *trackers]
     # In a file or a pipe the printed lines suffice, without control characters.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
@@ -110,8 +119,11 @@ class RunLog:
   ) -> None:
     self._bar.close()
     if self._file is not None:
-      with contextlib.closing(self._events), naming(self._path):
-        self._file.close()
+      with contextlib.ExitStack() as stack:
+        for writer in self._writers:
+          stack.callback(writer.close, error is not None)
+        with naming(self._path):
+          self._file.close()
 
   def advance(self) -> None:
     """Moves the progress bar by one step."""
@@ -183,7 +195,8 @@ class RunLog:
     with naming(self._path):
       self._file.write(_line({'step': step, **row}))
       self._file.flush()
-    self._events.write(step, {_tag(name): value for name, value in row.items()})
+    for writer in self._writers:
+      writer.write(step, {_tag(name): value for name, value in row.items()})
 
 
 def _tag(name: str) -> str:
@@ -208,34 +221,3 @@ def opening_line(
     f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
     f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
   )
-
-
-class EventWriter:
-  """Writes one TensorBoard event file; raises OSError if it cannot be written.
-
-  tensorboardX's own writer is a thread. A full disk ends that thread, and the run would wait for it
-  forever.
-  """
-
-  def __init__(self, folder: Path, first_step: int):
-    """Opens a file whose steps from `first_step` on replace those of earlier files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    self._folder = folder
-    with naming(folder):
-      self._writer = EventsWriter(str(folder / 'events'))
-      restart = SessionLog(status=SessionLog.START)
-      self._writer.write_event(Event(step=first_step, session_log=restart))
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes values of a step, by tag."""
-    with naming(self._folder):
-      for tag, value in values.items():
-        self._writer.write_event(
-          Event(wall_time=time.time(), step=step, summary=scalar(tag, value))
-        )
-      self._writer.flush()
-
-  def close(self) -> None:
-    """Closes the file."""
-    with naming(self._folder):
-      self._writer.close()

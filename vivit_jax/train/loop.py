@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from vivit_jax.checkpoint.manager import Checkpoints
@@ -18,27 +17,30 @@ from vivit_jax.checkpoint.workdir import check_compatible, lock_workdir, meaning
 from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
-from vivit_jax.data.pipeline import train_batches
+from vivit_jax.data.pipeline import placing, train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.train.class_weights import class_weights
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import open_common_split, validate
+from vivit_jax.train.evaluation import headline, open_common_split, validate
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.initialize import restore_or_init
-from vivit_jax.train.log import RunLog, opening_line, validated_steps
+from vivit_jax.train.log import RunLog, opening_line, validations_of
 from vivit_jax.train.metrics import MetricsBuffer
 from vivit_jax.train.optimizer import learning_rate, make_optimizer, total_steps
+from vivit_jax.train.patience import STOPPED, Patience
 from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import compile_forward, compile_step
+from vivit_jax.train.step import Step, compile_forward, compile_step, host_cut
 from vivit_jax.train.stop import PreemptionHandler, Stopped
 from vivit_jax.train.watchdog import COMPILING, Watchdog
+from vivit_jax.train.writers import Writer, check_installed, open_trackers
 
 
 def train(
@@ -71,6 +73,8 @@ def train(
   mesh = make_mesh(config)
   config = with_classes(config)
   first = hosts.is_first()
+  if first:
+    check_installed(config)
   lock = lock_workdir(workdir) if first else contextlib.nullcontext()
   goodput = Goodput()
   with lock:
@@ -96,6 +100,7 @@ class _Services:
   profiler: Profiler
   goodput: Goodput
   stop: PreemptionHandler
+  trackers: Sequence[Writer]
 
 
 def _train(
@@ -113,6 +118,8 @@ def _train(
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
+  say = functools.partial(print, 'vivit:', flush=True)
+  train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data), say)
   keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
     Watchdog(config.faults.hang_timeout_seconds) as watchdog,
@@ -127,9 +134,10 @@ def _train(
       for warning in warnings_for(config, data, state.params):
         print(f'vivit: warning: {warning}', file=sys.stderr, flush=True)
     with Profiler(profile if first else None, workdir, int(state.step), steps) as profiler:
-      services = _Services(checkpoints, watchdog, profiler, goodput, stop)
+      trackers = open_trackers(config, workdir) if first else []
+      services = _Services(checkpoints, watchdog, profiler, goodput, stop, trackers)
       goodput.spent('start')
-      _loop(config, workdir, mesh, data, model, optimizer, steps, state, services)
+      _loop(config, workdir, mesh, data, model, train_step, steps, state, services)
     watchdog.expect('the last checkpoint')
   goodput.spent('checkpoint')
 
@@ -140,7 +148,7 @@ def _loop(
   mesh: Mesh,
   data: Manifest,
   model: ViViT,
-  optimizer: optax.GradientTransformation,
+  train_step: Step,
   steps: int,
   state: TrainState,
   services: _Services,
@@ -152,16 +160,17 @@ def _loop(
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
-  validated = hosts.broadcast(start in validated_steps(workdir))
-  if start == steps and validated:
+  validations = hosts.broadcast(validations_of(workdir, start))
+  validated = bool(validations) and validations[-1]['step'] == start
+  patience = Patience(train.patience, headline(config.task), validations)
+  if validated and (start == steps or patience.is_over):
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  train_step = compile_step(config, model, optimizer, mesh)
   evaluate = _evaluation(config, workdir, mesh, model, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
   with (
-    RunLog(workdir, start, steps, train.batch_size, services.goodput) as log,
+    RunLog(workdir, start, steps, train.batch_size, services.goodput, services.trackers) as log,
     contextlib.closing(_batches(config, mesh, data, start, steps, failures)) as stream,
   ):
     batches = log.waiting(stream, buffer.at_work)
@@ -178,8 +187,8 @@ def _loop(
           skips, reasons = buffer.consecutive_skips, failures.reasons
           raise diverged(config, data, workdir, skips, reasons, checkpoints.steps)
         if evaluates and not (step == start and validated):
-          log.validation(step, evaluate(step, state))  # last, as it marks the step as done
-        if saves and (last or not buffer.last_step_skipped()):
+          last = _log_validation(log, patience, step, evaluate(step, state), last)
+        if (saves or (last and step > start)) and (last or not buffer.last_step_skipped()):
           save(step, state, wait=last)
         checkpoints.check()
         if last:
@@ -205,14 +214,25 @@ def _loop(
       raise
 
 
+def _log_validation(
+  log: RunLog, patience: Patience, step: int, found: dict[str, float], last: bool
+) -> bool:
+  """Writes an evaluation, which marks the step as done; returns whether training ends with it."""
+  patience.add(found)
+  early = patience.is_over and not last
+  if early:
+    log.say(f'vivit: no better validation in {patience.waited} evaluations, so training ends')
+  log.validation(step, found | ({STOPPED: 1.0} if early else {}))
+  return last or early
+
+
 def _log_metrics(
   train: Train, steps: int, buffer: MetricsBuffer, log: RunLog, failures: Failures, step: int
 ) -> None:
   """Writes the row of a step if one is due and not written yet; waits for that step."""
   if step % train.log_every and step != steps:
     return
-  means = buffer.take_mean(step)
-  if means:
+  if means := buffer.take_mean(step):
     with on_host():  # on the devices it would wait for the step after this one
       rate = float(learning_rate(train, steps)(step - 1))
     log.train(step, {**means, 'learning_rate': rate})
@@ -224,7 +244,7 @@ def _evaluation(
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
   data = open_common_split(config, 'validation')
-  forward = compile_forward(model, mesh)
+  forward = compile_forward(model, mesh, config.clip)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
@@ -266,8 +286,11 @@ def _save(
 def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
-  """Yields batches on the devices, from the one that follows step `start`."""
+  """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
+  cut = host_cut(config, mesh.devices.flat[0].device_kind)
+  place = placing(functools.partial(shard_batch, mesh), cut)
   rows = host_rows(mesh, config.train.batch_size)
-  for batch in train_batches(data, config, start_step=start, stop_step=steps, rows=rows):
+  batches = train_batches(data, config, start_step=start, stop_step=steps, rows=rows, place=place)
+  for batch in batches:
     failures.add(batch['failures'])
-    yield shard_batch(mesh, {name: batch[name] for name in ('video', 'label')})
+    yield {name: batch[name] for name in ('video', 'label')}

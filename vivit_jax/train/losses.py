@@ -14,6 +14,7 @@ def loss(
   logits: Float[Array, 'b c'],
   targets: Float[Array, 'b c'],
   label_smoothing: float = 0.0,
+  class_weights: Float[Array, ' c'] | None = None,
 ) -> Float[Array, '']:
   """Returns the mean loss of a batch.
 
@@ -26,13 +27,19 @@ def loss(
     targets: probabilities in [0, 1]; they sum to 1 per head of a single_label task.
     label_smoothing: share of the target spread evenly over a head's classes (over both outcomes
       of each class for multi_label).
+    class_weights: factors of each class's term, none if None; the mean stays that over the batch.
+      For single_label as `weight` of PyTorch's cross-entropy for probabilities, for multi_label
+      of both outcomes of the class.
   """
   if task.kind == 'multi_label':
     targets = targets * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1).mean()
+    terms = optax.sigmoid_binary_cross_entropy(logits, targets)
+    return (terms if class_weights is None else terms * class_weights).sum(axis=-1).mean()
   heads = []
   for part in head_slices(task).values():
     smooth = optax.smooth_labels(targets[:, part], label_smoothing)
+    if class_weights is not None:
+      smooth *= class_weights[part]
     heads.append(optax.softmax_cross_entropy(logits[:, part], smooth).mean())
   return jnp.stack(heads).mean()
 

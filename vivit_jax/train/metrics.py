@@ -33,6 +33,8 @@ class MetricsBuffer:
     Without that bound, each step in flight would hold a batch on the devices, and the time to fetch
     its metrics would look like waiting for data.
     """
+    for value in metrics.values():
+      value.copy_to_host_async()  # is there when the step is, so that nobody asks for it then
     self._rows.append((step, metrics))
     self._unread.append((step, metrics))
     self._read(step - 1)

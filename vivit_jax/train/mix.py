@@ -11,9 +11,9 @@ from vivit_jax.config.schema import Mix
 def mix(
   settings: Mix,
   key: PRNGKeyArray,
-  video: Num[Array, 'b f h w c'],
+  video: Num[Array, 'b *pixels'],
   targets: Float[Array, 'b classes'],
-) -> tuple[Num[Array, 'b f h w c'], Float[Array, 'b classes']]:
+) -> tuple[Num[Array, 'b *pixels'], Float[Array, 'b classes']]:
   """Returns clips and label probabilities, each blended with its partner's.
 
   Clip i of a group of n has partner n - 1 - i. Groups are neighbours in the batch, so that no clip

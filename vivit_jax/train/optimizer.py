@@ -112,7 +112,7 @@ def depths(params: Any) -> tuple[Any, int]:
 
   def depth(path: Any, _: Any) -> int:
     part, *rest = _name(path).split('/')
-    if part == 'head' or (part == final and rest[0] == 'norm'):
+    if part in ('head', 'pooler') or (part == final and rest[0] == 'norm'):
       return last
     if part not in STAGES:
       return 0

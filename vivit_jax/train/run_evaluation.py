@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from vivit_jax.checkpoint.workdir import read_config
 from vivit_jax.config.parse import check_views, to_dict
-from vivit_jax.config.schema import Config, Evaluate
+from vivit_jax.config.schema import Config, Evaluate, Task
 from vivit_jax.data.examples import read_view
 from vivit_jax.data.failures import FILE as SKIPPED
 from vivit_jax.data.failures import Failures
-from vivit_jax.data.manifest import Manifest
+from vivit_jax.data.manifest import SEPARATOR, Manifest
 from vivit_jax.data.splits import evaluation_split
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.mesh import make_mesh
@@ -20,6 +22,8 @@ from vivit_jax.distributed.sharding import shard_state
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.metrics import most_confident_mistakes
+from vivit_jax.evaluate.prediction_files import import_parquet, prediction_file
+from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.evaluate.report import ShownMistake, write_report
 from vivit_jax.model.vivit import build
 from vivit_jax.train.evaluation import (
@@ -29,7 +33,8 @@ from vivit_jax.train.evaluation import (
   open_common_split,
   results_of,
 )
-from vivit_jax.train.log import read_metrics
+from vivit_jax.train.log import read_metrics, validations_of
+from vivit_jax.train.patience import STOPPED
 from vivit_jax.train.step import compile_forward
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import load_run
@@ -54,6 +59,7 @@ def evaluate_run(
   split: str | None = None,
   views: tuple[int, int] | None = None,
   output: Path | None = None,
+  predictions_as: Literal['csv', 'parquet'] | None = None,
   before_batch: BeforeBatch = lambda: None,
 ) -> dict[str, Any]:
   """Evaluates a run with several views per video and writes a report.
@@ -65,17 +71,20 @@ def evaluate_run(
     views: temporal and spatial; those of the run's configuration if None.
     output: folder of the report. If None, the workdir for what training itself evaluates in the
       end; else, so that training's report stays, workdir/evaluations/SPLIT-STEP-VIEWS.
+    predictions_as: also writes predictions.csv or .parquet there, see `prediction_file`.
     before_batch: called before each batch; what it raises ends the evaluation.
 
   Returns:
     The results (see `evaluate.metrics.compute`).
   """
+  if predictions_as == 'parquet':
+    import_parquet('--predictions=parquet', 'use --predictions=csv')
   mesh = make_mesh(None)
   hosts.check_shared(workdir)
   config = read_config(workdir)
   with Watchdog(config.faults.hang_timeout_seconds) as watchdog:
     watchdog.expect('the first batch of the evaluation', COMPILING)
-    curves = read_metrics(workdir)
+    curves, validations = read_metrics(workdir), validations_of(workdir)
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
@@ -86,7 +95,7 @@ def evaluate_run(
     predictions = evaluate_split(
       config,
       data,
-      compile_forward(build(config), mesh),
+      compile_forward(build(config), mesh, config.clip),
       shard_state(mesh, pretrained.params),
       protocol,
       Failures(data, config.data.max_bad_fraction, workdir),
@@ -99,6 +108,8 @@ def evaluate_run(
     'split': data.split,
     'data': data.fingerprint,
   }
+  if validations and validations[-1].get(STOPPED):
+    results['stopped_early_at'] = validations[-1]['step']
   if hosts.is_first():
     name = protocol_name(protocol)
     trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
@@ -106,8 +117,34 @@ def evaluate_run(
     if (step, data.split, name) == trainings:
       folder = workdir
     title = workdir.resolve().name
-    _report(output or folder, title, config, data, protocol, predictions, results, curves)
+    folder = output or folder
+    _report(folder, title, config, data, protocol, predictions, results, curves)
+    if predictions_as is not None:
+      _write_predictions(folder / f'predictions.{predictions_as}', config.task, data, predictions)
   return results
+
+
+def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Predictions) -> None:
+  """Writes a row a video, with what it is in truth; tags are joined as in a manifest."""
+  labels = [name for head in task.heads for name in data.class_names[head]]
+  facts = {'path': str, 'start': float, 'end': float, 'views': int, 'error': str}
+  facts |= {f'true {head}': str for head in task.heads}
+  reasons = dict(predictions.failures)
+  logits = iter(predictions.mean_logits())
+  with prediction_file(file, task, labels, facts) as rows:
+    for video, views in zip(data.videos, predictions.views.tolist(), strict=True):
+      if task.kind == 'multi_label':
+        truth = [SEPARATOR.join(labels[k] for k in video.labels)]
+      else:
+        named = zip(task.heads, video.labels, strict=True)
+        truth = [data.class_names[head][k] for head, k in named]
+      found = next(logits) if views else None
+      error = None if views else reasons.get(video.path, 'not read')
+      if found is not None and not np.isfinite(found).all():
+        found, error = None, 'the model gives logits that are not finite'
+      shares = None if found is None else probabilities(found[None], task)[0]
+      rows.write([video.path, video.start, video.end, views, error, *truth], shares)
+  print(f'predictions: {file}')
 
 
 def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Evaluate:
@@ -130,7 +167,7 @@ def _default_split(config: Config) -> str:
   split = evaluation_split(config)
   if split != 'test' and hosts.is_first():
     print(
-      'vivit: warning: the data has no test.csv, so this evaluates its validation videos',
+      'vivit: warning: the data has no test split, so this evaluates its validation videos',
       file=sys.stderr,
       flush=True,
     )

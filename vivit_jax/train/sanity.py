@@ -22,7 +22,7 @@ from vivit_jax.distributed.sharding import host_rows, shard_batch, shard_state
 from vivit_jax.errors import and_more
 from vivit_jax.model.vivit import build
 from vivit_jax.train.initialize import initial_state
-from vivit_jax.train.optimizer import make_optimizer
+from vivit_jax.train.optimizer import make_optimizer, total_steps
 from vivit_jax.train.step import compile_step
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
@@ -49,6 +49,18 @@ def warnings_for(config: Config, data: Manifest, params: Any) -> list[str]:
     )
   if config.train.learning_rate == 0:
     found.append("config.train.learning_rate=0 learns nothing: give the recipe's")
+  evaluations = (total_steps(config, videos) - 1) // config.train.evaluate_every  # before the end
+  if config.train.patience is not None and evaluations <= config.train.patience:
+    found.append(
+      f'config.train.patience={config.train.patience} never ends this run early, which has '
+      f'{evaluations} evaluations before its last step: give a smaller '
+      '--config.train.evaluate_every'
+    )
+  if config.data.balance and config.train.balanced_loss:
+    found.append(
+      f'config.data.balance={config.data.balance!r} shows classes equally often already, and '
+      'config.train.balanced_loss weighs the rare ones once more: use one of them'
+    )
   return [*found, *_mirrored(config, data), *_without_examples(config, data)]
 
 
@@ -77,7 +89,9 @@ def _turns(names: Sequence[str]) -> list[int]:
 
 
 def _without_examples(config: Config, data: Manifest) -> list[str]:
-  found = []
+  found: list[str] = []
+  if data.items is not None and not data.videos[0].labels:  # known once they are read
+    return found
   for column, (head, names) in enumerate(data.class_names.items()):
     if data.multi_label:
       seen = Counter(label for video in data.videos for label in video.labels)

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import Clip, Config
 from vivit_jax.distributed.sharding import (
   batch_sharding,
   local_rows,
@@ -21,7 +21,9 @@ from vivit_jax.distributed.sharding import (
   shard_batch,
   state_sharding,
 )
+from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
+from vivit_jax.model.tokenizer import cut, cut_by_host
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train import losses
@@ -32,6 +34,8 @@ from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
 
 Metrics = dict[str, Array]
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+CLIP = Clip()
 
 
 def train_step(
@@ -41,6 +45,7 @@ def train_step(
   config: Config,
   model: ViViT,
   optimizer: optax.GradientTransformation,
+  class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one update, and the step's metrics as scalars.
 
@@ -48,12 +53,15 @@ def train_step(
 
   Args:
     state: before the update.
-    batch: `video` uint8 [B, F, H, W, 3]; `label` int32 [B, heads], or multi-hot [B, C].
+    batch: `video` uint8 [B, F, H, W, 3], or cut (see `host_cut`); `label` int32 [B, heads], or
+      multi-hot [B, C].
     config: task, regularisers and seed.
     model: its dropout depends on seed and step only.
     optimizer: as in `optimizer.make_optimizer`.
+    class_weights: of the loss, see `losses.loss`.
   """
-  task, train = config.task, config.train
+  task, train, clip = config.task, config.train, config.clip
+  weights = None if class_weights is None else jnp.asarray(class_weights)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   labels = task_targets(task, batch['label'])
   video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
@@ -62,8 +70,8 @@ def train_step(
     if train.freeze:  # spares the backward pass below them
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, normalize_pixels(video), key)
-    return losses.loss(task, logits, targets, train.label_smoothing), logits
+    logits = apply(model, params, _values(video, clip), key)
+    return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
 
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
@@ -96,6 +104,20 @@ def train_step(
   return dataclasses.replace(state, step=state.step + 1), metrics
 
 
+def _values(video: Array, clip: Clip) -> Array:
+  """Returns the values of pixels of a video, or of its patches."""
+  pixels = video if video.ndim == 5 else video.reshape(*video.shape[:3], -1, 3)
+  return normalize_pixels(pixels, clip.mean, clip.std).reshape(video.shape)
+
+
+def host_cut(config: Config, device: str) -> Callable[[Any], Any] | None:
+  """Returns how the host cuts videos for a step on this kind of device; None: they stay whole."""
+  whole = config.mix.mixup or config.mix.cutmix  # which blend pictures
+  if whole or not cut_by_host(config.model, device):
+    return None
+  return functools.partial(cut, patch=config.model.patch)
+
+
 def _split_as_params(gradient: Gradient) -> Gradient:
   """Returns the same whose gradients lie as the parameters, before a norm asks for all of them."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -111,14 +133,32 @@ def _split_as_params(gradient: Gradient) -> Gradient:
 
 
 def compile_step(
-  config: Config, model: ViViT, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-  """Returns `train_step` jitted over the mesh: batch and state split, the state donated."""
+  config: Config,
+  model: ViViT,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  class_weights: np.ndarray | None = None,
+  say: Callable[[str], None] = lambda line: None,
+) -> Step:
+  """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
+
+  As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
+  """
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which the model's layout looks for
-      return train_step(state, batch, config=config, model=model, optimizer=optimizer)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
+      result = train_step(
+        state,
+        batch,
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        class_weights=class_weights,
+      )
+    for line in chosen:
+      say(line)
+    return result
 
   state = state_sharding(mesh, abstract_state(config, model, optimizer))
   batch = {'video': batch_sharding(mesh, video=True), 'label': batch_sharding(mesh)}
@@ -131,7 +171,9 @@ def compile_step(
 
 
 @functools.cache  # validation and the test that follows share a compilation
-def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
+def compile_forward(
+  model: ViViT, mesh: Mesh, clip: Clip = CLIP
+) -> Callable[[Any, np.ndarray], np.ndarray]:
   """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
   check_kernel(model.config, mesh.devices.flat[0].device_kind)
 
@@ -142,6 +184,6 @@ def compile_forward(model: ViViT, mesh: Mesh) -> Callable[[Any, np.ndarray], np.
   )
   def forward(params: Any, video: Array) -> Array:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return apply(model, params, normalize_pixels(video))
+      return apply(model, params, normalize_pixels(video, clip.mean, clip.std))
 
   return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))

@@ -6,6 +6,7 @@ The file is written whole or not at all, with the permissions of a new file.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from vivit_jax.config.parse import parse
+from vivit_jax.config.augment import Triple
+from vivit_jax.config.clip import Preprocessing, of_range
+from vivit_jax.config.parse import convert, parse
 from vivit_jax.config.renamed import modernize
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.files import replaced
 from vivit_jax.weights.containers import parse_json
+from vivit_jax.weights.facts import facts
 from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import resolve
-from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, facts
+from vivit_jax.weights.source import Source, check_hints, check_source
 
 KEY = 'vivit_jax'  # of the metadata; its value is JSON
 VERSION = 1
@@ -81,7 +85,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
     raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
-  if hints.head and task is None:
+  if hints.head and task is None and config.model.pooling != 'none':
     raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:
@@ -110,21 +114,21 @@ def _labels(value: Any) -> tuple[str, ...] | None:
 
 
 def _preprocessing(value: Any) -> Preprocessing:
+  """Returns what an export says; up to version 0.2 it says a value range, `low` and `high`."""
   fields = dict(value)
-  for name in ('low', 'high'):
-    if fields[name] is not None:
-      low, middle, high = map(float, fields[name])
-      fields[name] = (low, middle, high)
-  for name in ('stride', 'short_side'):
-    if fields[name] is not None and type(fields[name]) is not int:
-      raise ValueError(f'{name} is {fields[name]!r}')
-  if type(fields.get('stride_seconds')) not in (float, type(None)):
-    raise ValueError(f'stride_seconds is {fields["stride_seconds"]!r}')
-  if fields.get('sampling', 'stride') not in ('stride', 'whole_video'):
-    raise ValueError(f'sampling is {fields["sampling"]!r}')
-  if fields['channels'] not in ('rgb', 'bgr'):
-    raise ValueError(f'channels is {fields["channels"]!r}')
-  return Preprocessing(**fields)
+  if 'low' in fields:
+    low, high = (convert(Triple | None, fields.pop(name), name) for name in ('low', 'high'))
+    mean, std = (None, None) if low is None or high is None else _of_range(low, high)
+    fields |= {'mean': mean, 'std': std}
+  wants = convert(Preprocessing, fields, 'preprocessing')
+  assert isinstance(wants, Preprocessing)
+  return wants
+
+
+def _of_range(low: Triple, high: Triple) -> tuple[Triple, Triple]:
+  if any(a == b or not math.isfinite(a + b) for a, b in zip(low, high, strict=True)):
+    raise ValueError(f'no value range from {low} to {high}')
+  return of_range(low, high)
 
 
 def write_tensors(

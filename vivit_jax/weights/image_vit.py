@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError
-from vivit_jax.weights import rename
+from vivit_jax.weights import normalization, rename
 from vivit_jax.weights.names import AUGREG, LAYER_SCALE, TIMM
 from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import CHOICES, build
-from vivit_jax.weights.source import Preprocessing, Source
-from vivit_jax.weights.value_range import value_range
+from vivit_jax.weights.source import Source
 
 
 def is_augreg(checkpoint: Checkpoint) -> bool:
@@ -95,7 +95,7 @@ def _preprocessing(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Preproc
   if not isinstance(details, dict) or 'mean' not in details or 'std' not in details:
     return Preprocessing(None, None)
   beside = checkpoint.path.parent / 'config.json'
-  return Preprocessing(*value_range(beside, 1 / 255, 0.0, details['mean'], details['std']))
+  return Preprocessing(*normalization.fed(beside, 1 / 255, 0.0, details['mean'], details['std']))
 
 
 def _fold_layer_scale(checkpoint: Checkpoint, params: Flat) -> Flat:

@@ -143,7 +143,16 @@ def _check_models(source: Source, model: Model) -> None:
   for what, (held, wanted) in pairs.items():
     if held != wanted:
       raise CheckpointError(source.path, f'has {what} {held}, the model to initialize {wanted}')
-  mixed = {theirs.attention, model.attention} > {'factorised_encoder'}
+  # Tensors of the same shapes, of which another model would make other numbers.
+  for what in ('positions', 'rotary_grid', 'logit_cap', 'time_dense'):
+    held, wanted = getattr(theirs, what), getattr(model, what)
+    if held != wanted and source.kind == 'video':
+      raise CheckpointError(
+        source.path,
+        f'has {what} {held!r}, the model to initialize {wanted!r}: set '
+        f'config.model.{what}={held!r}',
+      )
+  mixed = len({a.startswith('factorised_encoder') for a in (theirs.attention, model.attention)}) > 1
   if source.kind == 'video' and mixed:
     raise CheckpointError(
       source.path,
@@ -164,7 +173,7 @@ class _Merge:
     self.source_tokens = tokens(source.model, source.grid)
     # The stage of the source that a stage of ours comes from.
     main = 'spatial' if 'spatial' in self.source_tokens else 'spacetime'
-    self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal'}
+    self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal', 'pooler': 'pooler'}
 
   def parameter(self, name: str) -> None:
     """Finds where one parameter comes from, and takes or changes it."""
@@ -174,7 +183,9 @@ class _Merge:
     elif stage == 'head':
       self.head(name)
     elif rest == 'position':
-      self.position(stage)
+      self.position(name, stage, self.stage[stage])
+    elif rest == 'time_position':
+      self.position(name, f'{stage}/time', f'{self.stage[stage]}/time')
     elif rest == 'cls' and stage == 'spatial' and self._cls_dropped():
       self.keep(name, "Scenic's option drops the image's cls")
     else:
@@ -214,11 +225,10 @@ class _Merge:
       kernel[t // 2] = held[0]
     return self.put('resized', name, kernel, name, kind)
 
-  def position(self, stage: str) -> None:
+  def position(self, name: str, stage: str, from_stage: str) -> None:
     """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
-    name, from_stage = f'{stage}/position', self.stage[stage]
-    source_name = f'{from_stage}/position'
-    if source_name not in self.source.params:
+    source_name = f'{from_stage.partition("/")[0]}/{name.rpartition("/")[2]}'
+    if source_name not in self.source.params or from_stage not in self.source_tokens:
       return self.keep(name, 'the source has none')
     held, shape = self.source.params[source_name][0], self.params[name].shape
     cls = held.shape[0] - math.prod(self.source_tokens[from_stage])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vivit_jax.config.schema import CheckpointFacts
 from vivit_jax.errors import CheckpointError, and_more
-from vivit_jax.weights import export, huggingface, image_vit, scenic
+from vivit_jax.weights import export, huggingface, image_vit, scenic, videoprism
 from vivit_jax.weights.readers import MAX_BYTES, open_checkpoint
 from vivit_jax.weights.source import Source
 
@@ -35,12 +35,15 @@ def load_source(
     return image_vit.load_augreg(checkpoint, hints)
   if image_vit.is_timm(checkpoint):
     return image_vit.load_timm(checkpoint, hints)
+  if videoprism.is_videoprism(checkpoint):
+    return videoprism.load(checkpoint, hints)
   if huggingface.kind(checkpoint):
     return huggingface.load(checkpoint, hints)
   if scenic.prefix(checkpoint) is not None:
     return scenic.load(checkpoint, hints)
   raise CheckpointError(
     checkpoint.path,
-    'holds no vision transformer that we know (Scenic, Hugging Face ViViT or ViT, AugReg, timm, '
+    'holds no vision transformer that we know (Scenic; Hugging Face ViViT, ViT, VideoPrism, '
+    'VideoMAE, TimeSformer or V-JEPA 2; VideoPrism, AugReg, timm, '
     f'our own export); its parameters are {and_more(map(repr, checkpoint.entries))}',
   )

@@ -2,6 +2,7 @@
 """What each program calls the parameters of a vision transformer, in our names: tables only."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -15,11 +16,11 @@ class Transform:
 
   Attributes:
     forward: (array, heads) -> as many arrays as the rule has names of ours.
-    backward: (array) -> their array; None where we never write it.
+    backward: (arrays of ours) -> their array; None where we never write it.
   """
 
   forward: Callable[[np.ndarray, int], Arrays]
-  backward: Callable[[np.ndarray], np.ndarray] | None = None
+  backward: Callable[..., np.ndarray] | None = None
 
 
 # Shapes: D width, O output width, h heads, d width of a head; PyTorch stores [out, in].
@@ -36,15 +37,32 @@ TRANSFORMS: Mapping[str, Transform] = {
     lambda a: a.reshape(-1, a.shape[-1]).transpose(1, 0),
   ),
   '[3hd,D] -> 3 [D,h,d]': Transform(
-    lambda a, h: tuple(p.transpose(1, 0).reshape(a.shape[1], h, -1) for p in np.split(a, 3))
+    lambda a, h: tuple(p.transpose(1, 0).reshape(a.shape[1], h, -1) for p in np.split(a, 3)),
+    lambda *parts: np.concatenate([p.reshape(p.shape[0], -1).transpose(1, 0) for p in parts]),
   ),
-  '[3hd] -> 3 [h,d]': Transform(lambda a, h: tuple(p.reshape(h, -1) for p in np.split(a, 3))),
+  '[3hd] -> 3 [h,d]': Transform(
+    lambda a, h: tuple(p.reshape(h, -1) for p in np.split(a, 3)),
+    lambda *parts: np.concatenate([p.reshape(-1) for p in parts]),
+  ),
   '[D,c,t,h,w] -> [t,h,w,c,D]': Transform(
     lambda a, _: (a.transpose(2, 3, 4, 1, 0),), lambda a: a.transpose(4, 3, 0, 1, 2)
   ),
-  '[D,c,h,w] -> [1,h,w,c,D]': Transform(lambda a, _: (a.transpose(2, 3, 1, 0)[None],)),
+  '[D,c,h,w] -> [1,h,w,c,D]': Transform(
+    lambda a, _: (a.transpose(2, 3, 1, 0)[None],), lambda a: a[0].transpose(3, 2, 0, 1)
+  ),
   # Scenic's 2D patches (images, uniform frame sampling) are tubelets of one frame.
   '[h,w,c,D] -> [1,h,w,c,D]': Transform(lambda a, _: (a if a.ndim == 5 else a[None],)),
+  # VideoPrism's: square patches as rows, gains of norms without their 1, heads last.
+  '[hwc,D] -> [1,h,w,c,D]': Transform(
+    lambda a, _: (a.reshape(1, math.isqrt(len(a) // 3), math.isqrt(len(a) // 3), 3, a.shape[1]),),
+    lambda a: a.reshape(-1, a.shape[-1]),
+  ),
+  'gain - 1': Transform(lambda a, _: (a + 1,), lambda a: a - 1),
+  '[N,D] -> [1,N,D]': Transform(lambda a, _: (a[None],), lambda a: a[0]),
+  '[1,1,D] -> [1,D]': Transform(lambda a, _: (a.reshape(1, -1),), lambda a: a[None]),
+  '[D,h,d] -> [h,d,D]': Transform(
+    lambda a, _: (a.transpose(1, 2, 0),), lambda a: a.transpose(2, 0, 1)
+  ),
 }
 
 
@@ -76,7 +94,7 @@ class Table:
   unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _pair(theirs: str, ours: str, leaves: Mapping[str, str], transform: str = 'same') -> list[Rule]:
+def pair(theirs: str, ours: str, leaves: Mapping[str, str], transform: str = 'same') -> list[Rule]:
   return [
     Rule(f'{theirs}{a}', (f'{ours}/{b}',), transform if b == 'kernel' else 'same')
     for a, b in leaves.items()
@@ -85,24 +103,25 @@ def _pair(theirs: str, ours: str, leaves: Mapping[str, str], transform: str = 's
 
 _FLAX_DENSE = {'/kernel': 'kernel', '/bias': 'bias'}
 _FLAX_NORM = {'/scale': 'scale', '/bias': 'bias'}
-_TORCH_DENSE = {'.weight': 'kernel', '.bias': 'bias'}
-_TORCH_NORM = {'.weight': 'scale', '.bias': 'bias'}
+TORCH_DENSE = {'.weight': 'kernel', '.bias': 'bias'}
+TORCH_NORM = {'.weight': 'scale', '.bias': 'bias'}
+BLOCK = 'spacetime/block_{i}'
 
 
 def _flax_stage(theirs: str, ours: str, layers: Mapping[str, str]) -> Iterator[Rule]:
   """Rules of one transformer; `layers` maps a layer's name in a block to ours."""
   yield Rule(f'{theirs}/posembed_input/pos_embedding', (f'{ours}/position',))
-  yield from _pair(f'{theirs}/encoder_norm', f'{ours}/norm', _FLAX_NORM)
+  yield from pair(f'{theirs}/encoder_norm', f'{ours}/norm', _FLAX_NORM)
   for name, our in layers.items():
     block, our_block = f'{theirs}/encoderblock_{{i}}/{name}', f'{ours}/block_{{i}}/{our}'
     if 'norm' in our:
-      yield from _pair(block, our_block, _FLAX_NORM)
+      yield from pair(block, our_block, _FLAX_NORM)
     elif our == 'mlp':
-      yield from _pair(f'{block}/Dense_0', f'{our_block}/hidden', _FLAX_DENSE)
-      yield from _pair(f'{block}/Dense_1', f'{our_block}/out', _FLAX_DENSE)
+      yield from pair(f'{block}/Dense_0', f'{our_block}/hidden', _FLAX_DENSE)
+      yield from pair(f'{block}/Dense_1', f'{our_block}/out', _FLAX_DENSE)
     else:
       for part in ('query', 'key', 'value', 'out'):
-        yield from _pair(f'{block}/{part}', f'{our_block}/{part}', _FLAX_DENSE)
+        yield from pair(f'{block}/{part}', f'{our_block}/{part}', _FLAX_DENSE)
 
 
 _SCENIC_BLOCK = {
@@ -135,7 +154,7 @@ SCENIC = Table(
   'Scenic',
   (
     *_FLAX_EMBEDDING,
-    *_pair('output_projection', 'head', _FLAX_DENSE),
+    *pair('output_projection', 'head', _FLAX_DENSE),
     Rule('cls', ('spacetime/cls',)),
     Rule('cls_SpatialTransformer', ('spatial/cls',)),
     Rule('cls_TemporalTransformer', ('temporal/cls',)),
@@ -150,7 +169,7 @@ AUGREG = Table(
   'AugReg image ViT',
   (
     *_FLAX_EMBEDDING,
-    *_pair('head', 'head', _FLAX_DENSE),
+    *pair('head', 'head', _FLAX_DENSE),
     Rule('cls', ('spacetime/cls',)),
     *_flax_stage('Transformer', 'spacetime', _AUGREG_BLOCK),
   ),
@@ -158,27 +177,27 @@ AUGREG = Table(
   headless={'pre_logits/*': _PRE_LOGITS},
 )
 
-_HUGGINGFACE_BLOCK = {
-  'query': 'attention.attention.query',
-  'key': 'attention.attention.key',
-  'value': 'attention.attention.value',
-  'out': 'attention.output.dense',
+HUGGINGFACE_BLOCK = {
+  'attention/query': 'attention.attention.query',
+  'attention/key': 'attention.attention.key',
+  'attention/value': 'attention.attention.value',
+  'attention/out': 'attention.output.dense',
   'attention_norm': 'layernorm_before',
   'mlp/hidden': 'intermediate.dense',
   'mlp/out': 'output.dense',
   'mlp_norm': 'layernorm_after',
 }
-_HUGGINGFACE_5_BLOCK = _HUGGINGFACE_BLOCK | {  # module names since transformers 5, if saved as such
-  'query': 'attention.q_proj',
-  'key': 'attention.k_proj',
-  'value': 'attention.v_proj',
-  'out': 'attention.o_proj',
+HUGGINGFACE_5_BLOCK = HUGGINGFACE_BLOCK | {  # module names since transformers 5, if saved as such
+  'attention/query': 'attention.q_proj',
+  'attention/key': 'attention.k_proj',
+  'attention/value': 'attention.v_proj',
+  'attention/out': 'attention.o_proj',
   'mlp/hidden': 'mlp.fc1',
   'mlp/out': 'mlp.fc2',
 }
 _TIMM_BLOCK = {
-  'qkv': 'attn.qkv',
-  'out': 'attn.proj',
+  'attention/qkv': 'attn.qkv',
+  'attention/out': 'attn.proj',
   'attention_norm': 'norm1',
   'mlp/hidden': 'mlp.fc1',
   'mlp/out': 'mlp.fc2',
@@ -186,25 +205,28 @@ _TIMM_BLOCK = {
 }
 
 
-def _torch_block(theirs: str, names: Mapping[str, str]) -> Iterator[Rule]:
-  ours = 'spacetime/block_{i}'
+def torch_layers(
+  theirs: str, ours: str, names: Mapping[str, str], gain: str = 'same'
+) -> Iterator[Rule]:
+  """Rules of some layers; `names` maps a layer's name of ours to theirs, `gain` is of norms."""
   for name, their in names.items():
-    weight, bias = f'{theirs}.{their}.weight', f'{theirs}.{their}.bias'
-    attention = f'{ours}/attention/{name}'
-    if name == 'qkv':
-      parts = [f'{ours}/attention/{part}' for part in ('query', 'key', 'value')]
+    layer, weight, bias = f'{ours}/{name}', f'{theirs}.{their}.weight', f'{theirs}.{their}.bias'
+    parent, _, part = layer.rpartition('/')
+    if part == 'qkv':
+      parts = [f'{parent}/{part}' for part in ('query', 'key', 'value')]
       yield Rule(weight, tuple(f'{part}/kernel' for part in parts), '[3hd,D] -> 3 [D,h,d]')
       yield Rule(bias, tuple(f'{part}/bias' for part in parts), '[3hd] -> 3 [h,d]')
-    elif name in ('query', 'key', 'value'):
-      yield Rule(weight, (f'{attention}/kernel',), '[hd,D] -> [D,h,d]')
-      yield Rule(bias, (f'{attention}/bias',), '[hd] -> [h,d]')
-    elif name == 'out':
-      yield Rule(weight, (f'{attention}/kernel',), '[D,hd] -> [h,d,D]')
-      yield Rule(bias, (f'{attention}/bias',))
-    elif 'norm' in name:
-      yield from _pair(f'{theirs}.{their}', f'{ours}/{name}', _TORCH_NORM)
+    elif part in ('query', 'key', 'value'):
+      yield Rule(weight, (f'{layer}/kernel',), '[hd,D] -> [D,h,d]')
+      yield Rule(bias, (f'{layer}/bias',), '[hd] -> [h,d]')
+    elif part == 'out' and 'attention' in parent.rpartition('/')[2]:
+      yield Rule(weight, (f'{layer}/kernel',), '[D,hd] -> [h,d,D]')
+      yield Rule(bias, (f'{layer}/bias',))
+    elif 'norm' in part:
+      yield Rule(weight, (f'{layer}/scale',), gain)
+      yield Rule(bias, (f'{layer}/bias',))
     else:
-      yield from _pair(f'{theirs}.{their}', f'{ours}/{name}', _TORCH_DENSE, '[O,D] -> [D,O]')
+      yield from pair(f'{theirs}.{their}', layer, TORCH_DENSE, '[O,D] -> [D,O]')
 
 
 def _huggingface(name: str, prefix: str, kernel: str) -> Table:
@@ -212,13 +234,13 @@ def _huggingface(name: str, prefix: str, kernel: str) -> Table:
   return Table(
     name,
     (
-      *_pair(f'{embeddings}.patch_embeddings.projection', 'tokenizer', _TORCH_DENSE, kernel),
+      *pair(f'{embeddings}.patch_embeddings.projection', 'tokenizer', TORCH_DENSE, kernel),
       Rule(f'{embeddings}.cls_token', ('spacetime/cls',)),
       Rule(f'{embeddings}.position_embeddings', ('spacetime/position',)),
-      *_torch_block(f'{prefix}.encoder.layer.{{i}}', _HUGGINGFACE_BLOCK),
-      *_torch_block(f'{prefix}.layers.{{i}}', _HUGGINGFACE_5_BLOCK),
-      *_pair(f'{prefix}.layernorm', 'spacetime/norm', _TORCH_NORM),
-      *_pair('classifier', 'head', _TORCH_DENSE, '[O,D] -> [D,O]'),
+      *torch_layers(f'{prefix}.encoder.layer.{{i}}', BLOCK, HUGGINGFACE_BLOCK),
+      *torch_layers(f'{prefix}.layers.{{i}}', BLOCK, HUGGINGFACE_5_BLOCK),
+      *pair(f'{prefix}.layernorm', 'spacetime/norm', TORCH_NORM),
+      *pair('classifier', 'head', TORCH_DENSE, '[O,D] -> [D,O]'),
     ),
     refused={
       '*distillation*': 'a distillation token, a second token that ours lack',
@@ -238,16 +260,16 @@ _MLP_SCALE = (f'spacetime/block_{{i}}/mlp/out/{LAYER_SCALE}',)
 TIMM = Table(
   'timm image ViT',
   (
-    *_pair('patch_embed.proj', 'tokenizer', _TORCH_DENSE, '[D,c,h,w] -> [1,h,w,c,D]'),
+    *pair('patch_embed.proj', 'tokenizer', TORCH_DENSE, '[D,c,h,w] -> [1,h,w,c,D]'),
     Rule('cls_token', ('spacetime/cls',)),
     Rule('pos_embed', ('spacetime/position',)),
-    *_torch_block('blocks.{i}', _TIMM_BLOCK),
+    *torch_layers('blocks.{i}', BLOCK, _TIMM_BLOCK),
     Rule('blocks.{i}.ls1.gamma', _ATTENTION_SCALE),
     Rule('blocks.{i}.ls2.gamma', _MLP_SCALE),
     Rule('blocks.{i}.gamma_1', _ATTENTION_SCALE),
     Rule('blocks.{i}.gamma_2', _MLP_SCALE),
-    *_pair('norm', 'spacetime/norm', _TORCH_NORM),
-    *_pair('head', 'head', _TORCH_DENSE, '[O,D] -> [D,O]'),
+    *pair('norm', 'spacetime/norm', TORCH_NORM),
+    *pair('head', 'head', TORCH_DENSE, '[O,D] -> [D,O]'),
   ),
   refused={
     'dist_token': 'a distillation token, a second token that ours lack',

@@ -22,17 +22,18 @@ from vivit_jax.checkpoint.workdir import (
   read_class_names,
   write_snapshot,
 )
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import CheckpointFacts, Clip, Config, Evaluate, head_slices
-from vivit_jax.data.augmentation.crop import SpatialCrops
+from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slices
+from vivit_jax.data.augmentation.views import views_of
 from vivit_jax.errors import CheckpointError, InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import download
 from vivit_jax.weights.initialize import format_table, initialize
 from vivit_jax.weights.load import load_source
-from vivit_jax.weights.source import Preprocessing, Source, check_hints, check_source, grid
-from vivit_jax.weights.value_range import to_unit_range
+from vivit_jax.weights.normalization import fold
+from vivit_jax.weights.source import Source, check_hints, check_source, grid
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -79,9 +80,11 @@ class Pretrained:
     if frames.shape[-4] != source.frames:
       raise InputError(
         f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
-        'give its file to vivit_jax.predict'
+        'give all of it to vivit_jax.load(...).predict'
       )
-    crop = SpatialCrops(source.height, source.width, 1, source.short_side)
+    source.normalization()  # or an error
+    clip = source.preprocessing.clip(source.frames, source.height, source.width)
+    crop = views_of(clip, 1, source.short_side)
     clips = frames if several else frames[None]
     views = np.stack([np.concatenate([crop(frame) for frame in clip]) for clip in clips])
     logits = self.logits(views)
@@ -94,11 +97,11 @@ class Pretrained:
   @functools.cached_property
   def forward(self) -> Callable[[Any], Array]:
     """The model on pixels as in `logits`, compiled once for each number of clips; does not wait."""
-    low, high = self.source.values()
+    mean, std = self.source.normalization()
     channels = self.source.preprocessing.channels
     params = jax.device_put(self.params)
     compiled = jax.jit(
-      lambda params, views: apply(self.model, params, normalize_pixels(views, low, high, channels))
+      lambda params, views: apply(self.model, params, normalize_pixels(views, mean, std, channels))
     )
     return functools.partial(compiled, params)
 
@@ -122,7 +125,9 @@ class Pretrained:
     return self.source.preprocessing
 
 
-def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -> Pretrained:
+def load_pretrained(
+  path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
+) -> Pretrained:
   """Loads a checkpoint of any format, which is found out from its content.
 
   Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
@@ -141,10 +146,16 @@ def load_pretrained(path: str | Path, sha256: str | None = None, **hints: Any) -
     CheckpointError: one line naming file, reason and remedy.
     ConfigError: a hint that does not exist or has a wrong value.
   """
-  said = parse({'init': {'facts': hints}}).init.facts
-  pretrained = _load(str(path), said, sha256)
+  pretrained = load_quietly(path, sha256, **hints)
   print(_account(str(path), pretrained), file=sys.stderr)
   return pretrained
+
+
+def load_quietly(
+  path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
+) -> Pretrained:
+  """Loads as `load_pretrained`, and prints nothing."""
+  return _load(str(path), parse({'init': {'facts': hints}}).init.facts, sha256)
 
 
 def load_run(
@@ -180,10 +191,14 @@ def load_run(
     task=config.task,
     labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
     preprocessing=Preprocessing(
+      clip.mean,
+      clip.std,
       stride=clip.stride,
       short_side=config.test_short_side,
       stride_seconds=clip.stride_seconds,
       sampling=clip.sampling,
+      resize=clip.resize,
+      interpolation=clip.interpolation,
     ),
     unused={},
   )
@@ -208,12 +223,13 @@ def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
   init, clip = config.init, config.clip
   assert init.checkpoint is not None
   hints = dataclasses.replace(init.facts, head=init.facts.head and init.head != 'init')
-  source = to_unit_range(_load(init.checkpoint, hints).source)
+  source = fold(_load(init.checkpoint, hints).source, clip.mean, clip.std)
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
   params, rows = initialize(flat, config.model, tokens, source, init)
-  title = printable(f'{init.checkpoint}: {source.format}, {source.kind} model')
-  return traverse_util.unflatten_dict(params, sep='/'), f'{title}\n{format_table(rows)}'
+  title = f'{init.checkpoint}: {source.format}, {source.kind} model'
+  lines = [*map(printable, (title, *source.notes)), format_table(rows)]
+  return traverse_util.unflatten_dict(params, sep='/'), '\n'.join(lines)
 
 
 def _load(path: str, hints: CheckpointFacts, sha256: str | None = None) -> Pretrained:
@@ -237,6 +253,7 @@ def _account(path: str, pretrained: Pretrained) -> str:
     + (f', step {step}' if step is not None else ''),
     f'taken     {len(source.params)} parameters',
   ]
+  lines += source.notes
   for why, names in reasons.items():
     lines.append(f'left over {and_more(names, 3)} ({why})')
   return '\n'.join(map(printable, lines))
@@ -251,8 +268,8 @@ def write_run(source: Source, workdir: Path) -> None:
   """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
 
   Args:
-    source: a video model; where its weights expect another value range than [-1, 1], that range
-      goes into the tokenizer, which computes the same.
+    source: a video model. Where its weights expect BGR, that goes into the tokenizer, which
+      computes the same.
     workdir: a new folder.
 
   Raises:
@@ -264,17 +281,14 @@ def write_run(source: Source, workdir: Path) -> None:
       f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
       'start a model from it with --config.init.checkpoint'
     )
-  source = to_unit_range(source)
+  mean, std = source.normalization()
+  if source.preprocessing.channels == 'bgr':
+    mean, std = mean[::-1], std[::-1]
+  source = fold(source, mean, std)
   wants = source.preprocessing
-  clip = Clip(
-    source.frames,
-    wants.stride or Clip().stride,
-    wants.stride_seconds,
-    wants.sampling,
-    source.height,
-    source.width,
-  )
-  evaluate = Evaluate(short_side=wants.short_side)
+  clip = wants.clip(source.frames, source.height, source.width)
+  views = wants.views or (Evaluate().temporal_views, Evaluate().spatial_views)
+  evaluate = Evaluate(*views, short_side=wants.short_side)
   config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
   names = {}
   if source.labels is not None:

@@ -93,16 +93,21 @@ def invert(params: Flat, table: Table) -> Flat:
   """
   rules: dict[str, Rule] = {}
   for rule in table.rules:
-    rules.setdefault(rule.ours[0], rule)
-  theirs = {}
+    for ours in rule.ours:
+      rules.setdefault(ours, rule)
+  found: dict[str, tuple[Rule, dict[str, np.ndarray]]] = {}
   for name, array in params.items():
     layer = re.search(r'/block_([0-9]+)/', name)
-    rule = rules[re.sub(r'/block_[0-9]+/', '/block_{i}/', name)]
+    ours = re.sub(r'/block_[0-9]+/', '/block_{i}/', name)
+    rule = rules[ours]
+    target = rule.theirs.replace('{i}', layer[1] if layer else '')
+    found.setdefault(target, (rule, {}))[1][ours] = array
+  theirs = {}
+  for target, (rule, parts) in found.items():
     backward = TRANSFORMS[rule.transform].backward
     if backward is None:
       raise KeyError(rule.transform)
-    target = rule.theirs.replace('{i}', layer[1] if layer else '')
-    theirs[target] = np.ascontiguousarray(backward(array))
+    theirs[target] = np.ascontiguousarray(backward(*(parts[ours] for ours in rule.ours)))
   return theirs
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
 from vivit_jax.config.schema import CheckpointFacts, Model, Task
 from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.weights.facts import Either, facts, positions
 from vivit_jax.weights.readers import Flat
-from vivit_jax.weights.source import Preprocessing, Source, check_source, facts, positions
+from vivit_jax.weights.source import Source, check_source
 
 SIDES = ('frames', 'height', 'width')
 
@@ -124,6 +126,7 @@ def build(
   labels: tuple[str, ...] | None = None,
   preprocessing: Preprocessing | None = None,
   unused: Mapping[str, str] | None = None,
+  notes: tuple[str, ...] = (),
 ) -> Source:
   """Returns a checked Source from what tensors, side-car and caller tell, refusing contradictions.
 
@@ -136,31 +139,42 @@ def build(
     image: whether it is an image model.
     task: of the head, where the side-car tells; else one softmax over the head's classes.
     labels: one per class.
-    preprocessing: its stride is overruled by the hints'.
+    preprocessing: its stride and sampling are overruled by the hints'.
     unused: what was left out of the file.
+    notes: see Source.
 
   Raises:
     CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
   """
   model, clip = _model(path, params, said, hints, image)
   task = task or _task(params)
-  preprocessing = preprocessing or Preprocessing()
-  if hints.stride is not None:
-    preprocessing = dataclasses.replace(
-      preprocessing, stride=hints.stride, stride_seconds=None, sampling='stride'
-    )
+  preprocessing = _sampled(path, preprocessing or Preprocessing(), hints)
   source = Source(
     path, format, 'image' if image else 'video', params, model, *clip, task, labels, preprocessing,
-    dict(unused or {}),
+    dict(unused or {}), notes,
   )  # fmt: skip
   return check_source(source)
+
+
+def _sampled(path: Path, wants: Preprocessing, hints: CheckpointFacts) -> Preprocessing:
+  """Returns the preprocessing with the frames that the caller says, if any."""
+  if hints.stride is None and hints.sampling is None:
+    return wants
+  sampling = hints.sampling or 'stride'
+  if hints.stride is not None and sampling != 'stride':
+    raise CheckpointError(
+      path, f'stride={hints.stride} contradicts sampling={sampling!r}, which has none: give one'
+    )
+  stride = hints.stride or wants.stride
+  return dataclasses.replace(wants, stride=stride, stride_seconds=None, sampling=sampling)
 
 
 def _model(
   path: Path, params: Flat, said: Mapping[str, Any], hints: CheckpointFacts, image: bool
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
-  if hints.head and 'head/kernel' not in params:
+  encoder = said.get('pooling') == 'none'  # the format has models without a head
+  if hints.head and 'head/kernel' not in params and not encoder:
     raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
   given = dataclasses.asdict(hints)
   given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in RESOLVED_FIELDS}
@@ -217,13 +231,20 @@ def resolve(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     for name, value in settings.items():
       if value is None:
         continue
-      if name in resolved and resolved[name] != value:
+      held = resolved.get(name)
+      if isinstance(held, Either) and value in held:
+        held = None
+      if held is not None and held != value:
         raise CheckpointError(
-          path, f'{name} is {resolved[name]!r} by {by[name]}, but {value!r} by {source}'
+          path, f'{name} is {_first(held)!r} by {by[name]}, but {value!r} by {source}'
         )
       resolved[name] = value
       by.setdefault(name, source)
-  return resolved
+  return {name: _first(value) for name, value in resolved.items()}
+
+
+def _first(value: Any) -> Any:
+  return value[0] if isinstance(value, Either) else value
 
 
 def _task(params: Flat) -> Task | None:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vivit_jax.config.clip import HALF, Preprocessing
 from vivit_jax.config.schema import CheckpointFacts, Task
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.weights import rename
 from vivit_jax.weights.names import SCENIC
 from vivit_jax.weights.readers import Checkpoint, side_car
 from vivit_jax.weights.resolve import CHOICES, build, checked_task
-from vivit_jax.weights.source import Preprocessing, Source
+from vivit_jax.weights.source import Source
 
 # Where a train state keeps the parameters; the last is a bare tree.
 PREFIXES = ('optimizer/target/params/', 'optimizer/target/', 'params/params/', 'params/', '')
@@ -120,11 +121,12 @@ def _read_config(path: Path, config: Mapping[str, Any] | None) -> dict[str, Any]
 def _preprocessing(path: Path, config: Mapping[str, Any] | None) -> Preprocessing:
   """Returns Scenic's: [-1, 1] unless zero_centering is off, which gives [0, 1]."""
   data = _section(path, config or {}, 'dataset_configs')
-  low = -1.0 if data.get('zero_centering', True) else 0.0
+  centered = data.get('zero_centering', True)
+  mean, std = (HALF, HALF) if centered else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
   stride, short = data.get('stride'), data.get('min_resize')
   if any(value is not None and type(value) is not int for value in (stride, short)):
     raise CheckpointError(path, f'its side-car has stride={stride!r}, min_resize={short!r}')
-  return Preprocessing(low=(low, low, low), stride=stride, short_side=short)
+  return Preprocessing(mean, std, stride=stride, short_side=short)
 
 
 def _task(path: Path, config: Mapping[str, Any] | None) -> Task | None:

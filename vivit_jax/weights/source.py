@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint read: our parameters, the model they belong to, and what it expects of a clip.
 
-`shapes` gives the names and shapes of a model's parameters; `facts` is what a tree tells of its
-model.
+`shapes` gives the names and shapes of a model's parameters.
 """
 
 import dataclasses
 import functools
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from flax import traverse_util
 
 from vivit_jax.config.augment import LARGEST, Triple
+from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.schema import CheckpointFacts, Clip, Model, Task
 from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.model.vivit import ViViT, abstract_params
@@ -24,13 +22,14 @@ from vivit_jax.weights.readers import Flat
 
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
-_BLOCK = re.compile(r'(spacetime|spatial|temporal)/block_([0-9]+)/(.+)', re.ASCII)
 
 
 def tokens(model: Model, grid: Grid) -> dict[str, tuple[int, ...]]:
-  """Returns each stage's tokens along its axes, without cls: {'spatial': (H, W), ...}."""
+  """Returns each stage's positions along their axes, without cls: {'spatial': (H, W), ...}."""
   time, *space = grid
-  if model.attention != 'factorised_encoder':
+  if model.positions == 'separable':
+    return {'spacetime': (space[0], space[1]), 'spacetime/time': (time,)}
+  if not model.attention.startswith('factorised_encoder'):
     return {'spacetime': grid}
   temporal = {'temporal': (time,)} if model.temporal_layers else {}
   return {'spatial': (space[0], space[1]), **temporal}
@@ -51,6 +50,7 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
     model,
     layers=1,
     temporal_layers=min(model.temporal_layers, 1),
+    pooler_layers=min(model.pooler_layers, 1),
     drop_path=0.0,
     attention_kernel='plain',
   )
@@ -58,11 +58,12 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
   clip = Clip(frames=frames, height=height, width=width)
   tree = traverse_util.flatten_dict(abstract_params(ViViT(one, classes), clip), sep='/')
   found: Shapes = {}
+  depths = {'temporal': model.temporal_layers, 'pooler': model.pooler_layers}
   for name, leaf in tree.items():
-    layers = model.temporal_layers if name.startswith('temporal/') else model.layers
+    layers = depths.get(name.partition('/')[0], model.layers)
     for layer in range(layers if '/block_0/' in name else 1):
       found[name.replace('/block_0/', f'/block_{layer}/')] = leaf.shape
-  return found if classes else {n: shape for n, shape in found.items() if not n.startswith('head/')}
+  return found
 
 
 def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> None:
@@ -84,89 +85,6 @@ def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> Non
       )
 
 
-def facts(path: Path, params: Flat) -> dict[str, Any]:
-  """Returns what parameters of any layout tell about their model, by config.Model's names.
-
-  `attention` and `order` are left out where the tensors do not tell them.
-
-  Raises:
-    CheckpointError: where no model of ours has such a tree.
-  """
-  stages = {name.partition('/')[0] for name in params} - {'tokenizer', 'head'}
-  if stages not in ({'spacetime'}, {'spatial'}, {'spatial', 'temporal'}):
-    raise CheckpointError(path, f'holds the transformers {sorted(stages)}, which no model has')
-  main = 'spatial' if 'spatial' in stages else 'spacetime'
-  kernel = _get(path, params, 'tokenizer/kernel', 5)
-  if kernel.shape[3] != 3:
-    raise CheckpointError(path, f'its patches have {kernel.shape[3]} channels, ours have 3')
-  suffix = '_space' if f'{main}/block_0/attention_space/query/kernel' in params else ''
-  query = _get(path, params, f'{main}/block_0/attention{suffix}/query/kernel', 3)
-  cls = f'{main}/cls' in params
-  found = {
-    'layers': _layers(path, params, main),
-    'width': kernel.shape[4],
-    'mlp_dim': _get(path, params, f'{main}/block_0/mlp/hidden/kernel', 2).shape[1],
-    'heads': query.shape[1],
-    'patch': kernel.shape[:3],
-    'pooling': 'cls' if cls else 'mean',
-  }
-  if main == 'spatial':
-    found['attention'] = 'factorised_encoder'
-    found['temporal_layers'] = _layers(path, params, 'temporal') if len(stages) == 2 else 0
-  elif suffix:
-    found['attention'] = 'factorised_self_attention'
-  elif cls:
-    found['attention'] = 'spatio_temporal'
-  return found
-
-
-def positions(path: Path, params: Flat) -> dict[str, int]:
-  """Returns the number of tokens per stage, without cls."""
-  return {
-    name.partition('/')[0]: _get(path, params, name, 3).shape[1]
-    - (name.replace('position', 'cls') in params)
-    for name in params
-    if name.endswith('/position')
-  }
-
-
-def _get(path: Path, params: Flat, name: str, dimensions: int) -> np.ndarray:
-  if name not in params or params[name].ndim != dimensions:
-    held = f'has shape {params[name].shape}' if name in params else 'is missing'
-    raise CheckpointError(path, f'{name} (in our names) {held}, need {dimensions} dimensions')
-  return params[name]
-
-
-def _layers(path: Path, names: Iterable[str], stage: str) -> int:
-  """Returns how many blocks a stage has; counted, so that no number in a name is trusted."""
-  matches = [match for name in names if (match := _BLOCK.fullmatch(name)) and match[1] == stage]
-  numbers = sorted({int(match[2]) for match in matches})
-  if not numbers or numbers != list(range(len(numbers))):
-    raise CheckpointError(path, f'the blocks of {stage} are numbered {numbers[:20]}, not 0, 1, ...')
-  return len(numbers)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-  """What the weights expect of a video; None where the source does not say.
-
-  Attributes:
-    low, high: what a pixel of 0 and of 255 becomes, per channel.
-    channels: their order.
-    stride: between the frames of a clip.
-    short_side: pixels to which the shorter side is resized before the crop; see Source.short_side.
-    stride_seconds, sampling: instead of `stride`, as in config.Clip.
-  """
-
-  low: Triple | None = (-1.0, -1.0, -1.0)
-  high: Triple | None = (1.0, 1.0, 1.0)
-  channels: Literal['rgb', 'bgr'] = 'rgb'
-  stride: int | None = None
-  short_side: int | None = None
-  stride_seconds: float | None = None
-  sampling: Literal['stride', 'whole_video'] = 'stride'
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
   """A checkpoint in our terms.
@@ -182,6 +100,7 @@ class Source:
     labels: one name per class along the logits' last axis; None where the source has none.
     preprocessing: of the clips.
     unused: what was in the file and is not here, and why.
+    notes: what else the user should know, a line each; printed when it is loaded.
   """
 
   path: Path
@@ -196,14 +115,15 @@ class Source:
   labels: tuple[str, ...] | None
   preprocessing: Preprocessing
   unused: Mapping[str, str] = dataclasses.field(repr=False)
+  notes: tuple[str, ...] = ()
 
   @property
   def classes(self) -> int:
     """Size of the logits' last axis; 0 without a head."""
     return sum(self.task.classes) if self.task else 0
 
-  def values(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
-    """Returns what a pixel of 0 and of 255 becomes.
+  def normalization(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
+    """Returns mean and deviation of the pixels that the weights expect.
 
     Args:
       needs_classifier: predictions come from models with one; features from any.
@@ -213,10 +133,10 @@ class Source:
     """
     if needs_classifier and self.task is None:
       raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
-    low, high = self.preprocessing.low, self.preprocessing.high
-    if low is None or high is None:
+    mean, std = self.preprocessing.mean, self.preprocessing.std
+    if mean is None or std is None:
       raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
-    return low, high
+    return mean, std
 
   @property
   def short_side(self) -> int:
@@ -261,10 +181,12 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
   seconds = wants.stride_seconds
   if seconds is not None and not 0 < seconds < math.inf:
     raise CheckpointError(path, f'stride_seconds is {seconds!r}, need a number above 0')
-  for name in ('low', 'high'):
+  for name in ('mean', 'std'):
     values = getattr(wants, name)
     if values is not None and not all(map(math.isfinite, values)):
       raise CheckpointError(path, f'{name} is {values}, need finite numbers')
+  if wants.std is not None and min(wants.std) <= 0:
+    raise CheckpointError(path, f'std is {wants.std}, need numbers above 0')
 
 
 def check_hints(source: Source, hints: CheckpointFacts) -> None:
@@ -277,6 +199,9 @@ def check_hints(source: Source, hints: CheckpointFacts) -> None:
     said, held = getattr(hints, name), getattr(source.model, name)
     if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
       raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+  said, held = hints.sampling, source.preprocessing.sampling
+  if said is not None and said != held:
+    raise CheckpointError(source.path, f'sampling is {held!r} by the file, but {said!r} by you')
   for name in ('frames', 'height', 'width'):
     said, held = getattr(hints, name), getattr(source, name)
     if said is not None and said != held:

@@ -2,8 +2,8 @@
 """The training augmentation: all of it drawn before a clip is decoded, then applied to it.
 
 The crop is cut out while frames are decoded; the rest follows on the small clip in Scenic's order:
-RandAugment, colors, erasing. Every part has the same numbers drawn for it whether others are on or
-off, so that two runs that differ in one setting see the same crops.
+RandAugment, colors, erasing, and at last the user's own. Every part has the same numbers drawn for
+it whether others are on or off, so that two runs that differ in one setting see the same crops.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from vivit_jax.config.augment import Augment
 from vivit_jax.config.schema import Clip
 from vivit_jax.data.augmentation.color import ColorChange, draw_color, drop_color
 from vivit_jax.data.augmentation.crop import RandomCrop, draw_crop
+from vivit_jax.data.augmentation.custom import OwnAugmentation, draw_custom
 from vivit_jax.data.augmentation.erase import Noise, draw_noise
 from vivit_jax.data.augmentation.rand_augment import Operation, draw_operations
 
@@ -28,6 +29,7 @@ class Augmentation:
   color: ColorChange | None
   gray: bool
   noise: Noise | None
+  custom: tuple[OwnAugmentation, ...] = ()
 
   def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
     """Returns a clip of crops, uint8 [F, H, W, 3], with the rest of the augmentation done."""
@@ -37,7 +39,11 @@ class Augmentation:
       video = self.color(video)
     if self.gray:
       video = drop_color(video)
-    return video if self.noise is None else self.noise(video)
+    if self.noise is not None:
+      video = self.noise(video)
+    for augmentation in self.custom:
+      video = augmentation(video)
+    return video
 
 
 def draw(
@@ -55,4 +61,5 @@ def draw(
   layers, colors, erasing = rng.spawn(3)
   color, gray = draw_color(settings.color_jitter, colors)
   noise = draw_noise(settings.random_erasing, clip.height, clip.width, erasing)
-  return Augmentation(crop, draw_operations(settings.rand_augment, layers), color, gray, noise)
+  operations = draw_operations(settings.rand_augment, layers)
+  return Augmentation(crop, operations, color, gray, noise, draw_custom(settings.custom, rng))

@@ -16,6 +16,7 @@ from vivit_jax.config.augment import TrainingCrop
 from vivit_jax.config.schema import Clip
 from vivit_jax.data.video.frames import Box, cut
 
+Shape = tuple[int, int] | tuple[float, float]  # height and width
 TRIES = 10  # boxes drawn for an inception crop until one fits, as in torchvision
 
 
@@ -27,7 +28,7 @@ class Scaled:
   factor_h: float  # of the scaled frame's height
   factor_w: float
 
-  def size(self, frame: tuple[int, int], clip: tuple[int, int]) -> tuple[int, int]:
+  def size(self, frame: tuple[int, int], clip: Shape) -> tuple[int, int]:
     """Returns height and width in pixels of a frame of this height and width.
 
     A frame that would be smaller than the clip is scaled up until it covers it; its shape is then
@@ -53,7 +54,7 @@ class Inception:
   # (share of the frame's area, width / height as a multiple of the clip's)
   tries: tuple[tuple[float, float], ...]
 
-  def size(self, frame: tuple[int, int], clip: tuple[int, int]) -> tuple[int, int]:
+  def size(self, frame: tuple[int, int], clip: Shape) -> tuple[int, int]:
     """Returns height and width in pixels; the largest of the clip's shape where none fits."""
     shape = clip[1] / clip[0]
     for share, ratio in self.tries:
@@ -75,10 +76,15 @@ class RandomCrop:
   top: float  # in [0, 1): where in the room that the crop has
   left: float
   flip: bool  # left and right
+  whole_frame: bool = False  # cut out of frames that have the clip's shape, whatever they had
 
   def boxes(self, height: int, width: int) -> list[Box]:
     """Returns the one box of a frame of this size."""
-    box_h, box_w = self.region.size((height, width), (self.height, self.width))
+    shape: Shape = self.height, self.width
+    if self.whole_frame:  # a box of the frame's shape, as large as one of the clip's would be
+      scale = min(shape) / min(height, width)
+      shape = height * scale, width * scale
+    box_h, box_w = self.region.size((height, width), shape)
     top, left = int(self.top * (height - box_h + 1)), int(self.left * (width - box_w + 1))
     return [Box(top, left, box_h, box_w)]
 
@@ -116,8 +122,9 @@ def draw_crop(
     other = rng.uniform(*settings.scale) if settings.stretch else factor
     region = Scaled(short_side, factor, other)
   return RandomCrop(
-    clip.height, clip.width, region, float(top), float(left), bool(mirrors and mirror < 0.5)
-  )
+    clip.height, clip.width, region, float(top), float(left), bool(mirrors and mirror < 0.5),
+    whole_frame=clip.resize == 'whole_frame',
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +137,12 @@ class SpatialCrops:
   # Pixels that the frame's shorter side is scaled to before the crop; None, or too few for it: the
   # frame just covers the crop, which then shows the whole of one side.
   short_side: int | None = None
+  whole_frame: bool = False  # all of the frame, whatever its shape
 
   def boxes(self, height: int, width: int) -> list[Box]:
     """Returns `count` boxes of a frame of this size."""
+    if self.whole_frame:
+      return [Box(0, 0, height, width)] * self.count
     cover = max(self.height / height, self.width / width)
     scale = max(cover, (self.short_side or 0) / min(height, width))
     box_h = min(height, max(1, round(self.height / scale)))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which frames of a video a clip shows: arithmetic on frame numbers and times, no video needed.
 
-A clip is `n` frames, by `Clip.sampling` and `Clip.stride_seconds` in one of three ways:
+A clip is `n` frames, by `Clip.sampling` and `Clip.stride_seconds` in one of four ways:
 
 - each `stride` frames after the one before;
 - each `stride_seconds` after the one before, the frames nearest to those times, whatever the frame
   rate and however it varies;
-- `whole_video`: one from each of n equal parts of the video.
+- `whole_video`: one from each of n equal parts of the video, in testing the middle one;
+- `whole_video_first`: the same, but in testing the first one.
 
 In the first two a video shorter than the clip is looped: frame length is frame 0 again.
 """
@@ -35,7 +36,7 @@ def training_clip(times: Times, clip: Clip, rng: np.random.Generator) -> Int64[n
     clip: frames and how they are sampled.
     rng: draws one number, or for whole videos one per frame.
   """
-  if clip.sampling == 'whole_video':
+  if clip.sampling != 'stride':
     bounds = np.arange(clip.frames + 1) * len(times) // clip.frames
     # A part may hold no frame of its own where the video has fewer frames than the clip.
     return bounds[:-1] + rng.integers(np.maximum(1, np.diff(bounds)))
@@ -47,11 +48,12 @@ def evaluation_clips(times: Times, clip: Clip, views: int) -> Int64[np.ndarray, 
 
   The first starts at frame 0 and the last ends at the last frame; a single view is the central
   one. Starts differ whenever there are as many possible starts as views: k * last // (views - 1)
-  grows by at least 1 with k if last >= views - 1. For whole videos, view k takes the middle of the
-  k-th of `views` equal pieces of each part.
+  grows by at least 1 with k if last >= views - 1. For whole videos, view k takes the middle, or the
+  first, of the k-th of `views` equal pieces of each part.
   """
-  if clip.sampling == 'whole_video':
-    pieces = (2 * np.arange(clip.frames * views) + 1) * len(times) // (2 * clip.frames * views)
+  if clip.sampling != 'stride':
+    count, half = clip.frames * views, int(clip.sampling == 'whole_video')
+    pieces = (2 * np.arange(count) + half) * len(times) // (2 * count)
     return pieces.reshape(clip.frames, views).T
   last = _last_start(times, clip)
   starts = [last // 2] if views == 1 else [k * last // (views - 1) for k in range(views)]

@@ -11,18 +11,23 @@ import numpy as np
 from tqdm import tqdm
 
 from vivit_jax.config.parse import check_views
-from vivit_jax.config.schema import Clip, Config, Evaluate
+from vivit_jax.config.schema import Config, Data, Evaluate
 from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Manifest, Video
 from vivit_jax.data.pipeline import evaluation_batches
+from vivit_jax.data.video.array import FrameArray
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as printer
 from vivit_jax.evaluate.accumulate import answers
+from vivit_jax.evaluate.prediction_files import check_target, prediction_file
 from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
+from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
+MANY = 16  # videos, from which on decoding processes are worth half a second to start
+VIEWS = (Evaluate.temporal_views, Evaluate.spatial_views)
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
 
 
@@ -30,21 +35,23 @@ def run(
   pretrained: Pretrained,
   videos: Sequence[str | Path],
   *,
-  views: tuple[int, int] = (4, 3),
+  views: tuple[int, int] | None = None,
   top: int = 5,
   stride: int | None = None,
   batch_size: int = 8,
   as_json: bool = False,
+  output: Path | None = None,
   progress: bool = True,
 ) -> int:
-  """Prints predictions for videos; the body of `vivit predict`.
+  """Prints predictions for videos, or writes them; the body of `vivit predict`.
 
   Args:
     pretrained: of load_pretrained.
     videos: files, folders and CSV files, see collect_videos.
-    views: temporal x spatial.
+    views: temporal x spatial; None = see `usual_views`.
     top, stride, batch_size: as in `predict`.
     as_json: instead of a table.
+    output: instead of printing, a new .csv or .parquet file with the probability of every class.
     progress: on standard error, where that is a terminal.
 
   Returns:
@@ -53,30 +60,62 @@ def run(
   Raises:
     UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
   """
-  protocol = make_protocol(pretrained.source, *views, stride)
-  predictions = list(
-    predict(
-      pretrained,
-      collect_videos(videos),
-      temporal_views=views[0],
-      spatial_views=views[1],
-      top=top,
-      stride=stride,
-      batch_size=batch_size,
-      progress=progress,
-    )
+  temporal_views, spatial_views = views or usual_views(pretrained.source)
+  protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
+  if output is not None:
+    check_target(output, '--output')
+  jobs = collect_videos(videos)
+  found = predict(
+    pretrained,
+    jobs,
+    temporal_views=temporal_views,
+    spatial_views=spatial_views,
+    top=top,
+    stride=stride,
+    batch_size=batch_size,
+    progress=progress,
   )
+  if output is not None:
+    return _write(output, pretrained.source, jobs, found)
+  predictions = list(found)
   show = printer.as_json if as_json else printer.as_table
   print(show(predictions, protocol))
   return int(any(prediction.error for prediction in predictions))
 
 
+FACTS = {
+  'path': str,
+  'start': float,
+  'end': float,
+  'frames': int,
+  'seconds': float,
+  'used': int,
+  'missing': int,
+  'error': str,
+}
+
+
+def _write(
+  output: Path, source: Source, videos: Sequence[Video], predictions: Iterator[Prediction]
+) -> int:
+  """Writes predictions as they come and returns the exit code."""
+  assert source.task is not None  # see make_protocol
+  failed = 0
+  with prediction_file(output, source.task, source.labels, FACTS) as file:
+    for video, found in zip(videos, predictions, strict=True):
+      failed += found.error is not None
+      known = {**dataclasses.asdict(video), **dataclasses.asdict(found)}
+      file.write([known[name] for name in FACTS], np.array(found.shares) if found.shares else None)
+  print(f'{len(videos):,} videos -> {output}' + (f'; {failed:,} have no answer' if failed else ''))
+  return int(failed > 0)
+
+
 def predict(
   pretrained: Pretrained,
-  videos: Sequence[Video | Path | str],
+  videos: Sequence[Video | Path | str | FrameArray],
   *,
-  temporal_views: int = 4,
-  spatial_views: int = 3,
+  temporal_views: int | None = None,
+  spatial_views: int | None = None,
   top: int = 5,
   stride: int | None = None,
   batch_size: int = 8,
@@ -89,8 +128,9 @@ def predict(
 
   Args:
     pretrained: model, parameters, labels and preprocessing.
-    videos: files, or spans of files.
-    temporal_views, spatial_views: clips spread over a video, and crops of each.
+    videos: files, or spans of files; or frames in memory, which answers call `frames 0` and so on.
+    temporal_views, spatial_views: clips spread over a video, and crops of each; None = see
+      `usual_views`.
     top: labels per head.
     stride: between the frames of a clip, instead of the checkpoint's.
     batch_size: views at a time.
@@ -103,18 +143,36 @@ def predict(
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
   if min(top, batch_size) < 1:
     raise ConfigError(f'top={top} and batch_size={batch_size} must be at least 1')
-  jobs = [v if isinstance(v, Video) else Video(str(v), None, None, ()) for v in videos]
+  items = tuple(video for video in videos if isinstance(video, FrameArray))
+  jobs = [
+    video
+    if isinstance(video, Video)
+    else Video(f'frames {k}' if items else str(video), None, None, ())
+    for k, video in enumerate(videos)
+  ]
+  assert len(items) in (0, len(jobs))
   if not jobs:
     return iter(())
   rows = min(batch_size, protocol.views * len(jobs))
   config = experiment(pretrained.source, protocol, rows)
-  return _stream(pretrained, jobs, protocol, top, config, progress)
+  if len(jobs) < MANY:
+    config = dataclasses.replace(config, data=Data(workers=0))
+  manifest = dataclasses.replace(unlabelled(jobs), items=items or None)
+  return _stream(pretrained, manifest, protocol, top, config, progress)
+
+
+def usual_views(source: Source) -> tuple[int, int]:
+  """Returns temporal and spatial views of a test: the checkpoint's, else the paper's 4 x 3."""
+  wants = source.preprocessing
+  if wants.views is None and wants.resize == 'whole_frame':
+    return VIEWS[0], 1  # more crops would be the same
+  return wants.views or VIEWS
 
 
 def make_protocol(
   source: Source,
-  temporal_views: int = 4,
-  spatial_views: int = 3,
+  temporal_views: int | None = None,
+  spatial_views: int | None = None,
   stride: int | None = None,
   needs_classifier: bool = True,
 ) -> Protocol:
@@ -122,12 +180,15 @@ def make_protocol(
 
   Features come from models without a classifier, too (`needs_classifier=False`).
   """
+  usual = usual_views(source)
+  temporal_views = usual[0] if temporal_views is None else temporal_views
+  spatial_views = usual[1] if spatial_views is None else spatial_views
   if min(temporal_views, spatial_views, 1 if stride is None else stride) < 1:
     raise ConfigError(
       f'views={temporal_views}x{spatial_views} and stride={stride} must be at least 1'
     )
-  wants, (low, high) = source.preprocessing, source.values(needs_classifier)
-  clip = Clip(source.frames, height=source.height, width=source.width)
+  wants, (mean, std) = source.preprocessing, source.normalization(needs_classifier)
+  clip = wants.clip(source.frames, source.height, source.width)
   check_views(temporal_views, spatial_views, clip)
   said: Literal['argument', 'checkpoint', 'assumed']
   said = 'argument' if stride else 'checkpoint' if wants.stride else 'assumed'
@@ -140,8 +201,10 @@ def make_protocol(
     height=source.height,
     width=source.width,
     short_side=source.short_side,
-    low=low,
-    high=high,
+    resize=wants.resize,
+    interpolation=wants.interpolation,
+    mean=mean,
+    std=std,
     channels=wants.channels,
     temporal_views=temporal_views,
     spatial_views=spatial_views,
@@ -164,7 +227,7 @@ def unlabelled(videos: Sequence[Video]) -> Manifest:
 
 def _stream(
   pretrained: Pretrained,
-  videos: Sequence[Video],
+  manifest: Manifest,
   protocol: Protocol,
   top: int,
   config: Config,
@@ -173,14 +236,14 @@ def _stream(
   """Yields predictions; batches fill up across videos, so that only the last one has a rest."""
   task, labels = config.task, pretrained.source.labels
   batches = evaluation_batches(
-    unlabelled(videos),
+    manifest,
     config,
     temporal_views=protocol.temporal_views,
     spatial_views=protocol.spatial_views,
     batch_size=config.evaluate.batch_size,
   )
   disable = None if progress else True  # None: unless standard error is a terminal
-  shown = tqdm(videos, unit='video', desc='predict', disable=disable)
+  shown = tqdm(manifest.videos, unit='video', desc='predict', disable=disable)
   with contextlib.closing(batches):
     for video, found in zip(
       shown, answers(pretrained.logits, batches, protocol.views), strict=True
@@ -199,6 +262,7 @@ def _stream(
       )
       if np.isfinite(found.logits).all():
         heads = most_probable(found.logits, task, labels, top)
-        yield dataclasses.replace(prediction, heads=heads)
+        shares = tuple(probabilities(found.logits[None], task)[0].tolist())
+        yield dataclasses.replace(prediction, heads=heads, shares=shares)
       else:
         yield dataclasses.replace(prediction, error='the model gives logits that are not finite')

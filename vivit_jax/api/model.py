@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded checkpoint that answers for videos: what the commands do, from Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, overload
+
+import jax
+
+from vivit_jax.api.results import Attention, Features, Timeline
+from vivit_jax.api.videos import Frames, Many, is_one, one_line_errors, one_video
+from vivit_jax.data.index.videos import collect_videos
+from vivit_jax.data.manifest import Video
+from vivit_jax.data.video.array import FrameArray
+from vivit_jax.distributed.launch import keep_compiled_programs, quieten_libraries
+from vivit_jax.errors import ConfigError, DataError, nearest
+from vivit_jax.evaluate.predictions import Prediction, class_names, one_list
+from vivit_jax.inference.explain import Explainer
+from vivit_jax.inference.export import make_export
+from vivit_jax.inference.features import Extractor
+from vivit_jax.inference.formats import writer
+from vivit_jax.inference.predict import predict
+from vivit_jax.inference.segments import all_segments, head_probabilities
+from vivit_jax.inference.timeline import Timeliner
+from vivit_jax.weights.pretrained import Pretrained, load_quietly
+
+Labels: TypeAlias = list[tuple[str, float]]
+Level: TypeAlias = Literal['clip', 'frames', 'tokens']
+Format: TypeAlias = Literal['onnx', 'stablehlo', 'page']
+
+
+def load(
+  checkpoint: str | Path, sha256: str | None = None, **facts: str | int | float | bool
+) -> 'Model':
+  """Loads a checkpoint of any format; which one is found out from its content.
+
+  Args:
+    checkpoint: a workdir of `train`, `WORKDIR/checkpoints/STEP`, a Hugging Face folder, a file of
+      Scenic, of the original ViT, of timm or of ours, `hf://owner/name` or `gs://bucket/path`
+      (these two need vivit_jax[hub]).
+    sha256: digest that the file must have.
+    **facts: what the checkpoint does not tell, e.g. attention='factorised_encoder'; an error names
+      what is missing, `config.schema.CheckpointFacts` all of them.
+
+  Raises:
+    UserError: one line naming file, reason and remedy.
+  """
+  keep_compiled_programs()
+  with quieten_libraries():
+    return Model(load_quietly(checkpoint, sha256, **facts))
+
+
+class Model:
+  """A model with its labels and the preprocessing that its weights expect; made by `load`.
+
+  A video is a file, or uint8 RGB frames [F, H, W, 3] of all of it, any number and size of them.
+  Errors are `UserError`s of one line. Programs are compiled once and kept.
+  """
+
+  def __init__(self, pretrained: Pretrained):
+    """Takes a checkpoint; compiles nothing yet."""
+    self._pretrained = pretrained
+    self._extractors: dict[tuple[Level, float | None, float | None], Extractor] = {}
+    self._explainers: dict[tuple[str | None, int], Explainer] = {}
+    self._timeliners: dict[float | None, Timeliner] = {}
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """Names of the classes, those of several heads one after the other as `HEAD:LABEL`."""
+    several = len(self._names) > 1
+    return tuple(f'{h}:{n}' if several else n for h, names in self._names.items() for n in names)
+
+  def __repr__(self) -> str:
+    return repr(self._pretrained).replace('Pretrained(', 'Model(', 1)
+
+  @overload
+  def predict(
+    self, x: str | Path | Frames, *, views: tuple[int, int] = ..., top: int = ...,
+    fps: float | None = ..., progress: bool = ...,
+  ) -> Labels: ...  # fmt: skip
+
+  @overload
+  def predict(
+    self, x: Many, *, views: tuple[int, int] = ..., top: int = ..., fps: float | None = ...,
+    progress: bool = ...,
+  ) -> list[Prediction]: ...  # fmt: skip
+
+  def predict(
+    self,
+    x: str | Path | Frames | Many,
+    *,
+    views: tuple[int, int] = (4, 3),
+    top: int = 5,
+    fps: float | None = None,
+    progress: bool = False,
+  ) -> Labels | list[Prediction]:
+    """Names what videos show, as `vivit predict`.
+
+    Args:
+      x: a video; or a list of files, of folders (searched for videos) and of CSV files with a
+        `path` column. A folder or a CSV file may also stand without a list, but a type checker
+        cannot tell it from a video.
+      views: temporal x spatial, over which logits are averaged.
+      top: labels per head.
+      fps: frames per second of an array of frames; needed where the weights take frames by
+        seconds, else 25.
+      progress: shows a bar.
+
+    Returns:
+      Of one video, (label, probability) pairs, the most probable first; of models with several
+      heads those of one head after the other, with labels as HEAD:LABEL. Otherwise a `Prediction`
+      for each video in order: `path`, `labels` as above, and `error`, why there are none.
+
+    Raises:
+      UserError: one video that cannot be read, or arguments that cannot be used.
+    """
+    one = is_one(x)
+    videos: list[Video] | list[Video | FrameArray]
+    if isinstance(x, list | tuple):
+      videos = collect_videos(x)
+    elif isinstance(x, str | Path) and not one:
+      videos = collect_videos([x])
+    else:
+      videos = [self._video(x, fps)]
+    temporal, spatial = views
+    found = list(
+      predict(
+        self._pretrained,
+        videos,
+        temporal_views=temporal,
+        spatial_views=spatial,
+        top=top,
+        progress=progress,
+      )
+    )
+    if not one:
+      return found
+    (answer,) = found
+    if answer.error is not None:
+      raise DataError(f'{answer.path}: {answer.error}')
+    return answer.labels
+
+  def features(
+    self,
+    x: str | Path | Frames,
+    *,
+    level: Level = 'clip',
+    whole: bool = False,
+    hop: float | None = None,
+    window: float | None = None,
+    fps: float | None = None,
+  ) -> Features:
+    """Returns what the model makes of a video before its classifier, as `vivit features`.
+
+    Args:
+      x: a video.
+      level: 'clip', what the classifier sees; 'frames', a row per tubelet of frames; 'tokens', a
+        row per tubelet with all its patches.
+      whole: windows over the whole video instead of the clip in the middle.
+      hop: seconds from one window to the next; None = one begins where the last one ends.
+      window: seconds that a clip lasts; None = as the stride of the weights makes it.
+      fps: see `predict`.
+
+    Returns:
+      `values` of the clip in the middle, [D], [T, D] or [T, S, D] by level, or of all windows,
+      [windows, D], [windows * T, D] or [windows * T, S, D]; and `seconds` of each row.
+
+    Raises:
+      UserError: a video that cannot be read, or arguments that cannot be used.
+    """
+    if hop is not None and not whole:
+      raise ConfigError(f'hop={hop} is between the windows of a whole video: give whole=True too')
+    key = (level, window, hop)
+    if key not in self._extractors:
+      _check(level, ('clip', 'frames', 'tokens'), 'level')
+      self._extractors[key] = Extractor(self._pretrained, level, window, hop)
+    extractor, video = self._extractors[key], self._video(x, fps)
+    with one_line_errors():
+      found = extractor.whole(video) if whole else extractor.central(video)
+    if whole or level != 'clip':
+      return Features(found.values, found.seconds)
+    return Features(found.values[0], found.seconds[0])
+
+  def attention(
+    self,
+    x: str | Path | Frames,
+    *,
+    label: str | None = None,
+    top: int = 5,
+    fps: float | None = None,
+  ) -> Attention:
+    """Returns where the model looks in the clip in the middle of a video, as `vivit explain`.
+
+    Args:
+      x: a video.
+      label: takes the absolute gradient of this class, which tells what would change that answer;
+        None: attention rollout, which tells what reaches the classifier, whatever it answers.
+      top: labels of the result.
+      fps: see `predict`.
+
+    Raises:
+      UserError: a video that cannot be read, or a label that is not there.
+    """
+    key = (label, top)
+    if key not in self._explainers:
+      self._explainers[key] = Explainer(self._pretrained, label, top)
+    with one_line_errors():
+      found = self._explainers[key].explain(self._video(x, fps))
+    return Attention(
+      found.grid.reshape(len(found.grid), -1), found.grid, found.of, one_list(found.heads),
+      found.seconds, found.frames, found.shown,
+    )  # fmt: skip
+
+  def timeline(
+    self, x: str | Path | Frames, *, hop: float | None = None, fps: float | None = None
+  ) -> Timeline:
+    """Returns which label holds from when to when in a video, as `vivit timeline`.
+
+    Args:
+      x: a video of any length.
+      hop: seconds from one window to the next; None = one tubelet of frames, or where a window
+        costs as much as a clip, a quarter of it.
+      fps: see `predict`.
+
+    Raises:
+      UserError: a video that cannot be read, or a hop that does not fit it.
+    """
+    if hop not in self._timeliners:
+      self._timeliners[hop] = Timeliner(self._pretrained, hop)
+    with one_line_errors():
+      found = self._timeliners[hop].run(self._video(x, fps))
+    task = self._pretrained.source.task
+    assert task is not None
+    shares = head_probabilities(task, found.logits)
+    segments = all_segments(task, self._names, shares, found.seconds, found.duration)
+    return Timeline(tuple(segments), found.seconds, shares, self._names, found.duration)
+
+  def export(
+    self,
+    target: str | Path,
+    *,
+    to: Format = 'onnx',
+    batch: int | None = None,
+    uint8: bool = True,
+  ) -> float:
+    """Writes the model for other programs, as `vivit export`, and compares what they compute.
+
+    Args:
+      target: file (onnx) or folder to write; must not exist.
+      to: 'onnx', 'stablehlo' or 'page', a folder for any static web server.
+      batch: clips at a time; None = any.
+      uint8: input is RGB pixels, else values as the weights expect them, float32.
+
+    Returns:
+      By how much its logits are off at most.
+
+    Raises:
+      UserError: it cannot be exported, or logits are off by more than 1e-4; nothing is left.
+    """
+    write = writer(to)
+    if to == 'page' and (batch is not None or not uint8):
+      raise ConfigError("to='page' takes neither batch nor uint8: its page calls the model itself")
+    # Compared in full float32, which accelerators do not have by default.
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+      return write(make_export(self._pretrained, uint8, batch), Path(target))
+
+  @property
+  def _names(self) -> dict[str, tuple[str, ...]]:
+    task = self._pretrained.source.task
+    return {} if task is None else class_names(task, self._pretrained.labels)
+
+  def _video(self, x: str | Path | Frames, fps: float | None) -> Video | FrameArray:
+    return one_video(x, fps, self._pretrained.preprocessing.stride_seconds)
+
+
+def _check(value: str, choices: Sequence[str], name: str) -> None:
+  if value not in choices:
+    raise ConfigError(f'{name}={value!r} is not a choice{nearest(value, choices)}')

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well each single class is recognized, the best first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.evaluate.accumulate import Predictions
+from vivit_jax.evaluate.ranks import ranks
+
+
+class ClassScore(NamedTuple):
+  """One class of one head."""
+
+  name: str
+  videos: int  # that belong to it
+  score: float | None  # top-1 of them, or average precision, in [0, 1]; None without a video
+
+
+def class_counts(predictions: Predictions, task: Task, head: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns how many videos each class of a single_label head has, and how many of them are right.
+
+  A video whose true logit is not finite is wrong.
+  """
+  part = head_slices(task)[head]
+  truth = predictions.labels[predictions.seen, task.heads.index(head)].astype(np.int64)
+  right = ranks(predictions.mean_logits()[:, part], truth) == 0
+  classes = part.stop - part.start
+  return np.bincount(truth, minlength=classes), np.bincount(truth[right], minlength=classes)
+
+
+def mean_accuracy(predictions: Predictions, task: Task, head: str) -> float:
+  """Returns the mean over the classes with a video of their top-1; NaN without any."""
+  videos, right = class_counts(predictions, task, head)
+  seen = videos > 0
+  return float(np.mean(right[seen] / videos[seen])) if seen.any() else float('nan')
+
+
+def by_class(
+  predictions: Predictions,
+  task: Task,
+  class_names: Mapping[str, Sequence[str]],
+  results: Mapping[str, Any],
+) -> dict[str, list[ClassScore]]:
+  """Returns the scores of each head's classes, the best first and those without a video last.
+
+  Args:
+    predictions: of all hosts.
+    task: what the logits mean.
+    class_names: per head, in the order of the ids.
+    results: of `metrics.compute`, whose average precisions are those of a multi_label task.
+  """
+  found = {}
+  for head in task.heads:
+    if task.kind == 'multi_label':
+      videos = (predictions.labels[predictions.seen] > 0).sum(axis=0)
+      scores = results['tasks'][head]['average_precision']
+    else:
+      videos, right = class_counts(predictions, task, head)
+      scores = [float(hits / n) if n else None for hits, n in zip(right, videos, strict=True)]
+    rows = map(ClassScore, class_names[head], map(int, videos), scores)
+    found[head] = sorted(rows, key=lambda row: 1.0 if row.score is None else -row.score)
+  return found

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions of many videos as one CSV or Parquet file with the probability of every class."""
+
+import contextlib
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.errors import ConfigError
+from vivit_jax.evaluate.predictions import class_names
+from vivit_jax.files import replaced
+
+KINDS = ('.csv', '.parquet')
+ROWS = 256  # of a Parquet file that are held and written at once
+
+
+def import_parquet(what: str, instead: str) -> tuple[Any, Any]:
+  """Returns pyarrow and pyarrow.parquet; raises ConfigError where they are missing."""
+  try:
+    import pyarrow
+    from pyarrow import parquet
+  except ImportError:
+    raise ConfigError(
+      f'{what} needs pyarrow: pip install "vivit_jax[parquet]", or {instead}'
+    ) from None
+  return pyarrow, parquet
+
+
+def check_target(file: Path, option: str) -> None:
+  """Refuses a file that cannot be written, before any video is read; raises ConfigError."""
+  if file.suffix not in KINDS:
+    raise ConfigError(f'{option}={file} has an unknown kind: end it in {" or ".join(KINDS)}')
+  if not file.parent.is_dir():
+    raise ConfigError(f'{option}={file}: the folder {file.parent} does not exist')
+  if file.exists():
+    raise ConfigError(f'{option}={file} exists: give another file, or delete it first')
+  if file.suffix == '.parquet':
+    import_parquet(f'{option}={file}', 'give a .csv file')
+
+
+@runtime_checkable
+class _Rows(Protocol):
+  def write(self, row: Sequence[Any]) -> None:
+    """Appends a row."""
+
+  def close(self) -> None:
+    """Finishes the file."""
+
+  def abandon(self) -> None:
+    """Closes a file that is deleted next."""
+
+
+class PredictionFile:
+  """Takes one row a video: facts about it, per head the likeliest class, and all probabilities.
+
+  Columns are those of `facts`, then per head HEAD (the class) and HEAD:CLASS for each class, a
+  sigmoid for multi_label, whose HEAD is the likeliest tag. Classes of one name are told apart by
+  their number.
+  """
+
+  def __init__(self, rows: _Rows, task: Task, names: Mapping[str, Sequence[str]], facts: int):
+    self._rows, self._task, self._names, self._facts = rows, task, names, facts
+
+  def write(self, facts: Sequence[Any], shares: Float[np.ndarray, ' c'] | None) -> None:
+    """Appends a row; without probabilities (None) their cells stay empty."""
+    assert len(facts) == self._facts
+    row = list(facts)
+    for head, part in head_slices(self._task).items():
+      if shares is None:
+        row += [None] * (1 + part.stop - part.start)
+      else:
+        own = shares[part]
+        row += [self._names[head][int(own.argmax())], *map(float, own)]
+    self._rows.write(row)
+
+
+@contextlib.contextmanager
+def prediction_file(
+  file: Path, task: Task, labels: Sequence[str] | None, facts: Mapping[str, type]
+) -> Iterator[PredictionFile]:
+  """Yields a file of predictions, which gets its name when all went well.
+
+  Args:
+    file: .csv or .parquet; replaced if it exists.
+    task: what is predicted.
+    labels: one name per class of all heads, see `predictions.class_names`.
+    facts: names and types of the columns that come first.
+
+  Raises:
+    ConfigError: pyarrow is missing.
+    OSError: naming the file, of which nothing is left.
+  """
+  names = class_names(task, labels)
+  columns = dict(facts)
+  for head, own in names.items():
+    columns[head] = str
+    for k, name in enumerate(own):
+      again = own.index(name) != k
+      columns[f'{head}:{name} {k}' if again else f'{head}:{name}'] = float
+  with replaced(file) as temporary:
+    kind = _Parquet if file.suffix == '.parquet' else _Csv
+    rows = kind(temporary, columns)
+    try:
+      yield PredictionFile(rows, task, names, len(facts))
+      rows.close()
+    except BaseException:
+      rows.abandon()
+      raise
+
+
+class _Csv:
+  def __init__(self, file: Path, columns: Mapping[str, type]):
+    self._file = file.open('w', newline='', encoding='utf-8')
+    self._writer = csv.writer(self._file, lineterminator='\n')
+    self._writer.writerow(columns)
+
+  def write(self, row: Sequence[Any]) -> None:
+    self._writer.writerow(f'{x:.6g}' if isinstance(x, float) else x for x in row)
+
+  def close(self) -> None:
+    self._file.close()
+
+  def abandon(self) -> None:
+    with contextlib.suppress(OSError):  # what is buffered does not fit either
+      self._file.close()
+
+
+class _Parquet:
+  def __init__(self, file: Path, columns: Mapping[str, type]):
+    self._arrow, parquet = import_parquet(str(file), 'give a .csv file')
+    types = {
+      str: self._arrow.string(), float: self._arrow.float64(), int: self._arrow.int64(),
+    }  # fmt: skip
+    self._schema = self._arrow.schema([(name, types[kind]) for name, kind in columns.items()])
+    self._file = file.open('wb')
+    self._writer = parquet.ParquetWriter(self._file, self._schema)
+    self._held: list[Sequence[Any]] = []
+
+  def write(self, row: Sequence[Any]) -> None:
+    self._held.append(row)
+    if len(self._held) == ROWS:
+      self._flush()
+
+  def _flush(self) -> None:
+    arrays = [
+      self._arrow.array(column, type=field.type)
+      for column, field in zip(zip(*self._held, strict=True), self._schema, strict=True)
+    ]
+    self._writer.write_table(self._arrow.table(arrays, schema=self._schema))
+    self._held = []
+
+  def close(self) -> None:
+    if self._held:
+      self._flush()
+    self._writer.close()  # writes the table of contents
+    self._file.close()
+
+  def abandon(self) -> None:
+    for part in (self._writer, self._file):
+      with contextlib.suppress(OSError):
+        part.close()

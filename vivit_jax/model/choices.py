@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why `auto` chose a kernel of the attention, to be said once, and where cuDNN's cannot run."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import jax
+
+# GPUs before Ampere (compute capability 8.0), for which cuDNN has no flash attention, by the names
+# in NVIDIA's list, developer.nvidia.com/cuda-gpus: Turing, Volta, Pascal and older.
+BEFORE_AMPERE = re.compile(
+  r'Tesla|Quadro(?! RTX A)|TITAN|GTX|\b(RTX 20\d\d|MX[1-4]\d\d|GT \d+|[TVPMK]\d+\S*)(?!\S)'
+)
+
+
+def cudnn_refusal(device: str, dtype: str, dim: int) -> str:
+  """Returns why cuDNN's attention cannot run, as the end of a sentence; '' if it can.
+
+  Args:
+    device: kind of device, as JAX names it.
+    dtype: of queries, keys and values.
+    dim: of a head.
+  """
+  if not device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
+    return f'needs an NVIDIA GPU, not {device}'
+  if BEFORE_AMPERE.search(device):
+    return f'needs an NVIDIA GPU of the Ampere generation or later, not {device}'
+  if dtype not in ('bfloat16', 'float16'):
+    return f"needs config.model.dtype='bfloat16', not {dtype!r}"
+  if dim > 128 or dim % 8:
+    return f'needs heads of a multiple of 8 up to 128, not {dim} (width / heads)'
+  return ''
+
+
+# What `auto` has chosen for the program that is being traced.
+_noted: ContextVar[dict[str, None] | None] = ContextVar('noted', default=None)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[dict[str, None]]:
+  """Collects what `auto` chooses while programs are traced: lines, each once, in their order."""
+  lines: dict[str, None] = {}
+  token = _noted.set(lines)
+  try:
+    yield lines
+  finally:
+    _noted.reset(token)
+
+
+def note(
+  kernel: str,
+  device: str,
+  query: jax.Array | jax.ShapeDtypeStruct,
+  tokens: int,
+  drops: bool,
+  cap: float | None = None,
+) -> None:
+  """Notes a choice and its reason, if somebody listens.
+
+  Args:
+    kernel: that was chosen.
+    device: kind of device.
+    query: [..., tokens, heads, dim].
+    tokens: of the keys.
+    drops: whether weights are dropped.
+    cap: of the logits.
+  """
+  lines = _noted.get()
+  if lines is not None:
+    why = _reason(kernel, device, str(query.dtype), query.shape[-1], drops, cap)
+    lines[f'attention of {tokens:,} tokens by the kernel {kernel!r}: {why}'] = None
+
+
+def _reason(kernel: str, device: str, dtype: str, dim: int, drops: bool, cap: float | None) -> str:
+  if kernel == 'cudnn':
+    return f'{device} in {dtype}'
+  if kernel in ('short', 'splash'):
+    return f'{device}, {"fits" if kernel == "short" else "exceeds"} the vector memory'
+  if drops:
+    return 'config.model.attention_dropout needs the weights'
+  few = 'few tokens' if kernel == 'plain' else 'many tokens'
+  if device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
+    refusal = cudnn_refusal(device, dtype, dim) if cap is None else 'has no cap of the logits'
+    return f'{few}; cudnn {refusal}' if refusal else few
+  return f'{few}, and none of its own for {device}' if kernel == 'blockwise' else few

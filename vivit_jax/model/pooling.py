@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling by attention: a learned query looks at all tokens of a clip."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vivit_jax.config.schema import Model
+from vivit_jax.model.attention import SPACE, Projection
+from vivit_jax.model.transformer import Blocks, Mlp
+
+
+class Pooler(nn.Module):
+  """Config.pooling `attention` or `attention_block`.
+
+  `attention` is VideoPrism's: softmax(query key^T * scale) value and a linear layer, then a norm.
+  Its scale is softplus(s) / (softplus(0) sqrt(d)) for each channel of a head, with s learned.
+
+  `attention_block` is V-JEPA 2's: blocks of self-attention over the tokens, then a block whose
+  query is learned. It is neither normed nor projected behind its attention.
+  """
+
+  config: Model
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d'], train: bool = False) -> Float[Array, 'b d']:
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    whole = config.pooling == 'attention_block'
+    width = config.pooler_width or config.width
+    query = self.param('query', nn.initializers.normal(0.02), (1, config.width))
+    if whole:
+      depth = config.pooler_layers
+      inner = dataclasses.replace(config, drop_path=0.0, logit_cap=None, pooling='none')
+      blocks = Blocks(inner, ((SPACE,),), depth)
+      if depth:
+        nn.share_scope(self, blocks)
+        x = blocks(x, train)
+      x = self._norm('attention_norm')(x)
+    found = CrossAttention(config, width, not whole, name='attention')(query, x)
+    if not whole:
+      return self._norm('norm')(found)
+    found = query.astype(dtype) + found
+    return found + Mlp(config, name='mlp')(self._norm('mlp_norm')(found), train)
+
+  def _norm(self, name: str) -> nn.LayerNorm:
+    dtype = jnp.dtype(self.config.dtype)
+    return nn.LayerNorm(epsilon=self.config.norm_epsilon, dtype=dtype, name=name)
+
+
+class Weights(nn.Module):
+  """Kernel [width, heads, dim] and bias [heads, dim] of a projection to heads, not applied.
+
+  Attributes:
+    shape: of the kernel.
+  """
+
+  shape: tuple[int, int, int]
+
+  @nn.compact
+  def __call__(self) -> tuple[Float[Array, 'w h e'], Float[Array, 'h e']]:
+    width, heads, dim = self.shape
+    init = nn.initializers.xavier_uniform()
+    kernel = self.param(
+      'kernel', lambda key: init(key, (width, heads * dim), jnp.float32).reshape(self.shape)
+    )
+    return kernel, self.param('bias', nn.initializers.zeros, (heads, dim))
+
+
+class CrossAttention(nn.Module):
+  """Attention of one learned query at all tokens, whose logits are not capped.
+
+  Since the query is that of all clips, q . (W x) is computed as (q W) . x, and the sum of weighted
+  values as W times that of tokens: two numbers of tokens times heads products, instead of two times
+  the width. A bias of the keys shifts all logits alike, so that it has no effect.
+
+  Attributes:
+    config: its heads and type.
+    width: of queries, keys and values, over all heads.
+    scaled: queries have a learned scale, and a linear layer follows.
+  """
+
+  config: Model
+  width: int
+  scaled: bool
+
+  @nn.compact
+  def __call__(self, asked: Float[Array, '1 d'], x: Float[Array, 'b n d']) -> Float[Array, 'b out']:
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    dim = self.width // config.heads
+    shape = (config.width, config.heads, dim)
+    (query_kernel, query_bias), (key_kernel, _), (value_kernel, value_bias) = (
+      Weights(shape, name=name)() for name in ('query', 'key', 'value')
+    )
+    query = jnp.einsum('w,whe->he', asked[0], query_kernel) + query_bias
+    query = query / math.sqrt(dim)
+    if self.scaled:
+      scale = self.param('scale', nn.initializers.zeros, (dim,))
+      query = query * jax.nn.softplus(scale) / math.log(2)
+    looks = jnp.einsum('he,whe->hw', query, key_kernel).astype(dtype)
+    logits = jnp.einsum('hw,bnw->bhn', looks, x).astype(jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(dtype)
+    seen = jnp.einsum('bhn,bnw->bhw', weights, x)
+    found = jnp.einsum('bhw,whe->bhe', seen, value_kernel.astype(dtype)) + value_bias.astype(dtype)
+    found = found.reshape(len(x), self.width)
+    if self.scaled:
+      init = nn.initializers.xavier_uniform()
+      out = (config.heads, dim, config.width)
+      return Projection(out, 2, dtype, init, config.gradient_dtype, name='out')(found)
+    return found
+
+
+class Head(nn.Module):
+  """What turns tokens into logits where pooling is by attention, else pooled tokens; for probes.
+
+  Its parameters are `pooler` and `head` of the model.
+  """
+
+  config: Model
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b classes']:
+    if self.config.pooling.startswith('attention'):
+      x = Pooler(self.config, name='pooler')(x, train)
+    x = nn.Dropout(self.config.head_dropout, deterministic=not train)(x)
+    head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
+    return head(x.astype(jnp.float32))

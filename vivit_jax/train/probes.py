@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many heads on one frozen encoder, each with its own rate and decay, on one forward pass.
+
+The way V-JEPA 2 is evaluated (github.com/facebookresearch/vjepa2, evals): the best of 20 heads.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from vivit_jax.config.schema import Config, Task
+from vivit_jax.model.pooling import Head
+from vivit_jax.model.values import normalize_pixels
+from vivit_jax.model.vivit import ViViT, apply
+from vivit_jax.train import losses
+from vivit_jax.train.losses import targets as task_targets
+from vivit_jax.train.optimizer import is_matrix
+
+HEAD = ('pooler', 'head')  # the subtrees that are trained
+# V-JEPA 2's grid (configs/eval): 20 heads.
+RATES = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
+DECAYS = (0.01, 0.1, 0.4, 0.8)
+
+
+class Probes(NamedTuple):
+  """The heads and their optimizer's state, every leaf with an axis of heads before the others."""
+
+  step: Array
+  params: Any
+  moments: Any
+
+
+def grid(
+  rates: tuple[float, ...] = RATES, decays: tuple[float, ...] = DECAYS
+) -> Float[Array, 'heads 2']:
+  """Returns rate and decay of each head: all pairs, the rates in the outer loop."""
+  return jnp.array(list(itertools.product(rates, decays)), jnp.float32)
+
+
+def split(params: Any) -> tuple[Any, Any]:
+  """Returns the parameters of the encoder and those of the head."""
+  frozen = {name: tree for name, tree in params.items() if name not in HEAD}
+  return frozen, {name: tree for name, tree in params.items() if name in HEAD}
+
+
+def start(head: Any, heads: int) -> Probes:
+  """Returns so many copies of a head, before the first step."""
+  params = jax.tree.map(lambda leaf: jnp.stack([leaf] * heads), head)
+  return Probes(jnp.zeros((), jnp.int32), params, jax.vmap(optax.scale_by_adam().init)(params))
+
+
+def encoder_of(model: ViViT) -> ViViT:
+  """Returns the model whose outputs the head takes: all tokens, or what is pooled already."""
+  config = model.config
+  if config.pooling.startswith('attention'):
+    config = dataclasses.replace(config, pooling='none', pooler_layers=0, pooler_width=None)
+  return model.clone(config=config, classes=0)
+
+
+def probe_step(
+  state: Probes,
+  frozen: Any,
+  batch: dict[str, Array],
+  *,
+  config: Config,
+  model: ViViT,
+  settings: Float[Array, 'heads 2'],
+  schedule: optax.Schedule,
+) -> tuple[Probes, dict[str, Float[Array, ' heads']]]:
+  """Returns the heads after one update of AdamW, and each head's metrics.
+
+  Args:
+    state: before the update.
+    frozen: the encoder's parameters.
+    batch: as `train.step.train_step` takes it.
+    config: task, clip and label smoothing.
+    model: with its head.
+    settings: of `grid`.
+    schedule: factor of all rates at a step.
+  """
+  task, head = config.task, Head(model.config, model.classes)
+  labels = task_targets(task, batch['label'])
+  video = normalize_pixels(batch['video'], config.clip.mean, config.clip.std)
+  # Nothing below is differentiated, so that there is no backward pass.
+  x = apply(encoder_of(model), frozen, video).astype(model.config.dtype)
+  key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+  def objective(params: Any, key: Array) -> tuple[Array, Array]:
+    rngs = {'dropout': key}
+    logits = cast(Array, head.apply({'params': params}, x, train=True, rngs=rngs))
+    return losses.loss(task, logits, labels, config.train.label_smoothing), logits
+
+  def one(params: Any, moments: Any, setting: Array, key: Array) -> tuple[Any, Any, Any]:
+    (loss, logits), gradients = jax.value_and_grad(objective, has_aux=True)(params, key)
+    updates, moments = optax.scale_by_adam().update(gradients, moments)
+    rate = setting[0] * schedule(state.step)
+    params = jax.tree.map(
+      lambda p, u, decays: p - rate * (u + setting[1] * p * decays),
+      params,
+      updates,
+      is_matrix(params),
+    )
+    return params, moments, {'loss': loss, **losses.accuracy(task, logits, labels)}
+
+  keys = jax.random.split(key, len(settings))
+  params, moments, metrics = jax.vmap(one)(state.params, state.moments, settings, keys)
+  return Probes(state.step + 1, params, moments), metrics
+
+
+def forward(
+  config: Config, model: ViViT
+) -> Callable[[Any, Any, Array], Float[Array, 'heads b classes']]:
+  """Returns a compiled function (heads' params, frozen, pixels) -> logits of each head."""
+  head = Head(model.config, model.classes)
+
+  @jax.jit
+  def run(params: Any, frozen: Any, pixels: Array) -> Array:
+    video = normalize_pixels(pixels, config.clip.mean, config.clip.std)
+    x = apply(encoder_of(model), frozen, video).astype(model.config.dtype)
+    logits = jax.vmap(lambda params: head.apply({'params': params}, x))(params)
+    return cast(Array, logits)
+
+  return run
+
+
+def compiled(
+  config: Config, model: ViViT, settings: Float[Array, 'heads 2'], steps: int
+) -> Callable[..., tuple[Probes, dict[str, Array]]]:
+  """Returns `probe_step` compiled, with rates that fall to zero as a cosine over so many steps."""
+  step = functools.partial(
+    probe_step,
+    config=config,
+    model=model,
+    settings=settings,
+    schedule=optax.cosine_decay_schedule(1.0, steps),
+  )
+  return jax.jit(step, donate_argnums=0)
+
+
+def accuracy(
+  logits: Float[Array, 'heads b classes'], labels: Array, task: Task
+) -> dict[str, Float[Array, ' heads']]:
+  """Returns each head's metrics of a batch."""
+  wanted = task_targets(task, labels)
+  return jax.vmap(lambda x: losses.accuracy(task, x, wanted))(logits)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The families of encoders: what each was trained to see, where that stands, and its license."""
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+from vivit_jax.config.augment import Triple
+from vivit_jax.config.clip import HALF, Preprocessing
+from vivit_jax.config.schema import Evaluate
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """One family.
+
+  Attributes:
+    title: for people.
+    wants: what the published weights were trained with, but for `short_side`.
+    short_side: of frames before the crop, as a ratio of the crop's, rounded down in pixels; None =
+      Clip.usual_short_side, or the resize rule has none.
+    frames, size: of the published base model, or of the usual one.
+    source: where `wants` stands.
+    license: of the published weights.
+    commercial: whether the license permits commercial use.
+    class_default: mean and deviation that Hugging Face's processor class feeds if no file says
+      others; None where they are those of `wants`.
+  """
+
+  title: str
+  wants: Preprocessing
+  short_side: Fraction | None
+  frames: int
+  size: int
+  source: str
+  license: str
+  commercial: bool = True
+  class_default: tuple[Triple, Triple] | None = None
+
+  def preprocessing(self, height: int, width: int) -> Preprocessing:
+    """Returns what the weights expect of a video, for crops of this size in pixels."""
+    if self.short_side is None:
+      return self.wants
+    return dataclasses.replace(self.wants, short_side=int(min(height, width) * self.short_side))
+
+  def settings(self, frames: int | None = None, size: int | None = None) -> dict[str, Any]:
+    """Returns settings with which an experiment sees videos as the weights do; for config.update.
+
+    Args:
+      frames: of a clip; None = as the published model's.
+      size: of square crops, pixels; likewise.
+    """
+    frames, size = frames or self.frames, size or self.size
+    wants = self.preprocessing(size, size)
+    temporal, spatial = wants.views or (Evaluate.temporal_views, Evaluate.spatial_views)
+    return {
+      'clip': dataclasses.asdict(wants.clip(frames, size, size)),
+      'evaluate': {
+        'temporal_views': temporal, 'spatial_views': spatial, 'short_side': wants.short_side,
+      },
+    }  # fmt: skip
+
+  @property
+  def normalization(self) -> tuple[Triple, Triple]:
+    """Mean and deviation that the published weights were trained with."""
+    assert self.wants.mean is not None
+    assert self.wants.std is not None
+    return self.wants.mean, self.wants.std
+
+  @property
+  def notice(self) -> str | None:
+    """The line to print when weights are loaded that are not for commercial use."""
+    if self.commercial:
+      return None
+    return f'{self.title}: the published weights are {self.license}, not for commercial use'
+
+
+FAMILIES = {
+  'vivit': Family(
+    'ViViT',
+    # As Hugging Face prepares it, whose files do not tell the stride.
+    Preprocessing(interpolation='bilinear'),
+    None,
+    frames=32,
+    size=224,
+    source='Scenic: projects/vivit/configs/kinetics400 (zero_centering, min_resize 256, crop 224)',
+    license='Apache-2.0',
+    # (pixel / 127.5 - 1 - 0.5) / 0.5: the range [-3, 1].
+    class_default=((0.75, 0.75, 0.75), (0.25, 0.25, 0.25)),
+  ),
+  'videomae': Family(
+    'VideoMAE',
+    Preprocessing(IMAGENET_MEAN, IMAGENET_STD, stride=4, interpolation='bilinear', views=(5, 3)),
+    Fraction(1),
+    frames=16,
+    size=224,
+    source='MCG-NJU/VideoMAE: kinetics.py (mean, std, short_side_size), scripts/kinetics (5 x 3)',
+    license='CC-BY-NC 4.0',
+    commercial=False,
+    class_default=(HALF, HALF),
+  ),
+  'timesformer': Family(
+    'TimeSformer',
+    Preprocessing(
+      (0.45, 0.45, 0.45),
+      (0.225, 0.225, 0.225),
+      stride=32,
+      interpolation='bilinear',
+      views=(1, 3),
+    ),
+    Fraction(1),
+    frames=8,
+    size=224,
+    source='facebookresearch/TimeSformer: config/defaults.py (DATA.MEAN, STD), 8x32 with 1 x 3',
+    license='CC-BY-NC 4.0',
+    commercial=False,
+    class_default=(IMAGENET_MEAN, IMAGENET_STD),
+  ),
+  'vjepa2': Family(
+    'V-JEPA 2',
+    Preprocessing(IMAGENET_MEAN, IMAGENET_STD, stride=4, interpolation='bilinear', views=(2, 3)),
+    Fraction(256, 224),
+    frames=16,
+    size=256,
+    source='facebookresearch/vjepa2: evals/video_classification_frozen (292 for 256), SSv2 probe',
+    license='MIT (parts Apache-2.0)',
+  ),
+  'videoprism': Family(
+    'VideoPrism',
+    Preprocessing(
+      (0.0, 0.0, 0.0),
+      (1.0, 1.0, 1.0),
+      sampling='whole_video_first',
+      resize='whole_frame',
+      interpolation='lanczos',
+      views=(1, 1),
+    ),
+    None,
+    frames=16,
+    size=288,
+    source="google-deepmind/videoprism: notebooks (mediapy's resize to 288 x 288, to_float01)",
+    license='CC-BY 4.0',
+  ),
+  'image_vit': Family(
+    'image ViT',
+    Preprocessing(),
+    None,
+    frames=1,
+    size=224,
+    source='google-research/vision_transformer: input_pipeline.py (value range [-1, 1]; AugReg)',
+    license='Apache-2.0',
+  ),
+}

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared by the recipes of encoders in configs/: the model and the clip that weights need."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from vivit_jax.config.file import defaults
+from vivit_jax.config.schema import SIZES, Size
+from vivit_jax.errors import ConfigError, nearest
+from vivit_jax.weights.families import FAMILIES
+from vivit_jax.weights.huggingface_models import MODELS
+
+GIANT = Size(layers=40, width=1408, mlp_dim=6144, heads=22)
+# The architecture of each family but for its size, and how its published heads pool.
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+  'videoprism': MODELS['videoprism_vision_model'].fixed
+  | {'patch': (1, 18, 18), 'pooling': 'attention', 'logit_cap': 50.0},
+  'videomae': MODELS['videomae'].fixed | {'pooling': 'mean', 'final_norm': 'after_pooling'},
+  'timesformer': MODELS['timesformer'].fixed | {'patch': (1, 16, 16), 'pooling': 'shared_cls'},
+  'vjepa2': MODELS['vjepa2'].fixed | {'pooling': 'attention_block', 'pooler_layers': 3},
+}
+DATA_SETS = {'kinetics400': 400, 'something_something_v2': 174}
+
+
+def read_encoder(
+  family: str, variant: str, sizes: Collection[str], words: Collection[str] = ()
+) -> tuple[config_dict.ConfigDict, frozenset[str]]:
+  """Returns the defaults with a family's model and clip, and the words of a variant.
+
+  Args:
+    family: key of ARCHITECTURES.
+    variant: `SIZE[,WORD...]`, e.g. `B,finetune,kinetics400`; a data set sets the classes, of which
+      one's own data has as many as it has names.
+    sizes: that the family was published in.
+    words: that the recipe has, beside DATA_SETS.
+
+  Raises:
+    ConfigError: an unknown size or word, or two data sets.
+  """
+  size, *given = variant.split(',')
+  if size not in sizes:
+    raise ConfigError(f'{size!r} is no size of {FAMILIES[family].title}: {", ".join(sizes)}')
+  offered = (*words, *DATA_SETS)
+  for word in given:
+    if word not in offered:
+      raise ConfigError(f'{word!r} is no word of this recipe{nearest(word, offered)}')
+  sets = [word for word in given if word in DATA_SETS]
+  if len(sets) > 1:
+    raise ConfigError(f'{" and ".join(sets)} exclude each other: give one of them')
+  config, known = defaults(), FAMILIES[family]
+  config.model.update(dataclasses.asdict({**SIZES, 'g': GIANT}[size]))
+  config.model.update({'gelu': 'exact', 'drop_path_rescale': True, **ARCHITECTURES[family]})
+  config.update(known.settings())
+  config.task.classes = tuple(DATA_SETS[word] for word in sets)
+  if 'something_something_v2' in sets:
+    config.clip.sampling = 'whole_video'
+    config.augment.flip = 'swap_labels'
+  return config, frozenset(given)
+
+
+def freeze_encoder(config: config_dict.ConfigDict) -> None:
+  """Trains the head alone, with its pooling."""
+  two = config.model.attention.startswith('factorised_encoder')
+  config.train.freeze = ('tokenizer', *(('spatial', 'temporal') if two else ('spacetime',)))
