@@ -213,6 +213,7 @@ def test_a_wrong_variant_is_one_line(variant, message):
 
 def test_every_config_is_tested_here():
   others = {'finetune', 'moving_digits'}
+  others |= {'timesformer', 'videomae', 'videoprism', 'vjepa2'}  # train/test_train_encoders.py
   assert {path.stem for path in CONFIGS.glob('*.py')} == {*WORDS, *others}
   assert set(DATA_SETS) | {'ucf101'} == set(WORDS)
 
@@ -290,7 +291,8 @@ def test_the_tests_of_every_regulariser_exist():
 def test_users_of_a_regulariser_are_found():
   users = {r.name: EXPERIMENT['users'](r) for r in EXPERIMENT['REGULARISERS']}
   assert users['colour drop'] == 'kinetics400, kinetics600, moments_in_time'
-  assert users['frozen parts'] == 'none: for experiments'
+  assert users['frozen parts'] == 'videoprism, vjepa2'
+  assert users['dropout'] == 'none: for experiments'
   assert users['clipping'].startswith('epic_kitchens, finetune, kinetics400')
   assert 'epic_kitchens, ' in users['mixup']
   assert 'epic_kitchens (modern)' in users['cutmix']
