@@ -62,7 +62,7 @@ def test_every_example_of_the_page_runs(tmp_path, monkeypatch, one_device, compi
   assert again.step == 2
   evaluate_run(Path('runs/own'), step='last', views=(1, 1), predictions_as='csv')
   (file,) = Path('runs/own/evaluations').glob('*/predictions.csv')
-  rows = list(csv.DictReader(file.open()))
+  rows = list(csv.DictReader(file.read_text().splitlines()))
   assert [row['true label'] for row in rows] == ['rising', 'falling'] * 8
   with pytest.raises(vivit.UserError, match=r'config\.augment\.custom was .* and is'):
     vivit.train('moving_digits', 'runs/own', {**names['own'], 'augment.custom': ()})
