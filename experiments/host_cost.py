@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host costs a run: `python experiments/host_cost.py [step] [feed] [save]`.
+"""What the host costs a run: `python experiments/host_cost.py [step] [feed] [stall] [save]`.
 
 step: microseconds of the main thread's processor time a step, by what it does, with a tiny model on
 one and on eight virtual devices. feed: bytes a second from decoders that only fill their rows to
-eight virtual devices, and what that takes of a core. save: the share of the time that the run of
-configs/moving_digits.py waits for data in the 20 steps after an asynchronous save, and in all
-others, with decoding threads and with processes, in turns. Machines are shared: read processor
-time first.
+eight virtual devices, and what that takes of a core. stall: clips that threads and processes decode
+in the second after an asynchronous save has begun, by those of the second before. save: the share
+of the time that the run of configs/moving_digits.py waits for data in the 20 steps after such a
+save, and in all others, with decoding threads and with processes, in turns. Machines are shared:
+read processor time first.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -158,6 +161,49 @@ def _seconds(pids: list[int]) -> float:
   return total / os.sysconf('SC_CLK_TCK')
 
 
+def stall_rows(rounds: int, saves: int = 12) -> Iterator[list[str]]:
+  """Yields a row for each way of decoding; rounds take turns, as machines are shared."""
+  import jax
+
+  from vivit_jax.checkpoint.manager import Checkpoints
+  from vivit_jax.config.file import load
+  from vivit_jax.data.pipeline import train_batches
+  from vivit_jax.data.splits import open_split, with_classes
+  from vivit_jax.model.vivit import build
+  from vivit_jax.train.optimizer import make_optimizer
+  from vivit_jax.train.state import init_state
+
+  size = 8
+  config = with_classes(load([CONFIG, f'--config.train.batch_size={size}']))
+  data = open_split(config, 'train')
+  state = jax.device_put(init_state(config, build(config), make_optimizer(config.train, 800)))
+
+  def rate(stream: Iterator) -> float:
+    began, clips = time.monotonic(), 0
+    while time.monotonic() - began < 1.0:
+      clips += len(next(stream)['id'])
+    return clips / (time.monotonic() - began)
+
+  ratios: dict[int, list[float]] = {0: [], 2: []}
+  for _ in range(rounds):
+    for workers, found in ratios.items():
+      changed = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
+      stream = train_batches(data, changed, start_step=0, stop_step=10**6, rows=range(size))
+      with (
+        contextlib.closing(stream),
+        tempfile.TemporaryDirectory() as folder,
+        Checkpoints(Path(folder) / 'run', 2) as checkpoints,
+      ):
+        for step in range(1, saves + 2):
+          before = rate(stream)
+          checkpoints.save(step, state, {})
+          found += [rate(stream) / before] if step > 1 else []  # the first one prepares
+          checkpoints.wait_for(step)
+  for workers, found in ratios.items():
+    name = f'{workers} processes' if workers else f'{cores()} threads'
+    yield [name, f'{statistics.median(found):.2f}', f'{min(found):.2f} to {max(found):.2f}']
+
+
 def data_waits(workers: str, folder: Path, steps: int, every: int) -> tuple[float, float]:
   """Returns the share of waiting in rows right after a save, and in the others but the first."""
   settings = {
@@ -201,7 +247,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('tables', nargs='*', help='step, feed, save (all)')
+  add('tables', nargs='*', help='step, feed, stall, save (all)')
   add('--rows', choices=('step', 'feed'), help=argparse.SUPPRESS)
   add('--rounds', type=int, default=3, help='of the runs with saves (%(default)s)')
   add('--steps', type=int, default=320, help='of each (%(default)s)')
@@ -209,7 +255,7 @@ def main() -> None:
   if options.rows:
     print(json.dumps(step_rows() if options.rows == 'step' else feed_rows()))
     return
-  for name in options.tables or ('step', 'feed', 'save'):
+  for name in options.tables or ('step', 'feed', 'stall', 'save'):
     print(f'\n{name}\n')
     if name == 'step':
       rows = [*on_devices(1, 'step'), *on_devices(DEVICES, 'step')]
@@ -222,6 +268,9 @@ def main() -> None:
          f'{WANTED / 1e9 * (1 / ours + 1 / theirs):.1f}']
         for n, rate, ours, theirs in on_devices(DEVICES, 'feed')
       ]))  # fmt: skip
+    elif name == 'stall':
+      heads = ['decoders', 'clips/s after by before', 'least to most']
+      print(markdown(heads, list(stall_rows(options.rounds))))
     else:
       heads = ['decoders', 'data_wait after a save', 'least to most', 'other rows']
       print(markdown(heads, list(save(options.rounds, options.steps))))

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from vivit_jax.config.file import load
 from vivit_jax.config.parse import check
 from vivit_jax.config.schema import SIZES, Clip, Config, Evaluate, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
@@ -29,6 +30,7 @@ def main() -> None:
   add('--mesh', default='-1,1,1', help='data,fsdp,context (%(default)s)')
   add('--size', choices=SIZES, default='B')
   add('--attention', default='factorised_encoder')
+  add('--config', help='instead of size, attention and clip: configs/videoprism.py:B,finetune')
   add('--batch', type=int, default=16, help='clips of all devices (%(default)s)')
   add('--frames', type=int, default=32)
   add('--pixels', type=int, default=224, help='height and width (%(default)s)')
@@ -69,6 +71,8 @@ def main() -> None:
 
 def experiment(options: argparse.Namespace) -> Config:
   """Returns the experiment that the options describe, checked."""
+  if options.config:
+    return of_recipe(options)
   size = dataclasses.asdict(SIZES[options.size])
   if options.layers:
     size['layers'] = options.layers
@@ -92,6 +96,25 @@ def experiment(options: argparse.Namespace) -> Config:
     model=model,
     clip=Clip(frames=options.frames, height=options.pixels, width=options.pixels),
     train=Train(batch_size=options.batch),
+    evaluate=Evaluate(batch_size=options.batch),
+    mesh=Mesh(*map(int, options.mesh.split(','))),
+  )
+  check(config)
+  return config
+
+
+def of_recipe(options: argparse.Namespace) -> Config:
+  """Returns the experiment of a recipe, run as the options say."""
+  recipe = load([f'--config={options.config}'])
+  run = {
+    name: getattr(options, name)
+    for name in ('dtype', 'gradient_dtype', 'remat', 'scan', 'attention_kernel')
+  }
+  config = Config(
+    task=Task(classes=(400,)),
+    model=dataclasses.replace(recipe.model, **run),
+    clip=recipe.clip,
+    train=Train(batch_size=options.batch, freeze=recipe.train.freeze),
     evaluate=Evaluate(batch_size=options.batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),
   )

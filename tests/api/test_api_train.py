@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training from Python, and all examples of docs/python.md, with smaller models and fewer steps."""
 
+import csv
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ from support import runs
 from vivit_jax.api.run import resolve, train
 from vivit_jax.config.file import defaults, load
 from vivit_jax.errors import ConfigError
+from vivit_jax.train.run_evaluation import evaluate_run
 
 ROOT = Path(__file__).parent.parent.parent
 VIDEO = ROOT / 'tests' / 'golden' / 'digit.mp4'
@@ -58,6 +60,10 @@ def test_every_example_of_the_page_runs(tmp_path, monkeypatch, one_device, compi
   # The same call finds its run complete, and evaluates it again.
   again = vivit.train('moving_digits', 'runs/own', names['own'])
   assert again.step == 2
+  evaluate_run(Path('runs/own'), step='last', views=(1, 1), predictions_as='csv')
+  (file,) = Path('runs/own/evaluations').glob('*/predictions.csv')
+  rows = list(csv.DictReader(file.open()))
+  assert [row['true label'] for row in rows] == ['rising', 'falling'] * 8
   with pytest.raises(vivit.UserError, match=r'config\.augment\.custom was .* and is'):
     vivit.train('moving_digits', 'runs/own', {**names['own'], 'augment.custom': ()})
 

@@ -90,6 +90,8 @@ FREE_CHANGES = [
   {'model': {'gradient_dtype': 'bfloat16'}},
   {'data': {'decode_timeout_seconds': 5.0}},
   {'faults': {'hang_timeout_seconds': 5.0}},
+  {'train': {'patience': 3}},
+  {'log': {'mlflow': 'runs'}},
 ]
 
 

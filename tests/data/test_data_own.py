@@ -85,6 +85,14 @@ def test_own_labels_may_be_tags_and_count_the_classes():
   assert named.items[3].times[1] == 0.1
 
 
+def test_own_labels_in_advance_balance_classes():
+  found = settings('Named', task=VERB_NOUN, balance='noun')
+  batch = batches(found, stop=3)
+  assert np.bincount(np.concatenate([b['label'][:, 1] for b in batch])).tolist() == [4, 4, 4]
+  with pytest.raises(ConfigError, match="give your source 'labels', those of all items"):
+    batches(settings(balance='label'))
+
+
 ITEM = r"support\.own:\w+\('train'\)\[3\]"
 
 

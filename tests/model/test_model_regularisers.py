@@ -48,7 +48,7 @@ def run(model):
 
 def tokens(stage, rng, batch=4):
   grid = rng.normal(size=(batch, 3, 4, 16)).astype(np.float32)
-  grid = grid[:, :, 0] if stage.name == 'temporal' else grid
+  grid = grid if 's' in stage.pattern else grid[:, :, 0]
   return jnp.asarray(einops.rearrange(grid, stage.pattern))
 
 

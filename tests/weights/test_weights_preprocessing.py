@@ -148,7 +148,7 @@ def test_weights_of_other_pixels_start_the_same_function(channels):
   assert folded.preprocessing == Preprocessing(*IMAGENET, stride=2)
   pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 32, 48, 3), np.uint8)
   params = dict(model.params) | {
-    'tokenizer': {name: folded.params[f'tokenizer/{name}'] for name in ('kernel', 'bias')}
+    'tokenizer': {n: jnp.asarray(folded.params[f'tokenizer/{n}']) for n in ('kernel', 'bias')}
   }
   found = model.model.apply({'params': params}, normalize_pixels(jnp.asarray(pixels), *IMAGENET))
   np.testing.assert_allclose(found, model.logits(pixels), atol=2e-5)

@@ -56,6 +56,7 @@ class Manifest:
   multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
   contents: Contents | None = None  # None: `Video.path` is a local file
   items: Items | None = None  # give frames, and labels, instead of a file; `Video.path` names them
+  labels_known: bool = True  # False: `Video.labels` are (), and come with each item as it is read
 
   @property
   def title(self) -> str:

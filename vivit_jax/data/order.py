@@ -8,6 +8,7 @@ import numpy as np
 
 from vivit_jax.config.schema import Config
 from vivit_jax.data.manifest import Manifest
+from vivit_jax.errors import ConfigError
 
 
 @runtime_checkable
@@ -32,7 +33,16 @@ def video_order(manifest: Manifest, config: Config) -> Order:
 
 
 def videos_by_class(manifest: Manifest, head: str) -> list[list[int]]:
-  """Returns the indices of each class's videos; of a head with tags, last those without a tag."""
+  """Returns the indices of each class's videos; of a head with tags, last those without a tag.
+
+  Raises:
+    ConfigError: a source of one's own that does not tell its labels in advance.
+  """
+  if not manifest.labels_known:
+    raise ConfigError(
+      'classes are counted before videos are read, by config.data.balance and '
+      "config.train.balanced_loss: give your source 'labels', those of all items"
+    )
   names = list(manifest.class_names)
   found: list[list[int]] = [[] for _ in manifest.class_names[head]]
   if manifest.multi_label:

@@ -97,7 +97,8 @@ def open_own(config: Config, split: str) -> Manifest:
   videos = tuple(Video(items.title(i), None, None, own) for i, own in enumerate(labels))
   parts = [name, split, repr(names), repr(length), repr(labels)]
   digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
-  return Manifest(split, videos, names, digest[:16], multi_label, items=items)
+  known = getattr(source, 'labels', None) is not None
+  return Manifest(split, videos, names, digest[:16], multi_label, items=items, labels_known=known)
 
 
 def has_split(config: Config, split: str) -> bool:

@@ -132,12 +132,13 @@ def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Pred
   reasons = dict(predictions.failures)
   logits = iter(predictions.mean_logits())
   with prediction_file(file, task, labels, facts) as rows:
-    for video, views in zip(data.videos, predictions.views.tolist(), strict=True):
+    for i, (video, views) in enumerate(zip(data.videos, predictions.views.tolist(), strict=True)):
+      ids = _true_ids(data, predictions, i)
       if task.kind == 'multi_label':
-        truth = [SEPARATOR.join(labels[k] for k in video.labels)]
+        truth = [SEPARATOR.join(labels[k] for k in ids)]
       else:
-        named = zip(task.heads, video.labels, strict=True)
-        truth = [data.class_names[head][k] for head, k in named]
+        named = zip(task.heads, ids, strict=True)
+        truth = [data.class_names[head][k] if k >= 0 else '' for head, k in named]
       found = next(logits) if views else None
       error = None if views else reasons.get(video.path, 'not read')
       if found is not None and not np.isfinite(found).all():
@@ -145,6 +146,14 @@ def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Pred
       shares = None if found is None else probabilities(found[None], task)[0]
       rows.write([video.path, video.start, video.end, views, error, *truth], shares)
   print(f'predictions: {file}')
+
+
+def _true_ids(data: Manifest, predictions: Predictions, index: int) -> tuple[int, ...]:
+  """Returns a video's labels, -1 for that of an item of one's own source that was not read."""
+  if data.labels_known:
+    return data.videos[index].labels
+  row = predictions.labels[index]
+  return tuple(np.flatnonzero(row > 0).tolist() if data.multi_label else row.tolist())
 
 
 def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Evaluate:

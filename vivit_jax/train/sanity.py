@@ -90,7 +90,7 @@ def _turns(names: Sequence[str]) -> list[int]:
 
 def _without_examples(config: Config, data: Manifest) -> list[str]:
   found: list[str] = []
-  if data.items is not None and not data.videos[0].labels:  # known once they are read
+  if not data.labels_known:
     return found
   for column, (head, names) in enumerate(data.class_names.items()):
     if data.multi_label:
