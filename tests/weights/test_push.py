@@ -5,6 +5,7 @@ import json
 import re
 
 import huggingface_hub.constants
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_what_was_pushed_is_read_back(service, run, capsys):
   again, model = load_pretrained('hf://owner/new'), pretrained()
   video = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 32, 48, 3)), jnp.float32)
   expected = model.model.apply({'params': model.params}, video)
-  found = again.model.apply({'params': again.params}, video)
+  found = again.model.apply({'params': jax.device_put(again.params)}, video)
   np.testing.assert_array_equal(found, expected)
   assert again.source.labels == LABELS
 
