@@ -65,7 +65,9 @@ def test_a_frozen_encoder_needs_no_backward_pass(how):
 def test_runs_from_checkpoints_resume_bit_for_bit(family, probe, devices, tmp_path, request):
   if devices == 1:
     request.getfixturevalue('one_device')
-  config = tiny(train__steps=50, train__checkpoint_every=25, train__evaluate_every=50)
+  config = tiny(
+    train__steps=50, train__checkpoint_every=25, train__evaluate_every=50, evaluate__spatial_views=1
+  )
   config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, keep=3))
   config = from_checkpoint(config, family, probe)
   results = train(config, tmp_path / 'whole')
