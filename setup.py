@@ -44,7 +44,7 @@ setup(
   install_requires=[
     'array_record>=0.8.1',
     'av>=18.0',
-    'cmeel-mimalloc>=3.4; sys_platform == "linux"',  # an allocator; see cli/allocator.py
+    'cmeel-mimalloc>=3.4; sys_platform == "linux"',  # an allocator; see distributed/allocator.py
     'einops>=0.8',
     'etils[epath]>=1.15',
     'flax>=0.12.1',

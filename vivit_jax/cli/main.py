@@ -27,10 +27,10 @@ from vivit_jax.cli import (
   timeline,
   train,
 )
-from vivit_jax.cli.allocator import use_fast_allocator
 from vivit_jax.cli.options import Parser, flush_output, open_standard_streams
 from vivit_jax.config.renamed import OPTIONS
 from vivit_jax.distributed import shutdown
+from vivit_jax.distributed.allocator import use_fast_allocator
 from vivit_jax.distributed.launch import quieten_libraries
 
 # Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which

@@ -20,6 +20,7 @@ from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import placing, train_batches
 from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
+from vivit_jax.distributed.allocator import keep_freed_blocks
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, shard_batch
 from vivit_jax.distributed.shutdown import bounded_unwinding
@@ -128,6 +129,7 @@ def _train(
   ):
     watchdog.expect('the initial state', COMPILING)
     state = restore_or_init(config, model, optimizer, mesh, checkpoints)
+    keep_freed_blocks()
     # Only now: a run that this command cannot continue must stay as it is.
     if first:
       write_snapshot(workdir, config, data.fingerprint, data.class_names, changes)

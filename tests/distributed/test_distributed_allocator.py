@@ -6,15 +6,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from vivit_jax.cli import allocator
+from vivit_jax.distributed import allocator
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from vivit_jax.cli import allocator
+from vivit_jax.distributed import allocator
 allocator.find_library = lambda: Path(sys.argv[2])
 allocator.ACCELERATORS = ()
 allocator.use_fast_allocator(sys.argv[1:])
@@ -70,15 +71,15 @@ def test_an_accelerator_keeps_it_unless_cpus_are_asked_for(monkeypatch):
 
 def test_what_the_user_set_stays(monkeypatch):
   monkeypatch.setenv('LD_PRELOAD', '/other.so')
-  monkeypatch.setenv('MIMALLOC_PURGE_DELAY', '7')
+  monkeypatch.setenv('MIMALLOC_ARENA_RESERVE', '7')
   found = allocator.preloading(Path('/x/libmimalloc.so'))
   assert found['LD_PRELOAD'] == '/x/libmimalloc.so:/other.so'
-  assert found['MIMALLOC_PURGE_DELAY'] == '7'
+  assert found['MIMALLOC_ARENA_RESERVE'] == '7'
   for name, value in found.items():
     monkeypatch.setenv(name, value)
   allocator.use_fast_allocator(['train'])
   assert os.environ['LD_PRELOAD'] == '/other.so'
-  assert os.environ['MIMALLOC_PURGE_DELAY'] == '7'
+  assert os.environ['MIMALLOC_ARENA_RESERVE'] == '7'
   assert not {allocator.MARK, 'MIMALLOC_ALLOW_THP'} & set(os.environ)
 
 
@@ -88,3 +89,19 @@ def test_a_library_that_is_not_there_is_said_by_training_alone(monkeypatch, caps
   assert capsys.readouterr().err == ''
   allocator.use_fast_allocator(['train'])
   assert capsys.readouterr().err.count('pip install cmeel-mimalloc\n') == 1
+
+
+def test_freed_blocks_are_kept_where_the_library_can(monkeypatch):
+  calls = []
+  library = SimpleNamespace(
+    mi_collect=lambda force: calls.append(force.value),
+    mi_option_set=lambda option, value: calls.append((option.value, value.value)),
+  )
+  monkeypatch.setattr(allocator.ctypes, 'CDLL', lambda _: library)
+  allocator.keep_freed_blocks()
+  assert calls == [True, (15, -1)]
+  monkeypatch.setenv('MIMALLOC_PURGE_DELAY', '7')
+  allocator.keep_freed_blocks()
+  assert len(calls) == 2
+  monkeypatch.undo()
+  allocator.keep_freed_blocks()  # of this process, whatever its allocator
