@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
 def product(
-  x: Float[Array, '*b i'], matrix: Float[Array, 'i o'], gradient: str
+  x: Float[Array, '*b i'], matrix: Float[Array | np.ndarray, 'i o'], gradient: str
 ) -> Float[Array, '*b o']:
   """Returns x @ matrix.
 
@@ -24,8 +25,8 @@ def product(
       than the matrix's own, which it gets afterwards.
   """
   if jnp.promote_types(gradient, matrix.dtype) == matrix.dtype:
-    return x @ matrix
-  return _product(x, matrix, gradient)
+    return x @ jnp.asarray(matrix)
+  return _product(x, jnp.asarray(matrix), gradient)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
