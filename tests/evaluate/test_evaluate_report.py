@@ -94,13 +94,17 @@ def test_report_is_complete_and_self_contained(rng, tmp_path):
     assert imread(picture).shape[0] > 200
   stored = json.loads((path.parent / 'report.json').read_text())
   assert stored.pop('failures') == [{'path': 'videos/<b>.mp4', 'reason': 'no video stream'}]
+  classes = stored.pop('classes')
+  assert {head: sorted(row['class'] for row in rows) for head, rows in classes.items()} == {
+    head: sorted(names) for head, names in NAMES.items()
+  }
   assert stored == results
 
   text = path.read_text()
   page = Page(text)
   assert page.open == []
   assert not re.search('https?://', text)
-  assert len(page.addresses) == 3 + 4  # curves, two matrices, four mistakes
+  assert len(page.addresses) == 5 + 4  # curves, two matrices, classes of two heads, four mistakes
   assert all(address.startswith('data:image/') for address in page.addresses)
   assert f'{100 * results["top1"]:.1f} %' in page.text
   assert 'videos/<b>.mp4' in page.text

@@ -102,7 +102,7 @@ def test_patience_counts_evaluations_that_are_not_better():
   assert not never.is_over
 
 
-@pytest.mark.usefixtures('one_device')
+@pytest.mark.usefixtures('one_device', 'compiled_once')
 def test_a_run_ends_early_and_so_does_one_that_was_killed_before(tmp_path, capsys):
   # Nothing is learnt, so the first of the evaluations stays the best.
   still = {'train__learning_rate': 0.0, 'train__evaluate_every': 3, 'train__checkpoint_every': 2}
@@ -130,7 +130,7 @@ def test_a_run_ends_early_and_so_does_one_that_was_killed_before(tmp_path, capsy
     assert checkpoints.steps[-1] == 12
 
 
-@pytest.mark.usefixtures('one_device')
+@pytest.mark.usefixtures('one_device', 'compiled_once')
 def test_weights_and_balance_change_a_run_and_nothing_else(tmp_path):
   config = tiny(
     CONFIG + ':factorised_encoder,tags',
