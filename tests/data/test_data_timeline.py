@@ -25,6 +25,12 @@ FILES = {  # (name, codec, options, whether the file has tables of all frames)
 }
 
 
+@pytest.fixture(autouse=True)
+def tables_of_short_files(monkeypatch):
+  """The tables of short files are read too."""
+  monkeypatch.setattr(timeline, 'FEW', 0)
+
+
 def by_packets(file):
   """Returns what all packets of a file say."""
   with av.open(str(file)) as container:

@@ -18,6 +18,7 @@ from vivit_jax.data.video.diagnose import DecodeError
 
 MAX_FRAMES = 10_000_000  # of a file: four days at 30 a second; an index can claim any number
 FFMPEG_MOST = (2**31 - 1) // 24  # samples; for more of them FFmpeg makes no index, by itself
+FEW = 100  # samples, whose packets are read in less time than an index is compared
 SPOTS = 64  # entries of FFmpeg's index that are compared with ours, and as many at either end
 
 
@@ -67,7 +68,7 @@ def find(
     diagnose.ERRORS: the file is damaged.
   """
   packets: Iterator[Any] = (packet for packet in container.demux(stream) if packet.size)
-  if tables is not None and (first := next(packets, None)) is not None:
+  if tables is not None and tables.most > FEW and (first := next(packets, None)) is not None:
     if (found := _from_tables(stream, tables, first)) is not None:
       return found
     packets = itertools.chain([first], packets)
