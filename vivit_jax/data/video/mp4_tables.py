@@ -43,12 +43,13 @@ class _NotPlain(Exception):  # noqa: N818
   """Tables that only FFmpeg should interpret."""
 
 
-def read(file: io.BufferedIOBase, bound: int) -> Tables | None:
+def read(file: io.BufferedIOBase, few: int, bound: int) -> Tables | None:
   """Returns the tables of a file, None where it has none or they cannot be read.
 
   Args:
     file: an MP4 or anything else.
-    bound: of `most`; above it there are no tracks.
+    few: samples; the tracks of a file of no more are not worth reading, and it gets none.
+    bound: of `most`; above it there are no tracks either.
   """
   try:
     size = file.seek(0, os.SEEK_END)
@@ -58,7 +59,7 @@ def read(file: io.BufferedIOBase, bound: int) -> Tables | None:
     boxes = dict(_boxes(moov))
     tracks = [dict(_boxes(box)) for name, box in _boxes(moov) if name == b'trak']
     most = max((_claimed(track) for track in tracks), default=0)
-    if most > bound or b'mvex' in boxes:  # frames follow in fragments
+    if not few < most <= bound or b'mvex' in boxes:  # frames follow in fragments
       return Tables(most, ())
     return Tables(most, tuple(_track(track, size) for track in tracks if _is_video(track)))
   except (struct.error, KeyError, ValueError, IndexError, OverflowError):

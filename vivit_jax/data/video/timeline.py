@@ -39,7 +39,7 @@ def read_tables(path: str, content: bytes | None) -> mp4_tables.Tables | None:
     OSError: the file cannot be read.
   """
   with open(path, 'rb') if content is None else io.BytesIO(content) as file:
-    tables = mp4_tables.read(file, MAX_FRAMES)
+    tables = mp4_tables.read(file, FEW, MAX_FRAMES)
   if tables is not None and MAX_FRAMES < tables.most <= FFMPEG_MOST:
     what = f'its index claims {tables.most:,} samples; {MAX_FRAMES:,} are the most that are read'
     raise DecodeError(path, f'too large: {what}')
@@ -68,7 +68,7 @@ def find(
     diagnose.ERRORS: the file is damaged.
   """
   packets: Iterator[Any] = (packet for packet in container.demux(stream) if packet.size)
-  if tables is not None and tables.most > FEW and (first := next(packets, None)) is not None:
+  if tables is not None and (first := next(packets, None)) is not None:
     if (found := _from_tables(stream, tables, first)) is not None:
       return found
     packets = itertools.chain([first], packets)
