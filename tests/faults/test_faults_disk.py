@@ -233,14 +233,16 @@ def test_a_run_may_go_on_without_the_save_that_found_no_space(tmp_path):
   vivit = [sys.executable, '-m', 'vivit_jax', 'train', *settings(train__steps=80)]
   freed = f"""
     "$@" --workdir="$0/run" > "$0.log" 2>&1 &
-    until grep -q warning "$0.log"; do kill -0 $! || break; sleep 0.02; done
+    until grep -q 'was not saved' "$0.log"; do kill -0 $! || break; sleep 0.02; done
     {LARGER}; wait $!
     code=$?; cat "$0.log"; echo "exit $code" $(ls "$0/run/checkpoints")"""
   lines = on_small_disk(
     tmp_path / 'disk', '1100k', freed, *vivit, '--config.faults.on_disk_full=continue'
   )
-  warnings = [line for line in lines if line.startswith('vivit: warning: ')]
+  # A busy machine may be warned of waiting for data too.
+  warnings = [line for line in lines if 'was not saved' in line]
   assert '/checkpoints/8 was not saved (No space left on device): it needs ' in warnings[0]
+  assert warnings[0].startswith('vivit: warning: ')
   assert warnings[0].endswith('training goes on without it')
   assert lines[-1] == 'exit 0 76 80'
 
