@@ -12,6 +12,8 @@ import os
 import sys
 import time
 
+import jax
+
 from vivit_jax.config.file import load
 from vivit_jax.config.parse import check
 from vivit_jax.config.schema import SIZES, Clip, Config, Evaluate, Mesh, Model, Task, Train
@@ -49,6 +51,7 @@ def main() -> None:
     else f'{options.target}:{TARGETS[options.target].smallest}'
   )
   os.environ |= ALONE
+  jax.config.update('jax_platforms', ALONE['JAX_PLATFORMS'])  # JAX has read its variable
   try:
     check_compiler(topology)
     result = compiled(options, topology, experiment(options))
