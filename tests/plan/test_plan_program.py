@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vivit_jax.config.schema import Config, Train
 from vivit_jax.plan.program import Array, Program
-from vivit_jax.plan.roofline import roofline, seconds
+from vivit_jax.plan.roofline import roofline, seconds, useful_flops
 from vivit_jax.plan.targets import ATTENTION_FLOPS, TARGETS
 
 HEADER = 'HloModule m\n\n'
@@ -88,3 +89,9 @@ def test_branches_are_counted():
   program = Program(jax.jit(either).lower(*shapes).compile().as_text())
   assert program.conditionals == 1
   assert sum(kernel.flops for kernel in program.kernels()) == 2 * 16**3
+
+
+def test_a_frozen_encoder_has_no_useful_backward_pass():
+  whole = useful_flops(Config(train=Train(batch_size=2)))
+  frozen = useful_flops(Config(train=Train(batch_size=2, freeze=('spacetime/*',))))
+  assert frozen == pytest.approx(whole / 3)

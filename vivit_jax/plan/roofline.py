@@ -25,7 +25,7 @@ class Roofline:
     percent_of_peak: useful FLOPs in that time.
     compiler_milliseconds: by the TPU compiler's cycles, Pallas kernels by work; None for GPUs.
     compiler_percent_of_peak: useful FLOPs in that time.
-    useful_flops: three times the forward pass's matrix products, at the true number of tokens.
+    useful_flops: see `useful_flops`; at the true number of tokens.
     flops: that the program has, recomputation included.
     bytes: through the device's memory.
     temporary_bytes: beside state and batch.
@@ -50,9 +50,12 @@ class Roofline:
 
 
 def useful_flops(config: Config) -> float:
-  """Returns the FLOPs of a training step's matrix products, nothing computed twice."""
+  """Returns the FLOPs of a training step's matrix products, nothing computed twice.
+
+  With frozen parts, whose backward pass is spared, it is the forward pass alone: a lower bound.
+  """
   clip = model_cost(build(config), config.clip).matmul_gflops * 1e9  # multiply-adds, forwards
-  return 3 * 2 * clip * config.train.batch_size
+  return (1 if config.train.freeze else 3) * 2 * clip * config.train.batch_size
 
 
 def seconds(kernel: Kernel, target: Target) -> float:
