@@ -34,7 +34,7 @@ FREE = (
   'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.decode_timeout_seconds',
   'data.root', 'data.max_bad_fraction', 'train.grad_accum_steps', 'train.log_every',
   'train.evaluate_every', 'train.checkpoint_every', 'model.scan', 'model.remat',
-    'model.attention_kernel', 'model.gradient_dtype', 'train.patience', 'log',
+  'model.attention_kernel', 'model.gradient_dtype', 'train.patience', 'log',
 )  # fmt: skip
 
 

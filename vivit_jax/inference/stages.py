@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import InputError
+from vivit_jax.model.pooling import Head
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks
-from vivit_jax.model.vivit import Encoder, Stage, ViViT, apply, stages, token_grid
+from vivit_jax.model.vivit import Encoder, Stage, ViViT, all_tokens, apply, stages, token_grid
 
 Level = Literal['clip', 'frames', 'tokens']
 
@@ -117,8 +118,8 @@ def pool(x: Float[Array, 'b *t d']) -> Float[Array, 'b d']:
 
 def classify(model: ViViT, params: Any, x: Float[Array, 'b d']) -> Float[Array, 'b classes']:
   """Returns float32 logits of pooled representations."""
-  head = nn.Dense(model.classes)
-  return cast(jax.Array, head.apply({'params': params['head']}, x.astype(jnp.float32)))
+  head = Head(model.config, model.classes)
+  return cast(jax.Array, head.apply({'params': {'head': params['head']}}, x))
 
 
 def represent(
@@ -162,11 +163,8 @@ def _represent_whole(
       f"features of level {level!r} are not known of config.model.pooling='shared_cls', only 'clip'"
     )
   norm = 'none' if config.final_norm == 'after_pooling' else config.final_norm
-  kept = model.clone(config=dataclasses.replace(
-    config, pooling='none', final_norm=norm, pooler_layers=0, pooler_width=None
-  ), classes=0)  # fmt: skip
   time, rows, columns = token_grid(config, video.shape)
-  tokens = apply(kept, params, video)
+  tokens = apply(all_tokens(model, final_norm=norm), params, video)
   grid = tokens.reshape(len(tokens), time, rows * columns, -1)
   if level == 'tokens':
     return grid

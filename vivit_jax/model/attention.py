@@ -19,6 +19,21 @@ from vivit_jax.model.product import product
 TIME, SPACE = -3, -2
 
 
+def flat_kernel(
+  module: nn.Module, shape: tuple[int, ...], ins: int, init: nn.initializers.Initializer
+) -> Float[Array, '...']:
+  """Returns the parameter `kernel` of a module, initialized as the matrix that it is once flat.
+
+  Args:
+    module: whose parameter it is.
+    shape: of the kernel.
+    ins: how many of its axes the input has.
+    init: for matrices [in, out].
+  """
+  flat = math.prod(shape[:ins]), math.prod(shape[ins:])
+  return module.param('kernel', lambda key: init(key, flat, jnp.float32).reshape(shape))
+
+
 class Projection(nn.Module):
   """A linear layer from or to heads, stored as flax's DenseGeneral and computed as one matrix.
 
@@ -41,12 +56,9 @@ class Projection(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
     outs = self.shape[self.ins :]
-    flat = math.prod(self.shape[: self.ins]), math.prod(outs)
-    kernel = self.param(
-      'kernel', lambda key: self.kernel_init(key, flat, jnp.float32).reshape(self.shape)
-    )
+    kernel = flat_kernel(self, self.shape, self.ins, self.kernel_init)
     bias = self.param('bias', nn.initializers.zeros, outs) if self.use_bias else None
-    matrix = kernel.astype(self.dtype).reshape(flat)
+    matrix = kernel.astype(self.dtype).reshape(-1, math.prod(outs))
     if compiled_for().startswith('TPU'):  # XLA would undo the reshape and lay heads out again
       matrix = jax.lax.optimization_barrier(matrix)
     result = product(x, matrix, self.gradient)

@@ -15,13 +15,14 @@ BEFORE_AMPERE = re.compile(
 )
 
 
-def cudnn_refusal(device: str, dtype: str, dim: int) -> str:
+def cudnn_refusal(device: str, dtype: str, dim: int, cap: float | None = None) -> str:
   """Returns why cuDNN's attention cannot run, as the end of a sentence; '' if it can.
 
   Args:
     device: kind of device, as JAX names it.
     dtype: of queries, keys and values.
     dim: of a head.
+    cap: of the logits.
   """
   if not device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
     return f'needs an NVIDIA GPU, not {device}'
@@ -31,7 +32,7 @@ def cudnn_refusal(device: str, dtype: str, dim: int) -> str:
     return f"needs config.model.dtype='bfloat16', not {dtype!r}"
   if dim > 128 or dim % 8:
     return f'needs heads of a multiple of 8 up to 128, not {dim} (width / heads)'
-  return ''
+  return '' if cap is None else 'has no cap of the logits'
 
 
 # What `auto` has chosen for the program that is being traced.
@@ -82,6 +83,6 @@ def _reason(kernel: str, device: str, dtype: str, dim: int, drops: bool, cap: fl
     return 'config.model.attention_dropout needs the weights'
   few = 'few tokens' if kernel == 'plain' else 'many tokens'
   if device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
-    refusal = cudnn_refusal(device, dtype, dim) if cap is None else 'has no cap of the logits'
+    refusal = cudnn_refusal(device, dtype, dim, cap)
     return f'{few}; cudnn {refusal}' if refusal else few
   return f'{few}, and none of its own for {device}' if kernel == 'blockwise' else few

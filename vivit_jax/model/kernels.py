@@ -87,8 +87,7 @@ def choose(
   if drop is not None:
     return 'plain'
   device, width = device_kind(), query.shape[-1]
-  runs = not cudnn_refusal(device, str(query.dtype), width)
-  if keys >= SHORTEST and runs and cap is None:
+  if keys >= SHORTEST and not cudnn_refusal(device, str(query.dtype), width, cap):
     return 'cudnn'
   tpu = device.startswith('TPU') and rows_divide(query.shape[0])
   length, heads = query.shape[-3:-1]

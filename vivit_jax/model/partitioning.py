@@ -27,8 +27,7 @@ def context_size() -> int:
 
 def device_kind() -> str:
   """Returns the kind of device that the program is for, e.g. 'TPU v5 lite' or 'cpu'."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return (device or jax.devices()[0]).device_kind
+  return compiled_for() or jax.devices()[0].device_kind
 
 
 def compiled_for() -> str:

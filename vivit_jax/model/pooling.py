@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
-from vivit_jax.model.attention import SPACE, Projection
+from vivit_jax.errors import InputError
+from vivit_jax.model.attention import SPACE, Projection, flat_kernel
 from vivit_jax.model.transformer import Blocks, Mlp
 
 
@@ -62,12 +63,8 @@ class Weights(nn.Module):
 
   @nn.compact
   def __call__(self) -> tuple[Float[Array, 'w h e'], Float[Array, 'h e']]:
-    width, heads, dim = self.shape
-    init = nn.initializers.xavier_uniform()
-    kernel = self.param(
-      'kernel', lambda key: init(key, (width, heads * dim), jnp.float32).reshape(self.shape)
-    )
-    return kernel, self.param('bias', nn.initializers.zeros, (heads, dim))
+    kernel = flat_kernel(self, self.shape, 1, nn.initializers.xavier_uniform())
+    return kernel, self.param('bias', nn.initializers.zeros, self.shape[1:])
 
 
 class CrossAttention(nn.Module):
@@ -114,18 +111,29 @@ class CrossAttention(nn.Module):
 
 
 class Head(nn.Module):
-  """What turns tokens into logits where pooling is by attention, else pooled tokens; for probes.
+  """What a model does with the outputs of its last stage: pools what is left, and classifies.
 
   Its parameters are `pooler` and `head` of the model.
+
+  Attributes:
+    config: pooling and dropout.
+    classes: 0 gives out what the classifier would see.
   """
 
   config: Model
   classes: int
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b classes']:
-    if self.config.pooling.startswith('attention'):
+  def __call__(self, x: Float[Array, 'b *n d'], train: bool = False) -> Float[Array, 'b *out']:
+    pooling = self.config.pooling
+    if pooling.startswith('attention'):
       x = Pooler(self.config, name='pooler')(x, train)
+    elif x.ndim == 3 and pooling != 'none':
+      x = x.mean(axis=1)  # of all tokens; temporal_layers = 0: the paper's average-pool baseline
+    if not self.classes:
+      return x.astype(jnp.float32)
+    if pooling == 'none':
+      raise InputError("config.model.pooling='none' has no head: use 'attention' or 'mean'")
     x = nn.Dropout(self.config.head_dropout, deterministic=not train)(x)
     head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
     return head(x.astype(jnp.float32))

@@ -16,7 +16,7 @@ from vivit_jax.config.schema import Clip, Config, Model
 from vivit_jax.errors import InputError
 from vivit_jax.model.kernels import filled
 from vivit_jax.model.partitioning import context_size, gather_leaf
-from vivit_jax.model.pooling import Pooler
+from vivit_jax.model.pooling import Head
 from vivit_jax.model.positions import rotation, sincos
 from vivit_jax.model.stages import Stage, frame_by_frame, stages
 from vivit_jax.model.tokenizer import Tokenizer
@@ -178,18 +178,22 @@ class ViViT(nn.Module):
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers
       x = Encoder(config, stage, layers, name=stage.name)(x, train, token_grid(config, video.shape))
-    x = frame_by_frame(stage, x)
-    if config.pooling.startswith('attention'):
-      x = Pooler(config, name='pooler')(x, train)
-    elif x.ndim == 3 and config.pooling != 'none':
-      x = x.mean(axis=1)  # of all tokens; temporal_layers = 0: the paper's average-pool baseline
-    if not self.classes:
-      return x.astype(jnp.float32)
-    if config.pooling == 'none':
-      raise InputError("config.model.pooling='none' has no head: use 'attention' or 'mean'")
-    x = nn.Dropout(config.head_dropout, deterministic=not train)(x)
-    head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='head')
-    return head(x.astype(jnp.float32))
+    head = Head(config, self.classes)
+    nn.share_scope(self, head)
+    return head(frame_by_frame(stage, x), train)
+
+
+def all_tokens(model: ViViT, **changes: Any) -> ViViT:
+  """Returns the model that gives out all tokens, of whose parameters it has a part.
+
+  Args:
+    model: with a way of pooling.
+    changes: of its settings, besides.
+  """
+  config = dataclasses.replace(
+    model.config, pooling='none', pooler_layers=0, pooler_width=None, **changes
+  )
+  return model.clone(config=config, classes=0)
 
 
 def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:

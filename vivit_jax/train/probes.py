@@ -4,7 +4,6 @@
 The way V-JEPA 2 is evaluated (github.com/facebookresearch/vjepa2, evals): the best of 20 heads.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 from vivit_jax.config.schema import Config, Task
 from vivit_jax.model.pooling import Head
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.model.vivit import ViViT, apply
+from vivit_jax.model.vivit import ViViT, all_tokens, apply
 from vivit_jax.train import losses
 from vivit_jax.train.losses import targets as task_targets
 from vivit_jax.train.optimizer import is_matrix
@@ -58,10 +57,8 @@ def start(head: Any, heads: int) -> Probes:
 
 def encoder_of(model: ViViT) -> ViViT:
   """Returns the model whose outputs the head takes: all tokens, or what is pooled already."""
-  config = model.config
-  if config.pooling.startswith('attention'):
-    config = dataclasses.replace(config, pooling='none', pooler_layers=0, pooler_width=None)
-  return model.clone(config=config, classes=0)
+  attends = model.config.pooling.startswith('attention')
+  return all_tokens(model) if attends else model.clone(classes=0)
 
 
 def probe_step(
