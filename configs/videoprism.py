@@ -16,8 +16,7 @@ and regularisation. `kinetics400` and `something_something_v2` set the classes; 
 are those of the data.
 """
 
-from vivit_jax.config.recipes import finetune_as_videomae
-from vivit_jax.weights.recipes import freeze_encoder, read_encoder
+from vivit_jax.weights.recipes import finetune_encoder, freeze_encoder, read_encoder
 
 
 def get_config(variant: str = 'B'):
@@ -26,9 +25,7 @@ def get_config(variant: str = 'B'):
   if variant.startswith('L'):
     config.clip.frames = 8
   if 'finetune' in words:
-    short_side = config.evaluate.short_side
-    finetune_as_videomae(config, epochs=30.0)
-    config.evaluate.short_side = short_side
+    finetune_encoder(config)
     return config
   freeze_encoder(config)
   config.train.update(

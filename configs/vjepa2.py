@@ -16,16 +16,13 @@ Words: `kinetics400`, `something_something_v2`; without them the classes are tho
 regularisation.
 """
 
-from vivit_jax.config.recipes import finetune_as_videomae
-from vivit_jax.weights.recipes import freeze_encoder, read_encoder
+from vivit_jax.weights.recipes import finetune_encoder, freeze_encoder, read_encoder
 
 
 def get_config(variant: str = 'L'):
   config, words = read_encoder('vjepa2', variant, ('L', 'H', 'g'), ('finetune',))
   if 'finetune' in words:
-    short_side = config.evaluate.short_side
-    finetune_as_videomae(config, epochs=30.0)
-    config.evaluate.short_side = short_side
+    finetune_encoder(config)
     return config
   freeze_encoder(config)
   config.train.update(

@@ -77,6 +77,11 @@ class EvaluationError(UserError):
   """An evaluation that did not see all that it was to see."""
 
 
+def one_line(error: BaseException, limit: int | None = None) -> str:
+  """Returns type and text of an error of a library in one line of at most so many characters."""
+  return ' '.join(f'{type(error).__name__}: {error}'.split())[:limit]
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
   """Returns the known name that is most like `name`; None if none is like it."""
   return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)

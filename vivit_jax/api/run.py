@@ -76,11 +76,7 @@ def train(
     if stopped.by == signal.SIGINT:
       raise KeyboardInterrupt(str(stopped)) from stopped
     raise
-  metrics = {
-    name: float(value)
-    for name, value in results.items()
-    if isinstance(value, float) and name != 'step'
-  }
+  metrics = {name: value for name, value in results.items() if isinstance(value, float)}
   return Run(workdir, int(results['step']), metrics, workdir / 'report.html')
 
 

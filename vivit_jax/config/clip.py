@@ -78,6 +78,15 @@ class Preprocessing:
   interpolation: Interpolation = 'area'
   views: tuple[int, int] | None = None
 
+  @classmethod
+  def of(cls, clip: Clip, short_side: int) -> 'Preprocessing':
+    """Returns what the weights expect that were trained with a section of an experiment."""
+    return cls(
+      clip.mean, clip.std, stride=clip.stride, short_side=short_side,
+      stride_seconds=clip.stride_seconds, sampling=clip.sampling, resize=clip.resize,
+      interpolation=clip.interpolation,
+    )  # fmt: skip
+
   def clip(self, frames: int, height: int, width: int) -> Clip:
     """Returns the section of an experiment that says the same.
 

@@ -16,7 +16,7 @@ from vivit_jax.config.augment import (
   Seed,
 )
 from vivit_jax.config.clip import Clip as Clip
-from vivit_jax.config.clip import Sampling
+from vivit_jax.config.clip import Preprocessing, Sampling
 from vivit_jax.config.model import SIZES as SIZES
 from vivit_jax.config.model import Attention as Attention
 from vivit_jax.config.model import Model as Model
@@ -121,6 +121,13 @@ class Evaluate:
   # (augment.crop.short_side), 256 for crops of 224, as Scenic's min_resize is of both.
   short_side: Count | None = None
   batch_size: Count = 64  # views over all devices and hosts
+
+
+def usual_views(wants: Preprocessing) -> tuple[int, int]:
+  """Returns temporal and spatial views of a test: the weights' own, else the paper's 4 x 3."""
+  temporal, spatial = Evaluate.temporal_views, Evaluate.spatial_views
+  # More crops of a whole frame would be the same.
+  return wants.views or (temporal, 1 if wants.resize == 'whole_frame' else spatial)
 
 
 @dataclasses.dataclass(frozen=True)

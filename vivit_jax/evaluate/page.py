@@ -86,7 +86,7 @@ def render(
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   environment.filters |= {
     'base64': lambda data: base64.b64encode(data).decode('ascii'),
-    'percent': _percent,
+    'percent': percent,
     'thousands': '{:,}'.format,
   }
   return environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
@@ -97,13 +97,13 @@ def render(
     scores=SCORES,
     task_header=['task', 'classes', *(COLUMNS[key] for key in shown)],
     task_rows=[
-      [name, f'{task["classes"]:,}', *(_percent(task.get(key)) for key in shown)]
+      [name, f'{task["classes"]:,}', *(percent(task.get(key)) for key in shown)]
       for name, task in tasks.items()
     ],
     curves=curves,
     classes=classes,
     class_rows={
-      view.head: [(row.name, f'{row.videos:,}', _percent(row.score)) for row in view.rows]
+      view.head: [(row.name, f'{row.videos:,}', percent(row.score)) for row in view.rows]
       for view in classes
     },
     confusions=confusions,
@@ -114,7 +114,8 @@ def render(
   )
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+  """Returns a fraction for people; NaN and None are not available."""
   """Returns 93.4 % for 0.934, n/a for what was not scored (None or NaN)."""
   return 'n/a' if value is None or value != value else f'{100 * value:.1f} %'
 
@@ -123,4 +124,4 @@ def _time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:
   """Returns (activity, seconds, share of all), the longest first."""
   total = sum(seconds.values())
   ranked = sorted(seconds.items(), key=lambda item: -item[1])
-  return [(name, f'{s:,.0f}', _percent(s / total)) for name, s in ranked if total]
+  return [(name, f'{s:,.0f}', percent(s / total)) for name, s in ranked if total]

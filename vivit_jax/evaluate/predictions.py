@@ -15,6 +15,8 @@ from vivit_jax.config.schema import Task, head_slices
 from vivit_jax.errors import printable
 from vivit_jax.evaluate.ranks import probabilities
 
+NOT_FINITE = 'the model gives logits that are not finite'  # why a video has no answer
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:

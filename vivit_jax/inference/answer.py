@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vivit_jax.config.schema import usual_views
 from vivit_jax.errors import DataError
 from vivit_jax.evaluate.predictions import class_names
 from vivit_jax.inference.explain import Explainer, Explanation
-from vivit_jax.inference.predict import make_protocol, predict, usual_views
+from vivit_jax.inference.predict import make_protocol, predict
 from vivit_jax.inference.segments import Segment, all_segments, head_probabilities
 from vivit_jax.inference.timeline import Timeline, Timeliner
 from vivit_jax.weights.pretrained import Pretrained
@@ -50,7 +51,7 @@ class Answerer:
 
     Args:
       pretrained: a model with a classifier.
-      views: temporal x spatial, of the labels; None = see predict.usual_views.
+      views: temporal x spatial, of the labels; None = see schema.usual_views.
       top: labels per head.
       stride: between the frames of a clip, instead of the checkpoint's.
 
@@ -58,7 +59,7 @@ class Answerer:
       CheckpointError: no classifier, or no value range.
     """
     self._pretrained, self._top, self._stride = pretrained, top, stride
-    self._views = views or usual_views(pretrained.source)
+    self._views = views or usual_views(pretrained.source.preprocessing)
     self.protocol = make_protocol(pretrained.source, *self._views, stride)
     self._explainer = Explainer(pretrained, top=top, stride=stride)
     whole_video = self.protocol.sampling != 'stride'

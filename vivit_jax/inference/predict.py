@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vivit_jax.config.parse import check_views
-from vivit_jax.config.schema import Config, Data, Evaluate
+from vivit_jax.config.schema import Config, Data, Evaluate, usual_views
 from vivit_jax.data.examples import Reading
 from vivit_jax.data.index.videos import collect_videos
 from vivit_jax.data.manifest import Manifest, Video
@@ -21,13 +21,12 @@ from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate import predictions as printer
 from vivit_jax.evaluate.accumulate import answers
 from vivit_jax.evaluate.prediction_files import check_target, prediction_file
-from vivit_jax.evaluate.predictions import Prediction, Protocol, most_probable
+from vivit_jax.evaluate.predictions import NOT_FINITE, Prediction, Protocol, most_probable
 from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
 MANY = 16  # videos, from which on decoding processes are worth half a second to start
-VIEWS = (Evaluate.temporal_views, Evaluate.spatial_views)
 ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
 
 
@@ -60,7 +59,7 @@ def run(
   Raises:
     UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
   """
-  temporal_views, spatial_views = views or usual_views(pretrained.source)
+  temporal_views, spatial_views = views or usual_views(pretrained.source.preprocessing)
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
   if output is not None:
     check_target(output, '--output')
@@ -104,7 +103,7 @@ def _write(
   with prediction_file(output, source.task, source.labels, FACTS) as file:
     for video, found in zip(videos, predictions, strict=True):
       failed += found.error is not None
-      known = {**dataclasses.asdict(video), **dataclasses.asdict(found)}
+      known = {**vars(video), **vars(found)}
       file.write([known[name] for name in FACTS], np.array(found.shares) if found.shares else None)
   print(f'{len(videos):,} videos -> {output}' + (f'; {failed:,} have no answer' if failed else ''))
   return int(failed > 0)
@@ -161,14 +160,6 @@ def predict(
   return _stream(pretrained, manifest, protocol, top, config, progress)
 
 
-def usual_views(source: Source) -> tuple[int, int]:
-  """Returns temporal and spatial views of a test: the checkpoint's, else the paper's 4 x 3."""
-  wants = source.preprocessing
-  if wants.views is None and wants.resize == 'whole_frame':
-    return VIEWS[0], 1  # more crops would be the same
-  return wants.views or VIEWS
-
-
 def make_protocol(
   source: Source,
   temporal_views: int | None = None,
@@ -180,7 +171,7 @@ def make_protocol(
 
   Features come from models without a classifier, too (`needs_classifier=False`).
   """
-  usual = usual_views(source)
+  usual = usual_views(source.preprocessing)
   temporal_views = usual[0] if temporal_views is None else temporal_views
   spatial_views = usual[1] if spatial_views is None else spatial_views
   if min(temporal_views, spatial_views, 1 if stride is None else stride) < 1:
@@ -265,4 +256,4 @@ def _stream(
         shares = tuple(probabilities(found.logits[None], task)[0].tolist())
         yield dataclasses.replace(prediction, heads=heads, shares=shares)
       else:
-        yield dataclasses.replace(prediction, error='the model gives logits that are not finite')
+        yield dataclasses.replace(prediction, error=NOT_FINITE)

@@ -31,7 +31,8 @@ def flat_kernel(
     init: for matrices [in, out].
   """
   flat = math.prod(shape[:ins]), math.prod(shape[ins:])
-  return module.param('kernel', lambda key: init(key, flat, jnp.float32).reshape(shape))
+  kernel = module.param('kernel', lambda key: init(key, flat, jnp.float32).reshape(shape))
+  return jnp.asarray(kernel)  # parameters may be NumPy's
 
 
 class Projection(nn.Module):

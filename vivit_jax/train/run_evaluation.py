@@ -23,6 +23,7 @@ from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.metrics import most_confident_mistakes
 from vivit_jax.evaluate.prediction_files import import_parquet, prediction_file
+from vivit_jax.evaluate.predictions import NOT_FINITE
 from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.evaluate.report import ShownMistake, write_report
 from vivit_jax.model.vivit import build
@@ -142,7 +143,7 @@ def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Pred
       found = next(logits) if views else None
       error = None if views else reasons.get(video.path, 'not read')
       if found is not None and not np.isfinite(found).all():
-        found, error = None, 'the model gives logits that are not finite'
+        found, error = None, NOT_FINITE
       shares = None if found is None else probabilities(found[None], task)[0]
       rows.write([video.path, video.start, video.end, views, error, *truth], shares)
   print(f'predictions: {file}')

@@ -20,7 +20,7 @@ from tensorboardX.summary import scalar
 
 from vivit_jax.config.parse import to_dict
 from vivit_jax.config.schema import Config
-from vivit_jax.errors import ConfigError
+from vivit_jax.errors import ConfigError, one_line
 from vivit_jax.files import naming, write_json
 
 MLFLOW_BATCH = 100  # parameters that MLflow takes at a time
@@ -152,7 +152,7 @@ class Tracker:
     except Exception as error:
       self._writer = None
       print(
-        f'vivit: warning: {self._name} gets no more of this run ({_one_line(error)}); '
+        f'vivit: warning: {self._name} gets no more of this run ({one_line(error, 300)}); '
         'metrics.jsonl has all of it',
         file=sys.stderr,
         flush=True,
@@ -194,14 +194,10 @@ def open_trackers(config: Config, workdir: Path) -> list[Writer]:
       writer = kind(place, workdir, config, own.setdefault(f'{setting}/{place}', {}))
     except Exception as error:  # of whatever type the service's library has
       raise ConfigError(
-        f'config.log.{setting}={place!r}: {title} does not take the run: {_one_line(error)}; '
+        f'config.log.{setting}={place!r}: {title} does not take the run: {one_line(error, 300)}; '
         f'--config.log.{setting}=None trains without it, and without {file} a new one begins there'
       ) from error
     writers.append(Tracker(title, writer))
   if writers:
     write_json(file, own)
   return writers
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]

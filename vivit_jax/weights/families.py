@@ -7,7 +7,7 @@ from typing import Any
 
 from vivit_jax.config.augment import Triple
 from vivit_jax.config.clip import HALF, Preprocessing
-from vivit_jax.config.schema import Evaluate
+from vivit_jax.config.schema import usual_views
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -55,7 +55,7 @@ class Family:
     """
     frames, size = frames or self.frames, size or self.size
     wants = self.preprocessing(size, size)
-    temporal, spatial = wants.views or (Evaluate.temporal_views, Evaluate.spatial_views)
+    temporal, spatial = usual_views(wants)
     return {
       'clip': dataclasses.asdict(wants.clip(frames, size, size)),
       'evaluate': {

@@ -8,6 +8,7 @@ from typing import Any
 
 from vivit_jax.config.parse import to_dict
 from vivit_jax.config.schema import Config, Task
+from vivit_jax.evaluate.page import percent
 
 SHOWN_CLASSES = 5  # of each head, at both ends
 SCORES = {  # of the report, with their names on the hub and here
@@ -80,10 +81,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def _percent(value: float | None) -> str:
-  return 'n/a' if value is None else f'{100 * value:.1f} %'
-
-
 def _summary(config: Config) -> str:
   model, clip, task = config.model, config.clip, config.task
   heads = ' and '.join(
@@ -120,7 +117,7 @@ def _results(report: Mapping[str, Any], task: Task) -> Iterator[str]:
   heads = [*task.heads, *([task.joint] if task.joint else [])]
   rows = [
     [_text(head), f'{report["tasks"][head]["classes"]:,}']
-    + [_percent(report['tasks'][head].get(score)) for score in shown]
+    + [percent(report['tasks'][head].get(score)) for score in shown]
     for head in heads
   ]
   yield _table(('task', 'classes', *(SCORES[score][1] for score in shown)), rows)
@@ -135,7 +132,7 @@ def _classes(classes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str
       ends = [*scored[:SHOWN_CLASSES], {}, *scored[-SHOWN_CLASSES:]]
     measure = 'average_precision' if any('average_precision' in row for row in rows) else 'top1'
     lines = [
-      [_text(row['class']), f'{row["videos"]:,}', _percent(row[measure])] if row else ['…'] * 3
+      [_text(row['class']), f'{row["videos"]:,}', percent(row[measure])] if row else ['…'] * 3
       for row in ends
     ]
     title = 'average precision' if measure == 'average_precision' else 'top-1'

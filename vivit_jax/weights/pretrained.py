@@ -24,7 +24,7 @@ from vivit_jax.checkpoint.workdir import (
 )
 from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slices
+from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slices, usual_views
 from vivit_jax.data.augmentation.views import views_of
 from vivit_jax.errors import CheckpointError, InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
@@ -190,16 +190,7 @@ def load_run(
     width=clip.width,
     task=config.task,
     labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
-    preprocessing=Preprocessing(
-      clip.mean,
-      clip.std,
-      stride=clip.stride,
-      short_side=config.test_short_side,
-      stride_seconds=clip.stride_seconds,
-      sampling=clip.sampling,
-      resize=clip.resize,
-      interpolation=clip.interpolation,
-    ),
+    preprocessing=Preprocessing.of(clip, config.test_short_side),
     unused={},
   )
   check_source(source)
@@ -287,8 +278,7 @@ def write_run(source: Source, workdir: Path) -> None:
   source = fold(source, mean, std)
   wants = source.preprocessing
   clip = wants.clip(source.frames, source.height, source.width)
-  views = wants.views or (Evaluate().temporal_views, Evaluate().spatial_views)
-  evaluate = Evaluate(*views, short_side=wants.short_side)
+  evaluate = Evaluate(*usual_views(wants), short_side=wants.short_side)
   config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
   names = {}
   if source.labels is not None:

@@ -64,7 +64,8 @@ def read_processor(
     if hints.value_range == 'processor':
       raise CheckpointError(path, "does not exist, so value_range='processor' is not known")
     # Image ViTs come with either of two value ranges.
-    return (_with(wants, None, None) if name == 'image_vit' else wants), ()
+    unknown = dataclasses.replace(wants, mean=None, std=None)
+    return (unknown if name == 'image_vit' else wants), ()
   notes = []
   mean, std = _fed(path, name, family, config)
   if hints.value_range == 'trained':
@@ -79,8 +80,8 @@ def read_processor(
     )
     short_side = None
   if short_side is not None and wants.resize == 'short_side':
-    wants = _with(wants, mean, std, short_side=short_side)
-  return _with(wants, mean, std), tuple(notes)
+    wants = dataclasses.replace(wants, short_side=short_side)
+  return dataclasses.replace(wants, mean=mean, std=std), tuple(notes)
 
 
 def _find(folder: Path) -> tuple[Path, Mapping[str, Any] | None]:
@@ -154,12 +155,6 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
   if isinstance(size, dict):
     sides = size.get('height'), size.get('width')
   return sides if all(type(side) is int for side in sides) else None
-
-
-def _with(
-  wants: Preprocessing, mean: Triple | None, std: Triple | None, **changes: Any
-) -> Preprocessing:
-  return dataclasses.replace(wants, mean=mean, std=std, **changes)
 
 
 def processor_config(source: Source, name: str = 'vivit') -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vivit_jax.errors import CheckpointError, ConfigError
+from vivit_jax.errors import CheckpointError, ConfigError, one_line
 from vivit_jax.weights import export
 from vivit_jax.weights.model_card import make_card
 from vivit_jax.weights.pretrained import load_run
@@ -116,7 +116,7 @@ def _one_line(repository: str, state: str) -> Iterator[None]:
     cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of a failed upload
     error = cause if isinstance(cause, Exception) else error
     status = getattr(getattr(error, 'response', None), 'status_code', None)
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    reason = one_line(error, 200)
     if status in (401, 403):
       reason = (
         f'the login was refused (HTTP {status}): run `hf auth login` with a token that may write'

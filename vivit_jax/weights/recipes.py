@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from vivit_jax.config.file import defaults
+from vivit_jax.config.recipes import finetune_as_videomae
 from vivit_jax.config.schema import SIZES, Size
 from vivit_jax.errors import ConfigError, nearest
 from vivit_jax.weights.families import FAMILIES
@@ -59,6 +60,13 @@ def read_encoder(
     config.clip.sampling = 'whole_video'
     config.augment.flip = 'swap_labels'
   return config, frozenset(given)
+
+
+def finetune_encoder(config: config_dict.ConfigDict) -> None:
+  """Trains all layers at VideoMAE's rates; frames are resized as the weights were trained."""
+  short_side = config.evaluate.short_side
+  finetune_as_videomae(config, epochs=30.0)
+  config.evaluate.short_side = short_side
 
 
 def freeze_encoder(config: config_dict.ConfigDict) -> None:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from vivit_jax.config.schema import Task
 from vivit_jax.data.manifest import Manifest, read_manifest
 from vivit_jax.data.video.reader import DecodeError
-from vivit_jax.errors import DataError
+from vivit_jax.errors import DataError, one_line
 
 FACTS = 'prepared.json'  # counts, hashes and sizes; written last, so it says that all is there
 WORK = '.building'  # what an unfinished build goes on from
@@ -97,8 +97,8 @@ class Shards:
       record = self._opened()[index]
       missing = [name for name, value in record.items() if value is None]
     except DAMAGED as error:
-      reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-      raise DecodeError(self._paths[index], f'{self._where(index)}: {reason}') from error
+      reason = f'{self._where(index)}: {one_line(error)}'
+      raise DecodeError(self._paths[index], reason) from error
     if missing:  # what a shard cut off at a multiple of 64 KiB may give
       raise DecodeError(self._paths[index], f'{self._where(index)} has no {", ".join(missing)}')
     return record
