@@ -184,8 +184,9 @@ class EvaluationReader:
       frames = reader.read(indices.reshape(-1), crops)  # [T * F, S, H, W, 3]
       clips = frames.reshape(*indices.shape, *frames.shape[1:]).swapaxes(1, 2)
       views = np.ascontiguousarray(clips).reshape(-1, clip.frames, *frames.shape[2:])
-      if not isinstance(reader, LenientReader | FrameArray) or self.manifest.class_names:
+      if self.manifest.class_names:
         return views, label(labelled(request.video, reader), self.manifest)
+      assert isinstance(reader, LenientReader | FrameArray)  # see `kind`
       used = len(np.unique(indices)) - reader.missing
       return views, np.array(Reading(reader.frames, reader.seconds, used, reader.missing))
 
@@ -241,10 +242,9 @@ def label(video: Video, manifest: Manifest) -> Label:
   """
   if not manifest.class_names:
     return np.zeros(len(Reading._fields))
-  if not manifest.multi_label and not video.labels:  # of an item that could not be read
-    return np.zeros(len(manifest.class_names), np.int32)
   if not manifest.multi_label:
-    return np.array(video.labels, np.int32)
+    unread = (0,) * len(manifest.class_names)  # an item of a source, which gives its labels itself
+    return np.array(video.labels or unread, np.int32)
   row = np.zeros(len(next(iter(manifest.class_names.values()))), np.float32)
   row[list(video.labels)] = 1.0
   return row

@@ -93,12 +93,14 @@ def open_own(config: Config, split: str) -> Manifest:
   names = _class_names(source, name, task)
   multi_label = task.kind == 'multi_label'
   items = OwnVideos(name, split, root, length, names, multi_label)
-  labels = _all_labels(source, items)
+  known = _all_labels(source, items)
+  labels = ((),) * length if known is None else known
   videos = tuple(Video(items.title(i), None, None, own) for i, own in enumerate(labels))
   parts = [name, split, repr(names), repr(length), repr(labels)]
-  digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
-  known = getattr(source, 'labels', None) is not None
-  return Manifest(split, videos, names, digest[:16], multi_label, items=items, labels_known=known)
+  digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
+  return Manifest(
+    split, videos, names, digest, multi_label, items=items, labels_known=known is not None
+  )
 
 
 def has_split(config: Config, split: str) -> bool:
@@ -178,11 +180,11 @@ def _class_names(source: Any, name: str, task: Task) -> dict[str, tuple[str, ...
   return tables
 
 
-def _all_labels(source: Any, items: OwnVideos) -> Sequence[tuple[int, ...]]:
-  """Returns the ids of all items where the source has them in `labels`; else () for each."""
+def _all_labels(source: Any, items: OwnVideos) -> Sequence[tuple[int, ...]] | None:
+  """Returns the ids of all items where the source has them in `labels`."""
   labels = getattr(source, 'labels', None)
   if labels is None:
-    return ((),) * items.length
+    return None
   if len(labels) != items.length:
     raise DataError(f'{items.name}.labels has {len(labels)} entries for {items.length} items')
   return [

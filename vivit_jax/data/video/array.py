@@ -44,12 +44,11 @@ class FrameArray(VideoStream):
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
-    into: Shaped[np.ndarray, '...'] | None = None,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for; see `VideoReader.read`."""
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
-    found = Found(indices.tolist(), into)
+    found = Found(indices.tolist())
     with stage('crop'):
       for i in np.unique(indices).tolist():
         found[i] = transform(self._array[i])

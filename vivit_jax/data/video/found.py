@@ -8,20 +8,17 @@ from jaxtyping import Shaped
 class Found(dict[int, np.ndarray]):
   """Results by frame, each kept in its place of one array as it comes."""
 
-  def __init__(self, order: list[int], into: np.ndarray | None):
-    """Takes which frame stands in which place, and an array that may do."""
+  def __init__(self, order: list[int]):
+    """Takes which frame stands in which place."""
     super().__init__()
-    self._order, self._array = order, into
+    self._order = order
+    self._array: np.ndarray | None = None  # made for the first result
     self._places = {frame: place for place, frame in reversed(list(enumerate(order)))}
 
   def __setitem__(self, frame: int, image: np.ndarray) -> None:
-    shape = (len(self._order), *image.shape)
-    if not self and (
-      self._array is None or self._array.shape != shape or self._array.dtype != image.dtype
-    ):
-      self._array = np.empty(shape, image.dtype)
-    assert self._array is not None
-    if self._array.shape != shape:
+    if self._array is None:
+      self._array = np.empty((len(self._order), *image.shape), image.dtype)
+    if self._array.shape[1:] != image.shape:
       raise ValueError('frames differ in size')
     place = self._array[self._places[frame], ...]
     place[...] = image

@@ -24,21 +24,27 @@ READER = np.array([*av.library_versions['libavformat'], *av.library_versions['li
 _told = False  # that nothing can be kept
 
 
+def of(path: str) -> 'Kept | None':
+  """Looks at a local file before it is read; None: too small to keep anything of it.
+
+  Raises:
+    OSError: it cannot be looked at.
+  """
+  about = os.stat(path)
+  return Kept(path, about) if about.st_size >= LEAST else None
+
+
 class Kept:
   """What is kept of one local file."""
 
-  def __init__(self, path: str):
-    """Looks at the file, before it is read; raises OSError."""
-    about = os.stat(path)
-    self._large = about.st_size >= LEAST
+  def __init__(self, path: str, about: os.stat_result):
+    """Takes the file and what the system says about it."""
     self._facts = np.array([about.st_size, about.st_mtime_ns, *READER])
     name = hashlib.sha256(os.path.abspath(path).encode(errors='surrogateescape')).hexdigest()
     self._file = cache_folder('frame_times') / name[:2] / f'{name[:32]}.npz'
 
   def load(self) -> tuple[Int64[np.ndarray, ' n'], Int64[np.ndarray, 'k 2'], bool] | None:
     """Returns times, keys and whether frames are counted; None: not known, or of another file."""
-    if not self._large:
-      return None
     # A file of this cache that is damaged is as good as none.
     with (
       contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
@@ -57,8 +63,6 @@ class Kept:
 
     Two processes that write at once write the same, and a reader sees one of the two whole.
     """
-    if not self._large:
-      return
     content = io.BytesIO()
     np.savez(content, times=times, keys=keys, counted=np.array(counted), facts=self._facts)
     try:

@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from vivit_jax.data.timing import stage
-from vivit_jax.data.video import diagnose, timeline
+from vivit_jax.data.video import diagnose, kept_times, timeline
 from vivit_jax.data.video.diagnose import DecodeError
 from vivit_jax.data.video.found import Found
 from vivit_jax.data.video.frames import Crops, FrameRenderer
-from vivit_jax.data.video.kept_times import Kept
 
 # A text file named .mp4 could otherwise be a playlist that opens other files or addresses.
 OPEN_OPTIONS = {
@@ -75,7 +74,7 @@ class VideoReader:
       if content is None and (special := diagnose.special_file(path)):
         raise DecodeError(path, special)
       tables = timeline.read_tables(path, content)
-      kept = Kept(path) if content is None else None
+      kept = kept_times.of(path) if content is None else None
       self._open()
       found = timeline.find(self._container, self._stream, path, tables, kept, self._count)
       self._times, self._keys, self._counted = found.times, found.keys, found.counted
@@ -117,7 +116,6 @@ class VideoReader:
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
-    into: Shaped[np.ndarray, '...'] | None = None,
   ) -> Shaped[np.ndarray, 'n ...']:
     """Returns frames in the order asked for.
 
@@ -127,7 +125,6 @@ class VideoReader:
         decoded, so that large frames are never held together. It sees frames as a player shows
         them (see frames.py): turned upright, with square pixels; not always contiguous. Crops
         get their boxes instead where these can be had for less than the whole frame.
-      into: where to write the results and return them, if it has their shape and type.
 
     Returns:
       transform's results, uint8 [n, H, W, 3] by default.
@@ -139,7 +136,7 @@ class VideoReader:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
     view = self._renderer.viewer(self._stream.sample_aspect_ratio, transform)
     wanted = sorted({self._offset + int(i) for i in indices})
-    found = Found([self._offset + int(i) for i in indices], into)
+    found = Found([self._offset + int(i) for i in indices])
     try:
       with stage('decode'):
         for run in self._runs(wanted):
