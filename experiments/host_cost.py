@@ -41,7 +41,7 @@ CLIP = (32, 224, 224, 3)
 
 
 def on_devices(count: int, table_name: str) -> list[list[Any]]:
-  """Returns rows that this script finds in a process with so many virtual devices."""
+  """Returns the rows of a table, measured in a process with `count` virtual devices."""
   flags = f'--xla_force_host_platform_device_count={count} {os.environ.get("XLA_FLAGS", "")}'
   done = subprocess.run(
     [sys.executable, __file__, '--rows', table_name],

@@ -50,7 +50,7 @@ def write_short(file: Path, options: dict[str, str]) -> None:
 
 
 def repeat(source: Path, file: Path, times: int, uneven: bool) -> None:
-  """Writes the packets of a short file so many times; uneven: each second one twice as slow."""
+  """Writes the packets of a short file `times` times; uneven: every other copy at half speed."""
   with av.open(str(source)) as container:
     stream: Any = container.streams.video[0]
     packets: Any = (p for p in container.demux(stream) if p.size)

@@ -61,6 +61,12 @@ def test_predict_answers_as_the_command_does(model, pretrained, frames, tmp_path
     model.predict(tmp_path / 'b.mp4')
 
 
+def test_predict_takes_the_views_of_the_checkpoint(frames):
+  # Its views are whole frames, of which 4 x 3 would be refused.
+  model = vivit.load(ROOT / 'tests/reference/huggingface/videoprism_classifier')
+  assert len(model.predict(frames, top=3)) == 3
+
+
 def test_features_have_the_shape_of_their_level(model, frames):
   clip = model.features(VIDEO)
   by_frame = model.features(VIDEO, level='frames')

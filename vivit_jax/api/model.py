@@ -75,21 +75,21 @@ class Model:
 
   @overload
   def predict(
-    self, x: str | Path | Frames, *, views: tuple[int, int] = ..., top: int = ...,
+    self, x: str | Path | Frames, *, views: tuple[int, int] | None = ..., top: int = ...,
     fps: float | None = ..., progress: bool = ...,
   ) -> Labels: ...  # fmt: skip
 
   @overload
   def predict(
-    self, x: Many, *, views: tuple[int, int] = ..., top: int = ..., fps: float | None = ...,
-    progress: bool = ...,
+    self, x: Many, *, views: tuple[int, int] | None = ..., top: int = ...,
+    fps: float | None = ..., progress: bool = ...,
   ) -> list[Prediction]: ...  # fmt: skip
 
   def predict(
     self,
     x: str | Path | Frames | Many,
     *,
-    views: tuple[int, int] = (4, 3),
+    views: tuple[int, int] | None = None,
     top: int = 5,
     fps: float | None = None,
     progress: bool = False,
@@ -100,7 +100,8 @@ class Model:
       x: a video; or a list of files, of folders (searched for videos) and of CSV files with a
         `path` column. A folder or a CSV file may also stand without a list, but a type checker
         cannot tell it from a video.
-      views: temporal x spatial, over which logits are averaged.
+      views: temporal x spatial, over which logits are averaged; None = those of the checkpoint,
+        else (4, 3).
       top: labels per head.
       fps: frames per second of an array of frames; needed where the weights take frames by
         seconds, else 25.
@@ -122,7 +123,7 @@ class Model:
       videos = collect_videos([x])
     else:
       videos = [self._video(x, fps)]
-    temporal, spatial = views
+    temporal, spatial = views or (None, None)
     found = list(
       predict(
         self._pretrained,
