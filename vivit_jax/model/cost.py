@@ -62,7 +62,7 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
 
 def _part(path: list[str]) -> str:
   """Returns the part of the model that a parameter path or a named scope belongs to."""
-  names = [name for name in path if not name.startswith(('Block', 'block_'))]
+  names = [name for name in path if not name.startswith(('Block', 'block_', 'Head'))]
   if names[0] in ('tokenizer', 'head'):
     return names[0]
   component = next((c for c in ('attention', 'mlp') if names[1] == c), names[1])
