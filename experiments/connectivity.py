@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import TIME
+from vivit_jax.model.stages import stages
 from vivit_jax.model.transformer import Block, Series
-from vivit_jax.model.vivit import stages
 
 GRID = (4, 5, 5)  # T, H, W in tokens
 TOKEN = (1, 2, 2)  # the output token looked at

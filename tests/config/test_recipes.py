@@ -212,7 +212,7 @@ def test_a_wrong_variant_is_one_line(variant, message):
 
 
 def test_every_config_is_tested_here():
-  others = {'finetune', 'moving_digits'}
+  others = {'finetune', 'moving_digits', 'pretrain'}  # pretrain: train/test_train_masked.py
   others |= {'timesformer', 'videomae', 'videoprism', 'vjepa2'}  # train/test_train_encoders.py
   assert {path.stem for path in CONFIGS.glob('*.py')} == {*WORDS, *others}
   assert set(DATA_SETS) | {'ucf101'} == set(WORDS)

@@ -21,7 +21,8 @@ from vivit_jax.inference.explain import Explainer, find_label
 from vivit_jax.inference.overlay import as_mp4, overlay
 from vivit_jax.inference.stages import embed, encode
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.vivit import apply, stages
+from vivit_jax.model.stages import stages
+from vivit_jax.model.vivit import apply
 
 
 def matrix(config, seen):

@@ -20,7 +20,8 @@ from vivit_jax.evaluate.metrics import compute
 from vivit_jax.evaluate.ranks import hits
 from vivit_jax.evaluate.report import write_report
 from vivit_jax.weights.model_card import make_card
-from vivit_jax.weights.pretrained import load_pretrained, write_run
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.runs import write_run
 
 # The hub's library uploads by a name that its own HTTP library will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -14,9 +14,10 @@ from vivit_jax.config.model import ON_A_GRID
 from vivit_jax.config.schema import Attention, Init, Model, Task
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.initialize import SCENIC, format_table, initialize
+from vivit_jax.weights.initialize import SCENIC, initialize
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.names import SCENIC as SCENIC_NAMES
+from vivit_jax.weights.origins import format_table
 from vivit_jax.weights.positions import linear_weights, resize_positions
 from vivit_jax.weights.source import Preprocessing, Source, shapes
 

@@ -24,8 +24,9 @@ from vivit_jax.weights import export
 from vivit_jax.weights.families import FAMILIES, IMAGENET_MEAN, IMAGENET_STD
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.normalization import fold
-from vivit_jax.weights.pretrained import load_run, write_run
+from vivit_jax.weights.pretrained import load_run
 from vivit_jax.weights.processor import processor_config, read_processor
+from vivit_jax.weights.runs import write_run
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 ALL = {  # nothing at its default

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
   """Runs the command."""
   use_cpu()
   from vivit_jax.weights import export, huggingface
-  from vivit_jax.weights.pretrained import load_pretrained, write_run
+  from vivit_jax.weights.pretrained import load_pretrained
+  from vivit_jax.weights.runs import write_run
 
   target = Path(options.target)
   if target.exists():

@@ -56,13 +56,17 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.config.file import load
   from vivit_jax.data.bench import as_json, as_text, bench, delayed
   from vivit_jax.data.splits import open_split, with_classes
+  from vivit_jax.weights.architecture import with_architecture
 
   if options.clips < 8:
     raise ConfigError(f'--clips={options.clips} is less than 8: too few to say anything')
   if not 0 < options.device_rate < math.inf:
     raise ConfigError(f'--device-rate={options.device_rate} is not a number of clips per second')
   workers, latency = parse_workers(options.workers), parse_seconds(options.simulate_latency)
-  config = with_classes(load(options.settings))
+  config = load(options.settings)
+  if config.init.checkpoint is not None:  # which tells the clip
+    config = with_architecture(config)
+  config = with_classes(config)
   manifest = open_split(config, 'train')
   if latency:
     manifest = delayed(manifest, latency)

@@ -19,7 +19,8 @@ examples:
   vivit data index EPIC-KITCHENS --annotations=epic-kitchens-100-annotations
   vivit data index UCF-101 --annotations=ucfTrainTestlist --format=ucf101:2
 
-formats: folder (one's own), kinetics, something_something, epic_kitchens, moments_in_time, ucf101
+formats: folder (one's own), unlabeled (all videos of a folder, for masked pretraining), kinetics,
+something_something, epic_kitchens, moments_in_time, ucf101
 (ucf101:2 and ucf101:3 for its other two divisions)
 
 docs/data.md says how the folders of each format look.
@@ -63,14 +64,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Runs the command."""
-  from vivit_jax.data.index.formats import FORMATS, OWN, read_index
+  from vivit_jax.data.index.formats import FORMATS, OWN, UNLABELED, read_index
   from vivit_jax.data.index.write import MISSING, as_table, write
   from vivit_jax.errors import ConfigError, nearest, printable
 
-  if options.format not in (None, OWN, *FORMATS):
-    raise ConfigError(
-      f'--format={options.format} is unknown{nearest(options.format, [*FORMATS, OWN])}'
-    )
+  known = [*FORMATS, OWN, UNLABELED]
+  if options.format not in (None, *known):
+    raise ConfigError(f'--format={options.format} is unknown{nearest(options.format, known)}')
   form, index, folder = read_index(Path(options.source), options.format, options.annotations)
   output = options.output or folder
   write(index, folder, output, options.force)
@@ -84,6 +84,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _next_command(form: str, index: 'Index', output: Path) -> str:
   """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
+  if not index.classes:
+    root = shlex.quote(str(output))
+    return f'vivit train --config=pretrain:B/16x2 --config.data.root={root} --workdir=RUN'
   counts = tuple(len(names) for names in index.classes.values())
   recipe = RECIPES.get((form.partition(':')[0], counts))
   words = [f'vivit train --config={recipe or "finetune"}']

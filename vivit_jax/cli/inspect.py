@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
   from vivit_jax.config.file import load
   from vivit_jax.data.splits import with_classes
   from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
+  from vivit_jax.weights.architecture import with_architecture
 
   if bool(options.checkpoint) == bool(options.settings):
     raise ConfigError('give either --config=FILE or a CHECKPOINT to inspect')
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
     summary = summarise_checkpoint(load_pretrained(options.checkpoint, **facts(options)).source)
   else:
-    config = load(options.settings)
+    config = with_architecture(load(options.settings))
     if config.data.root is not None or config.data.source != 'manifests':
       config = with_classes(config)  # without data they stay unknown
     summary = summarise(config, options.devices)

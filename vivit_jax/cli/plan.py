@@ -56,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
   """Runs the command; 1 where nothing makes the step fit."""
   use_cpu()
   from vivit_jax.config.file import load
-  from vivit_jax.data.splits import with_classes
   from vivit_jax.plan import report
   from vivit_jax.plan.search import GPU_SHARE, search
+  from vivit_jax.weights.architecture import resolved
 
   devices, memory = _devices(options)
-  config = with_classes(load(options.settings))
+  config = resolved(load(options.settings))
   topology = options.topology or (options.device and f'{options.device}:{devices}')
   compiler = _compiler(topology, options) if topology else None
   available = memory if options.topology else int(GPU_SHARE * memory)

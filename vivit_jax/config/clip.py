@@ -9,6 +9,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from vivit_jax.config.augment import Count, Range, Seconds, Triple
+from vivit_jax.errors import ConfigError
 
 # stride: frames `stride` or `stride_seconds` apart. The others take one frame from each of as many
 # equal parts of the video as a clip has frames: in testing the middle one (whole_video; TSN, arXiv
@@ -121,3 +122,14 @@ def _short(values: Triple) -> str:
   if len(set(values)) == 1:
     return f'{values[0]:.4g}'
   return f'({", ".join(f"{value:.4g}" for value in values)})'
+
+
+def check_clip(clip: Clip) -> None:
+  """Refuses two ways of choosing frames at once."""
+  if clip.stride_seconds is not None and clip.stride_seconds <= 0:
+    raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
+  if clip.stride_seconds is not None and clip.sampling != 'stride':
+    raise ConfigError(
+      f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
+      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
+    )

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.clip import check_clip
 from vivit_jax.config.importable import check_names
 from vivit_jax.config.model import check_variant
+from vivit_jax.config.pretraining import check_masked
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
 from vivit_jax.errors import ConfigError, nearest
@@ -131,11 +133,14 @@ def check(config: Config) -> None:
   check_model(config.model, config.clip)
   check_clip(config.clip)
   task, train = config.task, config.train
+  if task.kind == 'masked':
+    check_masked(config)
   if any(',' in head for head in task.heads):
     raise ConfigError(
       f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
     )
-  if not task.heads or (task.classes and len(task.heads) != len(task.classes)):
+  no_head = not task.heads and task.kind != 'masked'
+  if no_head or (task.classes and len(task.heads) != len(task.classes)):
     raise ConfigError(
       f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
       'give one class count per head'
@@ -231,17 +236,6 @@ def check_views(temporal: int, spatial: int, clip: Clip) -> None:
       f'{temporal}x{spatial} views of {clip.frames} frames of {clip.height}x{clip.width} pixels '
       f'take {size // 2**20:,} MiB for each video, more than {MAX_VIEWS // 2**20}: give fewer '
       'views, or check that the clip is meant to be so long'
-    )
-
-
-def check_clip(clip: Clip) -> None:
-  """Refuses two ways of choosing frames at once."""
-  if clip.stride_seconds is not None and clip.stride_seconds <= 0:
-    raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
-  if clip.stride_seconds is not None and clip.sampling != 'stride':
-    raise ConfigError(
-      f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
-      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
     )
 
 

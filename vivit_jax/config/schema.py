@@ -10,6 +10,7 @@ from vivit_jax.config.augment import (
   Count,
   CountOrZero,
   Fraction,
+  Layers,
   NonNegative,
   Range,
   Rate,
@@ -23,17 +24,45 @@ from vivit_jax.config.model import Model as Model
 from vivit_jax.config.model import Size as Size
 from vivit_jax.config.surroundings import Checkpoint, Faults, Log
 
+TaskKind = Literal['single_label', 'multi_label', 'masked']
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is predicted: one softmax per head (`single_label`) or one sigmoid per class."""
+  """What is predicted: one softmax per head (`single_label`), or one sigmoid per class.
 
-  kind: Literal['single_label', 'multi_label'] = 'single_label'
-  heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
+  `masked` predicts the pixels of hidden patches, see Masked. It needs no labels and has no classes.
+  """
+
+  kind: TaskKind = 'single_label'
+  # Manifest columns, one head each. A masked task uses them only for the nearest-neighbor probe.
+  heads: tuple[str, ...] = ('label',)
   # Classes per head that the recipe expects in the data; () takes the number of names in classes/,
   # which the run's config.json then records.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+  """Masked pretraining (VideoMAE, arXiv 2203.12602); used if task.kind is `masked`."""
+
+  # Fraction of the places of the patch grid that are hidden, in all tubelets of a clip (tubes).
+  ratio: Annotated[float, Range(0.0, 1.0)] = 0.9
+  # The decoder's transformer; the defaults are VideoMAE's for ViT-B.
+  decoder_attention: Literal[
+    'spatio_temporal', 'factorised_self_attention', 'factorised_dot_product'
+  ] = 'spatio_temporal'
+  decoder_layers: Layers = 4
+  decoder_width: Count = 384
+  decoder_mlp_dim: Count = 1536
+  decoder_heads: Count = 6
+  # tubelet: pixels of a patch less their mean, divided by their deviation, for each channel alone
+  # (VideoMAE); patch: over all its channels together (MAE, arXiv 2111.06377); pixels: in [0, 1].
+  target: Literal['tubelet', 'patch', 'pixels'] = 'tubelet'
+  # Training videos that the nearest-neighbor probe of an evaluation looks at; 0 = no probe. Only if
+  # task.heads names labels.
+  probe_videos: CountOrZero = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +106,8 @@ class Train:
   warmup_start: Fraction = 0.0  # learning rate of the first step, as a share of the peak
   final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
   momentum: Rate = 0.9  # sgd
+  # adamw: decay of the averaged squares of gradients; 0.95 in masked pretraining.
+  second_moment_decay: Rate = 0.999
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
   grad_clip_norm: NonNegative = 1.0  # largest norm of the gradient; 0 = off
   # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
@@ -170,6 +201,9 @@ class Init:
   """Weights to start from (paper section 3.4), without step and optimizer state."""
 
   checkpoint: str | None = None  # anything that load_pretrained reads
+  # checkpoint: settings of model and clip that stand at their defaults become those of the weights,
+  # with a pooling that a classifier can have.
+  architecture: Literal['config', 'checkpoint'] = 'config'
   positions: Literal['linear', 'scenic'] = (
     'linear'  # how they are resized, see weights/positions.py
   )
@@ -193,6 +227,7 @@ class Config:
   task: Task = Task()
   model: Model = Model()
   clip: Clip = Clip()
+  masked: Masked = Masked()
   data: Data = Data()
   augment: Augment = Augment()
   train: Train = Train()

@@ -65,6 +65,7 @@ def evaluation_batches(
   batch_size: int,
   host: int = 0,
   hosts: int = 1,
+  every: int = 1,
 ) -> Generator[Batch, None, None]:
   """Yields the views of the videos host, host + hosts, ... in batches of one size.
 
@@ -78,6 +79,7 @@ def evaluation_batches(
     batch_size: views over all hosts.
     host: this one's number.
     hosts: how many there are.
+    every: takes the first of this number of videos and leaves out the others.
 
   Returns:
     Batches as in `train_batches` with B = batch_size / hosts views; 'mask' is False for videos that
@@ -87,8 +89,9 @@ def evaluation_batches(
   """
   size = batch_size // hosts
   videos = EvaluationVideos(manifest, config, temporal_views, spatial_views)
-  most = -(-len(manifest.videos) // hosts)
-  mine = iter(range(host, len(manifest.videos), hosts))
+  numbers = range(0, len(manifest.videos), every)
+  most = -(-len(numbers) // hosts)
+  mine = iter(numbers[host::hosts])
   return _batches(videos, mine, manifest, config, -(-most * videos.rows // size), size)
 
 

@@ -71,10 +71,12 @@ def open_split(config: Config, split: str) -> Manifest:
 def with_classes(config: Config) -> Config:
   """Returns the configuration with the number of classes that the data has, where it gives none.
 
+  A masked task has no classes.
+
   Raises:
     ConfigError, DataError: where it gives none and there is no data, or no list of its classes.
   """
-  if config.task.classes:
+  if config.task.classes or config.task.kind == 'masked':
     return config
   if is_own(config.data.source):
     counts = own_source.class_counts(config)

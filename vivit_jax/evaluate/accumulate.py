@@ -19,6 +19,7 @@ from vivit_jax.errors import EvaluationError
 from vivit_jax.evaluate.ranks import hits, metric_names
 
 Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
+ApplyBatch = Callable[[Mapping[str, Any]], Float[np.ndarray, 'b c']]
 
 # Multiples of 2 ** -30 whose sum is below 2 ** 23 add without rounding in float64. So neither the
 # order of the batches nor the number of hosts changes a bit; the error is below 1e-9 of a logit.
@@ -45,7 +46,7 @@ def answers(
   """Yields the answer to each video as soon as its views are done; memory for one video.
 
   Args:
-    apply: as in `collect`.
+    apply: from video uint8 [B, F, H, W, 3] to logits [B, C].
     batches: as in `collect`, of one process: the videos in order, each with all its views.
     views: of each video.
   """
@@ -88,18 +89,19 @@ class Predictions:
       failures=tuple(sorted({failure for part in parts for failure in part.failures})),
     )
 
-  def check_complete(self, paths: Sequence[str], views: int) -> None:
+  def check_complete(self, paths: Sequence[str], views: int, every: int = 1) -> None:
     """Checks that every readable video was evaluated on all of its views.
 
     Args:
       paths: of the manifest's videos.
       views: that each of them has.
+      every: number of videos of which only the first was to be evaluated.
 
     Raises:
       EvaluationError: a video has another number of views, and is not among the failures.
     """
     unreadable = {path for path, _ in self.failures}
-    differs = np.flatnonzero(self.views != views).tolist()
+    differs = (every * np.flatnonzero(self.views[::every] != views)).tolist()
     wrong = [i for i in differs if paths[i] not in unreadable]
     if wrong:
       first = wrong[0]
@@ -120,23 +122,25 @@ class Predictions:
 
 
 def collect(
-  apply: Apply,
+  apply: ApplyBatch,
   batches: Iterable[Mapping[str, Any]],
   task: Task,
   *,
   videos: int,
+  columns: int | None = None,
   on_failure: Callable[[str, str], None] | None = None,
   progress: bool = False,
 ) -> Predictions:
   """Sums the logits of all views of each video; memory is O(videos x classes).
 
   Args:
-    apply: from video uint8 [B, F, H, W, 3] to logits [B, C] of this process's rows.
+    apply: from a batch to logits [B, C] of this process's rows.
     batches: each with 'video'; 'label' int [B, heads] or multi-hot float [B, C]; 'mask' bool [B],
       False for rows to leave out (padding, unreadable); 'id' int [B], the video's index in the
       manifest; 'failures', a list of (path, reason).
     task: how labels and logits are laid out.
     videos: length of the manifest.
+    columns: C, if it is not that of the task's classes.
     on_failure: called once for each video that could not be read, with path and reason.
     progress: shows videos per second and the time left.
 
@@ -149,12 +153,12 @@ def collect(
   multi_label = task.kind == 'multi_label'
   classes = sum(task.classes)
   total = Predictions(
-    logit_sums=np.zeros((videos, classes)),
+    logit_sums=np.zeros((videos, classes if columns is None else columns)),
     views=np.zeros(videos, np.int64),
     labels=np.full(
       (videos, classes if multi_label else len(task.heads)), -1, np.float32 if multi_label else int
     ),
-    clip_hits=np.zeros((0 if multi_label else len(metric_names(task)), 2), np.int64),
+    clip_hits=np.zeros((len(metric_names(task)) if task.kind == 'single_label' else 0, 2), int),
     failures=(),
   )
   failures: dict[tuple[str, str], None] = {}
@@ -162,7 +166,7 @@ def collect(
     for batch in batches:
       before = np.count_nonzero(total.views)
       # A batch of padding alone runs too: other hosts may be waiting in the same computation.
-      _add(total, np.asarray(apply(batch['video'])), batch, task)
+      _add(total, np.asarray(apply(batch)), batch, task)
       bar.update(np.count_nonzero(total.views) - before)
       for path, reason in batch['failures']:
         if (path, reason) not in failures:
@@ -186,7 +190,7 @@ def _add(
   with np.errstate(invalid='ignore'):
     np.add.at(total.logit_sums, ids, _exact(logits))
   np.add.at(total.views, ids, 1)
-  total.labels[ids] = labels
+  total.labels[ids] = labels[:, : total.labels.shape[1]]  # without labels, batches have a Reading
   if task.kind == 'single_label':
     total.clip_hits[:] += hits(logits, labels, task).sum(axis=0)
 

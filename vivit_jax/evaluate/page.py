@@ -13,8 +13,8 @@ import jinja2
 from vivit_jax.evaluate.classes import ClassScore
 from vivit_jax.evaluate.metrics import Mistake
 
-TEMPLATE = Path(__file__).with_name('page.html')
-STYLE = Path(__file__).with_name('style.css').read_text(encoding='utf-8')
+FOLDER = Path(__file__).parent
+STYLE = (FOLDER / 'style.css').read_text(encoding='utf-8')
 SCORES = {'mAP': 'mean average precision', 'top1': 'top-1', 'top5': 'top-5'}
 COLUMNS = {
   'mAP': 'mAP',
@@ -83,44 +83,54 @@ def render(
   """
   tasks = results['tasks']
   shown = [key for key in COLUMNS if any(key in task for task in tasks.values())]
-  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-  environment.filters |= {
+  return (
+    environment()
+    .get_template('page.html')
+    .render(
+      title=title,
+      style=STYLE,
+      results=results,
+      headline=headline,
+      scores=SCORES,
+      task_header=['task', 'classes', *(COLUMNS[key] for key in shown)],
+      task_rows=[
+        [name, f'{task["classes"]:,}', *(percent(task.get(key)) for key in shown)]
+        for name, task in tasks.items()
+      ],
+      curves=curves,
+      classes=classes,
+      class_rows={
+        view.head: [(row.name, f'{row.videos:,}', percent(row.score)) for row in view.rows]
+        for view in classes
+      },
+      confusions=confusions,
+      mistakes=mistakes,
+      failures=failures,
+      config=json.dumps(config, indent=2, default=str),
+      times=time_rows(times),
+    )
+  )
+
+
+def environment() -> jinja2.Environment:
+  """Returns what renders the templates of this folder; every value is escaped."""
+  found = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(FOLDER)
+  )
+  found.filters |= {
     'base64': lambda data: base64.b64encode(data).decode('ascii'),
     'percent': percent,
     'thousands': '{:,}'.format,
   }
-  return environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
-    title=title,
-    style=STYLE,
-    results=results,
-    headline=headline,
-    scores=SCORES,
-    task_header=['task', 'classes', *(COLUMNS[key] for key in shown)],
-    task_rows=[
-      [name, f'{task["classes"]:,}', *(percent(task.get(key)) for key in shown)]
-      for name, task in tasks.items()
-    ],
-    curves=curves,
-    classes=classes,
-    class_rows={
-      view.head: [(row.name, f'{row.videos:,}', percent(row.score)) for row in view.rows]
-      for view in classes
-    },
-    confusions=confusions,
-    mistakes=mistakes,
-    failures=failures,
-    config=json.dumps(config, indent=2, default=str),
-    times=_time_rows(times),
-  )
+  return found
 
 
 def percent(value: float | None) -> str:
-  """Returns a fraction for people; NaN and None are not available."""
   """Returns 93.4 % for 0.934, n/a for what was not scored (None or NaN)."""
   return 'n/a' if value is None or value != value else f'{100 * value:.1f} %'
 
 
-def _time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:
   """Returns (activity, seconds, share of all), the longest first."""
   total = sum(seconds.values())
   ranked = sorted(seconds.items(), key=lambda item: -item[1])

@@ -95,7 +95,7 @@ def write_report(
     mistakes=[MistakeView(m.mistake, m.path, draw_strip(m.frames)) for m in mistakes],
     failures=predictions.failures,
     config=config,
-    times=_times(curves),
+    times=seconds_by_activity(curves),
   )
   replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
@@ -108,14 +108,20 @@ def _write_facts(
   scores: Mapping[str, Sequence[ClassScore]],
   measure: str,
 ) -> None:
-  facts = {
-    **results,
-    'failures': [{'path': path, 'reason': reason} for path, reason in failures],
-    'classes': {
-      head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
-      for head, rows in scores.items()
-    },
+  classes = {
+    head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
+    for head, rows in scores.items()
   }
+  write_facts(file, {**results, 'failures': listed(failures), 'classes': classes})
+
+
+def listed(failures: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+  """Returns the videos that could not be read as JSON values."""
+  return [{'path': path, 'reason': reason} for path, reason in failures]
+
+
+def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
+  """Writes a JSON file, with null for NaN."""
   content = json.dumps(_without_nan(facts), indent=2, allow_nan=False)
   replace_file(file, content.encode() + b'\n')
 
@@ -140,7 +146,7 @@ def _confusion_view(
   return ConfusionView(head, draw_confusion(matrix, names, head), tuple(pairs))
 
 
-def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def seconds_by_activity(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """Returns the seconds by activity of the last training command, up to its last row."""
   last: Mapping[str, Any] = next((row for row in reversed(rows) if 'seconds_step' in row), {})
   return {

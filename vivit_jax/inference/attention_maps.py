@@ -19,8 +19,9 @@ from jaxtyping import Array, Float
 from vivit_jax.config.schema import Model
 from vivit_jax.inference.stages import check_plain, embed, encode, is_temporal, plainly
 from vivit_jax.model.attention import Attention
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import sampled_frame_indices
-from vivit_jax.model.vivit import Stage, ViViT, apply, stages
+from vivit_jax.model.vivit import ViViT, apply
 
 ROWS = 256  # of the matrix of weights that exist at once
 

@@ -13,9 +13,9 @@ from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.onnx_graph import OPSET, Graph
 from vivit_jax.inference.stages import check_plain, is_temporal
 from vivit_jax.model.attention import TIME
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import sampled_frame_indices
 from vivit_jax.model.transformer import AXIS_NAMES
-from vivit_jax.model.vivit import Stage, stages
 from vivit_jax.weights.source import Source
 
 Shape = tuple[int, ...]  # without the batch

@@ -3,12 +3,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.config.schema import Task, TaskKind, head_slices
 from vivit_jax.evaluate.ranks import probabilities
 
 HOLDS = 0.5  # probability from which a tag holds
@@ -49,7 +48,7 @@ def borders(seconds: Float64[np.ndarray, 'w 2'], duration: float) -> Float64[np.
 def segments(
   head: str,
   names: Sequence[str],
-  kind: Literal['single_label', 'multi_label'],
+  kind: TaskKind,
   shares: Float64[np.ndarray, 'w c'],
   seconds: Float64[np.ndarray, 'w 2'],
   duration: float,

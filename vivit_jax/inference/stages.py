@@ -13,10 +13,12 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import InputError
+from vivit_jax.model.encoder import Encoder
 from vivit_jax.model.pooling import Head
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks
-from vivit_jax.model.vivit import Encoder, Stage, ViViT, all_tokens, apply, stages, token_grid
+from vivit_jax.model.vivit import ViViT, all_tokens, apply, token_grid
 
 Level = Literal['clip', 'frames', 'tokens']
 

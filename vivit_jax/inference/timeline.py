@@ -28,8 +28,8 @@ from vivit_jax.inference.features import open_stream
 from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.stages import classify, embed, encode, plainly, pool
 from vivit_jax.inference.windows import Watcher, batches, center_crop, run_ahead
+from vivit_jax.model.stages import stages
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.model.vivit import stages
 from vivit_jax.weights.pretrained import Pretrained
 
 TUBELETS = 16  # encoded at a time

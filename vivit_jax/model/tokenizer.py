@@ -7,9 +7,10 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vivit_jax.config.schema import Model
+from vivit_jax.model.masking import select
 from vivit_jax.model.product import product
 
 
@@ -55,6 +56,22 @@ def cut(video: Any, patch: tuple[int, int, int]) -> Any:
   return einops.rearrange(rows, 'b (T t) (H h) W k -> b T (H W) (t h k)', t=t, h=h)
 
 
+def uncut(patches: Any, patch: tuple[int, int, int], grid: tuple[int, int]) -> Any:
+  """Returns the video [B, F, H, W, c] of which `cut` makes the tubelets [B, T, S, t*h*w*c].
+
+  Args:
+    patches: NumPy or JAX array.
+    patch: t, h and w.
+    grid: of the places of a frame, rows and columns.
+  """
+  t, h, w = patch
+  return einops.rearrange(
+    patches,
+    'b T (H W) (t h w c) -> b (T t) (H h) (W w) c',
+    t=t, h=h, w=w, H=grid[0], W=grid[1],
+  )  # fmt: skip
+
+
 def cut_by_host(config: Model, device: str) -> bool:
   """Returns whether the host should cut the videos of training, for this kind of device.
 
@@ -74,11 +91,14 @@ class Tokenizer(nn.Module):
   config: Model
 
   @nn.compact
-  def __call__(self, video: Float[Array, 'b *rest']) -> Float[Array, 'b t s d']:
+  def __call__(
+    self, video: Float[Array, 'b *rest'], places: Int[Array, 'b k'] | None = None
+  ) -> Float[Array, 'b t s d']:
     """Returns the token grid; spatial tokens row by row.
 
     Args:
       video: pixel values in [-1, 1], [B, F, H, W, 3], or what `cut` makes of it.
+      places: of each clip in space that become tokens; all by default.
     """
     config = self.config
     if config.sampled_frames is not None:
@@ -90,6 +110,8 @@ class Tokenizer(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (config.width,))
     # A matrix product: a 3D convolution's weight gradient costs 1.4x, its input gradient 6x.
     patches = cut(video, config.patch) if video.ndim == 5 else video
+    if places is not None:
+      patches = select(patches, places)
     dtype = jnp.dtype(config.dtype)
     kernel = kernel.reshape(-1, config.width).astype(dtype)
     return product(patches.astype(dtype), kernel, config.gradient_dtype) + bias.astype(dtype)

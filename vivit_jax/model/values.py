@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from vivit_jax.config.augment import Triple
-from vivit_jax.config.clip import HALF, Channels
+from vivit_jax.config.clip import HALF, Channels, Clip
+
+
+def values_of(video: Shaped[Array, 'b *rest'], clip: Clip) -> Float[Array, 'b *rest']:
+  """Returns the values of the pixels of clips [B, F, H, W, 3], or of their patches [B, T, S, P]."""
+  pixels = video if video.ndim == 5 else video.reshape(*video.shape[:3], -1, 3)
+  return normalize_pixels(pixels, clip.mean, clip.std).reshape(video.shape)
 
 
 def normalize_pixels(

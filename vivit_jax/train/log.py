@@ -214,10 +214,11 @@ def opening_line(
   """Returns one line that describes the run."""
   model, device = config.model, mesh.devices.flat[0]
   classes = ' x '.join(map(str, config.task.classes))
+  what = f' of {classes} classes' if classes else ''
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
   return (
-    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
+    f'vivit: {len(data.videos):,} videos{what}, steps {start + 1:,} to {steps:,} of '
     f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
     f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
   )

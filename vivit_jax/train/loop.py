@@ -18,7 +18,6 @@ from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import placing, train_batches
-from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.allocator import keep_freed_blocks
 from vivit_jax.distributed.mesh import make_mesh
@@ -27,7 +26,7 @@ from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.class_weights import class_weights
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import headline, open_common_split, validate
+from vivit_jax.train.evaluation import open_common_split
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.initialize import restore_or_init
 from vivit_jax.train.log import RunLog, opening_line, validations_of
@@ -38,10 +37,12 @@ from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import Step, compile_forward, compile_step, host_cut
+from vivit_jax.train.step import Step, compile_step, host_cut
 from vivit_jax.train.stop import PreemptionHandler, Stopped
+from vivit_jax.train.validation import headline, validator
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.train.writers import Writer, check_installed, open_trackers
+from vivit_jax.weights.architecture import resolved
 
 
 def train(
@@ -72,7 +73,7 @@ def train(
     ConfigError, DataError, CheckpointError: for mistakes that the user can correct.
   """
   mesh = make_mesh(config)
-  config = with_classes(config)
+  config = resolved(config)
   first = hosts.is_first()
   if first:
     check_installed(config)
@@ -83,9 +84,8 @@ def train(
     data = open_common_split(config, 'train')
     with Checkpoints(workdir, read_only=True) as checkpoints:
       saved = checkpoints.abouts()
-    changes: list[str] = []
-    if first:
-      changes = check_compatible(workdir, config, data.fingerprint, allow_changes, saved)
+    same = (workdir, config, data.fingerprint, allow_changes, saved)
+    changes = check_compatible(*same) if first else []
     with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
       _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
@@ -119,12 +119,11 @@ def _train(
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
-  say = functools.partial(print, 'vivit:', flush=True)
+  say, full = functools.partial(print, 'vivit:', flush=True), config.faults.on_disk_full
   train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data), say)
-  keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
     Watchdog(config.faults.hang_timeout_seconds) as watchdog,
-    Checkpoints(workdir, keep, on_disk_full=on_disk_full) as checkpoints,
+    Checkpoints(workdir, config.checkpoint.keep, on_disk_full=full) as checkpoints,
     bounded_unwinding(unless=Stopped),
   ):
     watchdog.expect('the initial state', COMPILING)
@@ -168,7 +167,7 @@ def _loop(
   if validated and (start == steps or patience.is_over):
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  evaluate = _evaluation(config, workdir, mesh, model, services)
+  evaluate = _evaluation(config, workdir, mesh, model, data, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
   with (
@@ -242,12 +241,15 @@ def _log_metrics(
 
 
 def _evaluation(
-  config: Config, workdir: Path, mesh: Mesh, model: ViViT, services: _Services
+  config: Config,
+  workdir: Path,
+  mesh: Mesh,
+  model: ViViT,
+  data: Manifest,
+  services: _Services,
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
-  data = open_common_split(config, 'validation')
-  forward = compile_forward(model, mesh, config.clip)
-  failures = Failures(data, config.data.max_bad_fraction, workdir)
+  validation = validator(config, workdir, mesh, model, data)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
@@ -255,7 +257,7 @@ def _evaluation(
     with goodput.during('evaluation'):
       what = 'the next batch of the validation'
       before_batch = watchdog.series(what, services.stop.raise_if_stopped)
-      results = validate(config, data, forward, failures, state.eval_params, before_batch)
+      results = validation(state.eval_params, before_batch)
     watchdog.expect(f'the best checkpoint at step {step}')
     with goodput.during('checkpoint'):
       about = {'settings': meaning(config)}

@@ -48,7 +48,9 @@ def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
   clips = train.grad_clip_norm and not train.grad_clip_groups
   clip = optax.clip_by_global_norm(train.grad_clip_norm) if clips else optax.identity()
   if train.optimizer == 'adamw':
-    update = optax.adamw(schedule, weight_decay=train.weight_decay, mask=is_matrix)
+    update = optax.adamw(
+      schedule, b2=train.second_moment_decay, weight_decay=train.weight_decay, mask=is_matrix
+    )
   else:
     update = optax.sgd(schedule, momentum=train.momentum)
     if train.weight_decay:
@@ -112,7 +114,7 @@ def depths(params: Any) -> tuple[Any, int]:
 
   def depth(path: Any, _: Any) -> int:
     part, *rest = _name(path).split('/')
-    if part in ('head', 'pooler') or (part == final and rest[0] == 'norm'):
+    if part in ('head', 'pooler', 'decoder') or (part == final and rest[0] == 'norm'):
       return last
     if part not in STAGES:
       return 0

@@ -11,13 +11,14 @@ class Patience:
   """Counts from the log alone, so that a resumed run counts as one that was never stopped."""
 
   def __init__(
-    self, allowed: int | None, score: str, rows: Iterable[Mapping[str, int | float]] = ()
+    self, allowed: int | None, score: str | None, rows: Iterable[Mapping[str, int | float]] = ()
   ):
     """Begins after the evaluations that were logged.
 
     Args:
       allowed: evaluations in a row without a better one; None = any number.
       score: name of the metric that chooses the best; of equal ones, the lower loss is better.
+        None if the loss alone chooses.
       rows: metrics of evaluations, in their order.
     """
     self._allowed, self._score = allowed, score
@@ -28,7 +29,7 @@ class Patience:
 
   def add(self, metrics: Mapping[str, int | float]) -> None:
     """Counts one evaluation; NaN ranks worst."""
-    score = metrics[self._score]
+    score = 0.0 if self._score is None else metrics[self._score]
     loss = metrics.get('loss', math.nan)  # earlier versions did not log it
     found = (
       -math.inf if math.isnan(score) else score,

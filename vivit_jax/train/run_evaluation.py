@@ -30,13 +30,14 @@ from vivit_jax.model.vivit import build
 from vivit_jax.train.evaluation import (
   BeforeBatch,
   evaluate_split,
-  headline,
   open_common_split,
   results_of,
 )
 from vivit_jax.train.log import read_metrics, validations_of
+from vivit_jax.train.masked_report import report_masked
 from vivit_jax.train.patience import STOPPED
 from vivit_jax.train.step import compile_forward
+from vivit_jax.train.validation import headline
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import load_run
 
@@ -89,10 +90,16 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    # A trainer may have gone on meanwhile.
-    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})
+    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})  # a trainer goes on
+    if config.task.kind == 'masked':
+      views = _refuse_classes(workdir, views, predictions_as)
     protocol = _protocol(config, views, mesh.size)
     data = open_common_split(config, split or _default_split(config))
+    before_batch = watchdog.series('the next batch of the evaluation', before_batch)
+    folder = output or _folder(workdir, config, protocol, data.split, step, pretrained.step)
+    if config.task.kind == 'masked':
+      size = protocol.batch_size
+      return report_masked(workdir, folder, pretrained, mesh, data, size, before_batch)
     predictions = evaluate_split(
       config,
       data,
@@ -100,7 +107,7 @@ def evaluate_run(
       shard_state(mesh, pretrained.params),
       protocol,
       Failures(data, config.data.max_bad_fraction, workdir),
-      watchdog.series('the next batch of the evaluation', before_batch),
+      before_batch,
       progress=sys.stderr.isatty(),
     )
   results = {
@@ -112,17 +119,32 @@ def evaluate_run(
   if validations and validations[-1].get(STOPPED):
     results['stopped_early_at'] = validations[-1]['step']
   if hosts.is_first():
-    name = protocol_name(protocol)
-    trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
-    folder = workdir / EVALUATIONS / f'{data.split}-{pretrained.step}-{name}'
-    if (step, data.split, name) == trainings:
-      folder = workdir
     title = workdir.resolve().name
-    folder = output or folder
     _report(folder, title, config, data, protocol, predictions, results, curves)
     if predictions_as is not None:
       _write_predictions(folder / f'predictions.{predictions_as}', config.task, data, predictions)
   return results
+
+
+def _refuse_classes(workdir: Path, *given: Any) -> tuple[int, int]:
+  """Returns the views of masked pretraining; raises a ConfigError for options of classifiers."""
+  if any(given):
+    raise ConfigError(
+      f'{workdir} is masked pretraining, which is evaluated on one view of each video and predicts '
+      'no classes: leave out --views and --predictions'
+    )
+  return 1, 1
+
+
+def _folder(
+  workdir: Path, config: Config, protocol: Evaluate, split: str, step: str, number: int | None
+) -> Path:
+  """Returns where the report goes: the workdir if it is that with which training itself ends."""
+  name = protocol_name(protocol)
+  usual = '1x1' if config.task.kind == 'masked' else protocol_name(config.evaluate)
+  if (step, split, name) == ('best', evaluation_split(config), usual):
+    return workdir
+  return workdir / EVALUATIONS / f'{split}-{number}-{name}'
 
 
 def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Predictions) -> None:
@@ -215,6 +237,7 @@ def _report(
     config=to_dict(config),
   )
   name = headline(config.task)
+  assert name is not None
   print(
     f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
     f'{protocol_name(protocol)} views, step {results["step"]}; '

@@ -16,14 +16,15 @@ from vivit_jax.config.schema import Config
 from vivit_jax.data.augmentation.mirror import mirrored_classes
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import train_batches
-from vivit_jax.data.splits import open_split, with_classes
+from vivit_jax.data.splits import open_split
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import host_rows, shard_batch, shard_state
-from vivit_jax.errors import and_more
+from vivit_jax.errors import ConfigError, and_more
 from vivit_jax.model.vivit import build
 from vivit_jax.train.initialize import initial_state
 from vivit_jax.train.optimizer import make_optimizer, total_steps
 from vivit_jax.train.step import compile_step
+from vivit_jax.weights.architecture import resolved
 
 # ViViT-B has 370 per video of Kinetics-400, and the paper found even that too few to start from
 # scratch (section 3.4); the small model of configs/moving_digits.py has 300 per video and learns.
@@ -42,7 +43,8 @@ def warnings_for(config: Config, data: Manifest, params: Any) -> list[str]:
   found = []
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   videos = len(data.videos)
-  if config.init.checkpoint is None and count > PARAMETERS_PER_VIDEO * videos:
+  scratch = config.init.checkpoint is None and config.task.kind != 'masked'
+  if scratch and count > PARAMETERS_PER_VIDEO * videos:
     found.append(
       f'{count / 1e6:.1f} M parameters start from scratch on {videos} videos and will overfit: '
       'give weights as --config.init.checkpoint=CHECKPOINT (docs/weights.md), or a smaller model'
@@ -61,6 +63,8 @@ def warnings_for(config: Config, data: Manifest, params: Any) -> list[str]:
       f'config.data.balance={config.data.balance!r} shows classes equally often already, and '
       'config.train.balanced_loss weighs the rare ones once more: use one of them'
     )
+  if config.task.kind == 'masked':
+    return found
   return [*found, *_mirrored(config, data), *_without_examples(config, data)]
 
 
@@ -119,7 +123,12 @@ def overfit_one_batch(config: Config) -> bool:
   Returns:
     Whether it classifies at least 90 % of the clips correctly.
   """
-  config = _plain(with_classes(config))
+  if config.task.kind == 'masked':
+    raise ConfigError(
+      "config.task.kind='masked' hides other patches at every step, so that no model learns one "
+      'batch by heart: train it as usual'
+    )
+  config = _plain(resolved(config))
   mesh = make_mesh(config)
   data = open_split(config, 'train')
   rows = host_rows(mesh, config.train.batch_size)

@@ -3,7 +3,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,11 +24,12 @@ from vivit_jax.distributed.sharding import (
 from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.tokenizer import cut, cut_by_host
-from vivit_jax.model.values import normalize_pixels
+from vivit_jax.model.values import normalize_pixels, values_of
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train import losses
-from vivit_jax.train.gradients import Gradient, accumulated, clipped_by_group
+from vivit_jax.train.gradients import Gradient, Objective, accumulated, clipped_by_group
 from vivit_jax.train.losses import targets as task_targets
+from vivit_jax.train.masked import places_of_step, reconstruction_loss
 from vivit_jax.train.mix import mix
 from vivit_jax.train.optimizer import is_trained
 from vivit_jax.train.state import TrainState, abstract_state
@@ -60,19 +61,10 @@ def train_step(
     optimizer: as in `optimizer.make_optimizer`.
     class_weights: of the loss, see `losses.loss`.
   """
-  task, train, clip = config.task, config.train, config.clip
-  weights = None if class_weights is None else jnp.asarray(class_weights)
+  task, train = config.task, config.train
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  labels = task_targets(task, batch['label'])
-  video, targets = mix(config.mix, jax.random.fold_in(key, 1), batch['video'], labels)
-
-  def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-    if train.freeze:  # spares the backward pass below them
-      trained = is_trained(params, train.freeze)
-      params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
-    logits = apply(model, params, _values(video, clip), key)
-    return losses.loss(task, logits, targets, train.label_smoothing, weights), logits
-
+  video, targets = _inputs(config, batch, key)
+  objective = _objective(config, model, class_weights)
   gradient = _split_as_params(jax.value_and_grad(objective, has_aux=True))
   if train.grad_clip_groups:
     gradient = clipped_by_group(objective, train.grad_clip_groups, train.grad_clip_norm)
@@ -98,16 +90,40 @@ def train_step(
     'loss': loss,
     'gradient_norm': norm,
     'skipped_updates': 1.0 - finite,
-    **losses.accuracy(task, logits, targets),
+    **({} if task.kind == 'masked' else losses.accuracy(task, logits, targets)),
   }
   # The step counts on whatever its numbers were, so that data and random numbers go on.
   return dataclasses.replace(state, step=state.step + 1), metrics
 
 
-def _values(video: Array, clip: Clip) -> Array:
-  """Returns the values of pixels of a video, or of its patches."""
-  pixels = video if video.ndim == 5 else video.reshape(*video.shape[:3], -1, 3)
-  return normalize_pixels(pixels, clip.mean, clip.std).reshape(video.shape)
+def _inputs(config: Config, batch: dict[str, Array], key: Array) -> tuple[Array, Array]:
+  """Returns the clips of a step and what a row of each is trained towards.
+
+  That is target probabilities, or which places of the clip a masked task shows.
+  """
+  video = batch['video']
+  if config.task.kind == 'masked':
+    return video, places_of_step(config, jax.random.fold_in(key, 2), len(video))
+  labels = task_targets(config.task, batch['label'])
+  return mix(config.mix, jax.random.fold_in(key, 1), video, labels)
+
+
+def _objective(config: Config, model: ViViT, class_weights: np.ndarray | None) -> Objective:
+  """Returns (params, video, targets, key) -> (mean loss, rows of logits or of losses)."""
+  train = config.train
+  weights = None if class_weights is None else jnp.asarray(class_weights)
+
+  def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+    if train.freeze:  # spares the backward pass below them
+      trained = is_trained(params, train.freeze)
+      params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
+    if config.task.kind == 'masked':
+      each = reconstruction_loss(config, model, params, video, targets, key)
+      return each.mean(), each[:, None]
+    logits = apply(model, params, values_of(video, config.clip), key)
+    return losses.loss(config.task, logits, targets, train.label_smoothing, weights), logits
+
+  return objective
 
 
 def host_cut(config: Config, device: str) -> Callable[[Any], Any] | None:
@@ -173,8 +189,8 @@ def compile_step(
 @functools.cache  # validation and the test that follows share a compilation
 def compile_forward(
   model: ViViT, mesh: Mesh, clip: Clip = CLIP
-) -> Callable[[Any, np.ndarray], np.ndarray]:
-  """Returns a function (params, uint8 rows of this process) -> float32 logits of those rows."""
+) -> Callable[[Any, Mapping[str, Any]], np.ndarray]:
+  """Returns a function (params, batch of this process) -> float32 logits of its rows."""
   check_kernel(model.config, mesh.devices.flat[0].device_kind)
 
   @functools.partial(
@@ -186,4 +202,4 @@ def compile_forward(
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return apply(model, params, normalize_pixels(video, clip.mean, clip.std))
 
-  return lambda params, video: local_rows(forward(params, shard_batch(mesh, video)))
+  return lambda params, batch: local_rows(forward(params, shard_batch(mesh, batch['video'])))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders: video models in and out, and the image ViT in."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from vivit_jax.weights.huggingface_config import (
   write_settings,
 )
 from vivit_jax.weights.huggingface_models import MODELS, HuggingFaceModel
+from vivit_jax.weights.names_encoders import HUGGINGFACE_VIDEOMAE_DECODER, PRETRAINING
 from vivit_jax.weights.processor import PREPROCESSOR, processor_config, read_processor
 from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import build
@@ -69,16 +71,14 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   heads = said['heads']
   if type(heads) is not int or heads < 1:
     raise CheckpointError(beside, f'num_attention_heads is {heads!r}')
-  arrays = checkpoint.load(names[name] for name in rules)
-  arrays = {name: arrays[names[name]] for name in rules}
-  params = rename.apply(path, arrays, rules, heads)
+  params = rename.apply(path, _arrays(checkpoint, rules, names), rules, heads)
   if not config[form.bias]:
     params |= _without_bias(beside, form, config, params)
   size = said['clip.height'], said['clip.width']
   crop = size if all(type(side) is int for side in size) else None
   preprocessing, notes = read_processor(path.parent, form.family, crop, hints)
   notice = FAMILIES[form.family].notice
-  return build(
+  source = build(
     path,
     form.table.name,
     params,
@@ -90,6 +90,28 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     unused=unused,
     notes=notes + ((notice,) if notice else ()),
   )
+  return dataclasses.replace(source, decoder=_decoder(checkpoint, beside, config, unused))
+
+
+def _arrays(checkpoint: Checkpoint, rules: rename.Plan, names: Mapping[str, str]) -> Flat:
+  """Returns the arrays that rules take, of which the file may have other names."""
+  arrays = checkpoint.load(names[name] for name in rules)
+  return {name: arrays[names[name]] for name in rules}
+
+
+def _decoder(
+  checkpoint: Checkpoint, beside: Path, config: Mapping[str, Any], unused: Mapping[str, str]
+) -> Flat:
+  """Returns the decoder of a checkpoint of VideoMAE's pretraining; nothing of any other."""
+  names = {name: name for name, reason in unused.items() if reason == PRETRAINING}
+  if not names:
+    return {}
+  heads = config.get('decoder_num_attention_heads')
+  if type(heads) is not int or heads < 1:
+    raise CheckpointError(beside, f'decoder_num_attention_heads is {heads!r}')
+  path = checkpoint.path
+  rules, _ = rename.plan(path, names, HUGGINGFACE_VIDEOMAE_DECODER)
+  return rename.apply(path, _arrays(checkpoint, rules, names), rules, heads)
 
 
 def _without_bias(

@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +13,24 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS, Checkpoints
+from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS
 from vivit_jax.checkpoint.workdir import (
   SNAPSHOT,
-  config_of_weights,
-  meaning,
-  read_class_names,
-  write_snapshot,
 )
 from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slices, usual_views
+from vivit_jax.config.schema import CheckpointFacts, Config
 from vivit_jax.data.augmentation.views import views_of
-from vivit_jax.errors import CheckpointError, InputError, and_more, printable
+from vivit_jax.errors import InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import download
-from vivit_jax.weights.initialize import format_table, initialize
+from vivit_jax.weights.initialize import initialize, initialize_decoder
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.normalization import fold
-from vivit_jax.weights.source import Source, check_hints, check_source, grid
+from vivit_jax.weights.origins import format_table
+from vivit_jax.weights.runs import read_run
+from vivit_jax.weights.source import Source, grid
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -171,30 +168,7 @@ def load_run(
   Raises:
     CheckpointError: where there is no run, no such step, or the parameters are of another model.
   """
-  names = read_class_names(workdir)
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    params, number, about = checkpoints.read_params(step)
-  config = config_of_weights(workdir, about)
-  for head in config.task.heads:
-    if names and head not in names:
-      raise CheckpointError(f'{workdir / SNAPSHOT} has no class names of the head {head!r}')
-  clip = config.clip
-  source = Source(
-    path=workdir,
-    format='vivit_jax run',
-    kind='video',
-    params=traverse_util.flatten_dict(params, sep='/'),
-    model=config.model,
-    frames=clip.frames,
-    height=clip.height,
-    width=clip.width,
-    task=config.task,
-    labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
-    preprocessing=Preprocessing.of(clip, config.test_short_side),
-    unused={},
-  )
-  check_source(source)
-  check_hints(source, hints or CheckpointFacts())
+  source, number, config = read_run(workdir, step, hints)
   return dataclasses.replace(_as_model(source), step=number, config=config)
 
 
@@ -216,8 +190,12 @@ def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
   hints = dataclasses.replace(init.facts, head=init.facts.head and init.head != 'init')
   source = fold(_load(init.checkpoint, hints).source, clip.mean, clip.std)
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
+  own = {name: flat.pop(name) for name in list(flat) if name.startswith('decoder/')}
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
   params, rows = initialize(flat, config.model, tokens, source, init)
+  if own:
+    decoder, more = initialize_decoder(own, source)
+    params, rows = params | decoder, rows + more
   title = f'{init.checkpoint}: {source.format}, {source.kind} model'
   lines = [*map(printable, (title, *source.notes)), format_table(rows)]
   return traverse_util.unflatten_dict(params, sep='/'), '\n'.join(lines)
@@ -231,6 +209,11 @@ def _load(path: str, hints: CheckpointFacts, sha256: str | None = None) -> Pretr
   if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
     return load_run(workdir, int(place.name) if is_step else 'best', hints)
   return _as_model(load_source(place, hints, sha256))
+
+
+def read_source(path: str, hints: CheckpointFacts) -> Source:
+  """Returns a checkpoint in our terms, as `load_pretrained` finds it; prints nothing."""
+  return _load(path, hints).source
 
 
 def _account(path: str, pretrained: Pretrained) -> str:
@@ -253,37 +236,3 @@ def _account(path: str, pretrained: Pretrained) -> str:
 def _as_model(source: Source) -> Pretrained:
   params = traverse_util.unflatten_dict(source.params, sep='/')
   return Pretrained(ViViT(source.model, source.classes), params, source)
-
-
-def write_run(source: Source, workdir: Path) -> None:
-  """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
-
-  Args:
-    source: a video model. Where its weights expect BGR, that goes into the tokenizer, which
-      computes the same.
-    workdir: a new folder.
-
-  Raises:
-    CheckpointError: for image models and models without a head, which no run of ours has.
-  """
-  task = source.task
-  if source.kind == 'image' or task is None:
-    raise CheckpointError(
-      f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
-      'start a model from it with --config.init.checkpoint'
-    )
-  mean, std = source.normalization()
-  if source.preprocessing.channels == 'bgr':
-    mean, std = mean[::-1], std[::-1]
-  source = fold(source, mean, std)
-  wants = source.preprocessing
-  clip = wants.clip(source.frames, source.height, source.width)
-  evaluate = Evaluate(*usual_views(wants), short_side=wants.short_side)
-  config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
-  names = {}
-  if source.labels is not None:
-    names = {head: source.labels[part] for head, part in head_slices(task).items()}
-  with Checkpoints(workdir) as checkpoints:
-    params = traverse_util.unflatten_dict(source.params, sep='/')
-    checkpoints.save_best(0, params, math.nan, about={'settings': meaning(config)})
-  write_snapshot(workdir, config, f'weights of {source.path.name}', names)

@@ -20,6 +20,11 @@ from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights.readers import Flat
 
+# What to do with a checkpoint of pretraining where a classifier is needed.
+FINETUNE = (
+  'fine-tune it first, vivit train --config=configs/finetune.py '
+  '--config.init.checkpoint=CHECKPOINT --config.data.root=FOLDER --workdir=RUN'
+)
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
 
@@ -101,6 +106,7 @@ class Source:
     preprocessing: of the clips.
     unused: what was in the file and is not here, and why.
     notes: what else the user should know, a line each; printed when it is loaded.
+    decoder: of masked pretraining, likewise by `decoder/...`; only more pretraining uses it.
   """
 
   path: Path
@@ -116,6 +122,7 @@ class Source:
   preprocessing: Preprocessing
   unused: Mapping[str, str] = dataclasses.field(repr=False)
   notes: tuple[str, ...] = ()
+  decoder: Flat = dataclasses.field(default_factory=dict, repr=False)
 
   @property
   def classes(self) -> int:
@@ -132,7 +139,7 @@ class Source:
       CheckpointError: no classifier, or no value range.
     """
     if needs_classifier and self.task is None:
-      raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
+      raise CheckpointError(self.path, f'has no classifier, so it predicts nothing: {FINETUNE}')
     mean, std = self.preprocessing.mean, self.preprocessing.std
     if mean is None or std is None:
       raise CheckpointError(self.path, 'does not tell the value range that its weights expect')

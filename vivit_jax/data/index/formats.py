@@ -40,6 +40,7 @@ FORMATS = {
   'ucf101:3': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=3)),
 }
 OWN = 'folder'  # one's own: folders of classes, or one CSV
+UNLABELED = 'unlabeled'  # all videos of a folder
 
 
 def read_index(
@@ -49,7 +50,7 @@ def read_index(
 
   Args:
     source: the folder of the videos, or a CSV that lists them.
-    name: of the format, OWN or one of FORMATS; found out if None.
+    name: of the format, OWN, UNLABELED or one of FORMATS; found out if None.
     annotations: folder of the annotation files, or the one above it; `source` if None.
 
   Returns:
@@ -67,6 +68,8 @@ def read_index(
         f'{source} is a file: give the folder of the videos, or a CSV that lists them'
       )
     return OWN, own.read_list(source), source.parent
+  if name == UNLABELED:
+    return name, own.read_unlabeled(VideoFiles(source)), source
   place = annotations or source
   name = name or _detect(place, required=annotations is not None)
   if name == OWN:

@@ -2,7 +2,8 @@
 """One's own videos: a folder whose subfolders name the classes, or one CSV file.
 
     FOLDER/train/<class>/*.mp4      and validation/ (or val/), test/ likewise; or
-    FOLDER/<class>/*.mp4            divided into train and validation
+    FOLDER/<class>/*.mp4            divided into train and validation; or
+    FOLDER/**/*.mp4                 the same without labels (`unlabeled`)
 
 A class folder is searched at any depth. Ids are alphabetical.
 
@@ -48,7 +49,10 @@ def read_folder(videos: VideoFiles) -> Index:
     below = above[1:] if has_splits else above
     if not below:
       layout = f'{"/".join([*above, ""])}<class>/{name}'
-      raise DataError(f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}')
+      raise DataError(
+        f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}, or give '
+        '--format=unlabeled for masked pretraining'
+      )
     folders.add(below[0])
     row = Annotation(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
     rows.append(row)
@@ -63,6 +67,20 @@ def read_folder(videos: VideoFiles) -> Index:
     )
   names = sorted({row.names[0] for row in rows})
   return Index(tuple(rows), {'label': tuple(names)}, notes=tuple(notes))
+
+
+def read_unlabeled(videos: VideoFiles) -> Index:
+  """Returns all videos of a folder, at any depth, without classes: for masked pretraining."""
+  where = str(videos.folder)
+  rows = split_train_validation(
+    Annotation('train', path, (), path, where=where) for path in videos.paths
+  )
+  notes = (
+    f'without labels: {SHARE:.0%} of the videos are for validation, by the hash of their path',
+    *videos.notes,
+    *videos.others,
+  )
+  return Index(tuple(rows), {}, notes=notes)
 
 
 def _refuse_empty(folder: Path, splits: set[str] | None, classes: set[str]) -> None:

@@ -4,6 +4,7 @@
 `as_table` shows what a data set has, split by split, and what it lacks.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
   _refuse_to_lose([*files, missing], index.inputs)
   if not force:
     _refuse_to_replace(files)
-  (output / 'classes').mkdir(parents=True, exist_ok=True)
+  (output / 'classes' if index.classes else output).mkdir(parents=True, exist_ok=True)
   if link is not None and not link.is_symlink():
     link.symlink_to(folder.resolve(), target_is_directory=True)
   lost = [[row.split, row.wanted, row.where] for row in index.rows if row.path is None]
@@ -111,6 +112,10 @@ _SHOWN = 5
 
 def as_table(index: Index) -> str:
   """Returns one line per split and head: videos, missing ones, classes, those without a video."""
+  if not index.classes:
+    counts = Counter(row.split for row in index.rows)
+    lines = [f'{split:12}{counts[split]:10,} videos' for split in SPLITS if counts[split]]
+    return '\n'.join(map(printable, [*lines, *index.notes]))
   head_width = max(map(len, index.classes))
   title = f'{"split":12}{"videos":>10}{"missing":>10}  {"head":{head_width}}{"classes":>10}'
   lines = [f'{title}  without a video']
