@@ -278,7 +278,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     pass
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(
-    f'vivit: warning: the file system of --workdir={tmp_path} has no locks (No '
+    f'vivit: warning: the file system of --workdir={tmp_path} does not support locks (No '
   )
 
 
