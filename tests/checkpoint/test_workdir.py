@@ -131,13 +131,16 @@ def test_a_run_that_never_saved_binds_nobody(tmp_path):
     (b'{"data": "x", "class_names": {}}', "is damaged (it has no 'config')"),
     (b'{"config": {}}', "is damaged (it has no 'data')"),
     (b'[' * 100_000, 'is damaged'),
-    (b'{"config": {}, "data": 5, "class_names": {}}', "'data' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": 5}', "'class_names' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": {"label": [1]}}', "'class_names' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": {}, "changes": 1}', "'changes' is not what"),
+    (b'{"config": {}, "data": 5, "class_names": {}}', "'data' has a wrong type"),
+    (b'{"config": {}, "data": "x", "class_names": 5}', "'class_names' has a wrong type"),
+    (
+      b'{"config": {}, "data": "x", "class_names": {"label": [1]}}',
+      "'class_names' has a wrong type",
+    ),
+    (b'{"config": {}, "data": "x", "class_names": {}, "changes": 1}', "'changes' has a wrong type"),
     (
       b'{"config": {}, "data": "x", "class_names": {}, "changes": [{"changes": []}]}',
-      "'changes' is not what",
+      "'changes' has a wrong type",
     ),
     (b'{"config": [], "data": "x", "class_names": {}}', 'is damaged'),
     (b'{"config": {"modle": 1}, "data": "x", "class_names": {}}', 'config.modle does not exist'),
@@ -197,7 +200,7 @@ def test_training_trusts_checkpoints_over_an_edited_snapshot(run):
     check_compatible(run, changed, 'fingerprint', saved=saved)
   assert str(error.value) == (
     f"{run} holds another run: config.model.gelu is 'tanh' in the checkpoints and 'exact' in this "
-    'command; give another --workdir, or --allow-changes to go on so from its last checkpoint'
+    'command; give another --workdir, or --allow-changes to continue from its last checkpoint with these changes'
   )
   (run / 'config.json').unlink()
   with pytest.raises(ConfigError, match=r'config\.model\.gelu is'):
@@ -235,7 +238,7 @@ def test_a_damaged_snapshot_is_not_overwritten(run):
 
 
 def test_a_folder_without_a_run(tmp_path):
-  with pytest.raises(CheckpointError, match=r'holds no run \(no config\.json\): give'):
+  with pytest.raises(CheckpointError, match=r'has no run \(no config\.json\): give'):
     read_config(tmp_path)
 
 

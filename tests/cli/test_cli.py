@@ -144,13 +144,13 @@ MISTAKES = {
   ),
   'empty folder': (
     ['evaluate', '--workdir={places}/empty'],
-    ['{places}/empty holds no run (no config.json): give the --workdir of a `vivit train`'],
+    ['{places}/empty has no run (no config.json): give the --workdir of a `vivit train`'],
   ),
   'escapes': (
     ['inspect', '{places}/\x1b[31mred'], [r'{places}/\x1b[31mred: does not exist'],
   ),
   'missing folder': (
-    ['evaluate', '--workdir={places}/nowhere'], ['{places}/nowhere holds no run'],
+    ['evaluate', '--workdir={places}/nowhere'], ['{places}/nowhere has no run'],
   ),
   'value without name': (
     ['inspect', f'--config={CONFIG}', '--config.seed'], ['--config.seed has no value'],

@@ -97,7 +97,7 @@ def test_a_coordinator_that_does_not_answer_is_one_line(monkeypatch):
 def test_a_number_of_slurm_that_is_none_is_one_line(monkeypatch, name):
   for other, value in {**STEP, 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '0', name: 'abc'}.items():
     monkeypatch.setenv(other, value)
-  with pytest.raises(ConfigError, match=f"^{name}='abc' in the environment is no number: "):
+  with pytest.raises(ConfigError, match=f"^{name}='abc' in the environment is not a number: "):
     start()
 
 
@@ -166,12 +166,12 @@ def test_other_numbers_of_processes_end_all_with_both(address, counts):
 def test_the_same_number_twice_ends_all(address):
   found = ends(meet(address, (0, 3), (1, 3), (1, 3)))
   assert {code for code, _, _ in found} == {2}
-  assert all('error: two processes are process 1: start the' in err for _, _, err in found)
+  assert all('error: two processes have --process=1: start the' in err for _, _, err in found)
 
 
 def test_a_process_that_does_not_come_is_named_to_all_that_did(address):
   found = ends(meet(address, (0, 3), (1, 3), seconds=6.0))
-  line = 'vivit: error: process 2 of 3 did not come within 6 s: start the same command on every '
+  line = 'vivit: error: process 2 of 3 did not connect within 6 s: start the same command on every '
   assert all(code == 2 and err.startswith(line) for code, _, err in found), found
 
 
