@@ -60,8 +60,8 @@ def test_another_experiment_is_refused_naming_the_setting(run, change, message):
   with pytest.raises(ConfigError) as error:
     check_compatible(run, config(**change), 'fingerprint')
   assert str(error.value) == (
-    f'{run} holds another run: {message}; give another --workdir, or --allow-changes to go on so '
-    'from its last checkpoint'
+    f'{run} holds another run: {message}; give another --workdir, or --allow-changes to '
+    'continue from its last checkpoint with these changes'
   )
   assert read_config(run) == config()
 
@@ -200,7 +200,8 @@ def test_training_trusts_checkpoints_over_an_edited_snapshot(run):
     check_compatible(run, changed, 'fingerprint', saved=saved)
   assert str(error.value) == (
     f"{run} holds another run: config.model.gelu is 'tanh' in the checkpoints and 'exact' in this "
-    'command; give another --workdir, or --allow-changes to continue from its last checkpoint with these changes'
+    'command; give another --workdir, or --allow-changes to continue from its '
+    'last checkpoint with these changes'
   )
   (run / 'config.json').unlink()
   with pytest.raises(ConfigError, match=r'config\.model\.gelu is'):
