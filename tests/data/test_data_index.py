@@ -98,7 +98,7 @@ def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, caps
   assert json.loads(capsys.readouterr().out)['config']['task']['classes'] == []
   (data / 'classes/label.txt').write_text('\n')
   assert main([*inspect, f'--config.data.root={data}']) == 2
-  assert 'classes/label.txt names no class' in capsys.readouterr().err
+  assert 'classes/label.txt has no class names' in capsys.readouterr().err
 
 
 def test_classes_without_splits_are_split_by_the_path_hash(tmp_path, place):

@@ -105,7 +105,8 @@ def _write(
       failed += found.error is not None
       known = {**vars(video), **vars(found)}
       file.write([known[name] for name in FACTS], np.array(found.shares) if found.shares else None)
-  print(f'{len(videos):,} videos -> {output}' + (f'; {failed:,} have no answer' if failed else ''))
+  failures = f'; {failed:,} have no prediction' if failed else ''
+  print(f'{len(videos):,} videos -> {output}{failures}')
   return int(failed > 0)
 
 
