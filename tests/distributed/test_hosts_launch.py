@@ -62,8 +62,8 @@ def test_alone_everything_agrees_and_nothing_is_sent(tmp_path):
     (['--processes=2'], 'several processes need all of --coordinator=HOST:PORT'),
     (['--coordinator=a:1', '--process=0'], 'several processes need all of'),
     (['--coordinator=a', '--processes=2', '--process=0'], '--coordinator=a is not HOST:PORT'),
-    (['--coordinator=a:1', '--processes=2', '--process=2'], '--process=2 must be one of 0 to N'),
-    (['--coordinator=a:1', '--processes=2', '--process=-1'], '--process=-1 must be one of'),
+    (['--coordinator=a:1', '--processes=2', '--process=2'], '--process=2 must be from 0 to N'),
+    (['--coordinator=a:1', '--processes=2', '--process=-1'], '--process=-1 must be from'),
   ],
 )
 def test_options_that_cannot_be_used(arguments, message):

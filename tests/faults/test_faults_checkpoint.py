@@ -196,7 +196,7 @@ def test_a_step_without_a_part_is_set_aside_and_written_again(run, capsys, part)
     if not again:
       remove(run, part)
       newest(run)
-      assert 'kept as damaged-8-2' in capsys.readouterr().err
+      assert 'moved to damaged-8-2' in capsys.readouterr().err
 
 
 def remove(run: Path, pattern: str) -> None:

@@ -201,7 +201,9 @@ class Store:
     for name, want in kinds(target).items():
       has = found.pop(name, 'nothing')
       if has != want:
-        raise CheckpointError(f'{self.folder}/{step}: {name} is {has}, but this model needs {want}')
+        raise CheckpointError(
+          f'{self.folder}/{step}: {name} holds {has}, but this model needs {want}'
+        )
     if found:
       raise CheckpointError(f'{self.folder}/{step}: {next(iter(found))} is not in this model')
     tree = self._load(step, target, written)
