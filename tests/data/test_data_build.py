@@ -214,9 +214,9 @@ def test_a_target_that_is_something_else_is_refused(prepared, tmp_path):
   before = tree(target)
   build(source, target, Encoding(), 0.0)
   assert tree(target) == before
-  with pytest.raises(DataError, match=r'another build \(short_side=None, now 32\)'):
+  with pytest.raises(DataError, match=r'a different build \(short_side=None, now 32\)'):
     build(source, target, Encoding(short_side=32), 0.0)
-  with pytest.raises(DataError, match='holds something else'):
+  with pytest.raises(DataError, match='has other content'):
     build(source, source, Encoding(), 0.0)
   with pytest.raises(DataError, match='holds prepared videos'):
     build(target, tmp_path / 'other', Encoding(), 0.0)

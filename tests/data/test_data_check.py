@@ -78,7 +78,7 @@ def checked(files, **kwargs):
   'sign, seconds, reason',
   [
     (signal.SIGSEGV, 60, 'decoder crashed: it ended by SIGSEGV'),
-    (signal.SIGSTOP, 3, 'too slow: not done in 3 s'),
+    (signal.SIGSTOP, 3, 'too slow: not finished in 3 s'),
   ],
 )
 def test_a_crash_or_a_stall_costs_one_process_and_names_its_file(
@@ -98,7 +98,7 @@ def test_memory_is_bounded_and_the_file_that_wants_more_is_named(tmp_path):
   assert examine(entry(large), quick=False) == []
   found = checked([large, small], megabytes=24)
   assert found['small.mp4'] == []
-  assert found['large.mp4'] == ['too large: it takes more memory than the bound']
+  assert found['large.mp4'] == ['too large: it needs more memory than the limit']
 
 
 def data(root, bad, good):
