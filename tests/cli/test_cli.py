@@ -138,7 +138,7 @@ MISTAKES = {
     ['evaluate', '--workdir={places}/empty', '--views=axb'],
     ['--views=axb is not TxS', 'e.g. 4x3'],
   ),
-  'step': (['evaluate', '--workdir={run}', '--step=foo'], ["--step=foo is no step: give 'best'"]),
+  'step': (['evaluate', '--workdir={run}', '--step=foo'], ["--step=foo is not a step: give"]),
   'split': (
     ['evaluate', '--workdir={places}/empty', '--split=tests'], ["invalid choice: 'tests'", 'test'],
   ),
@@ -346,7 +346,7 @@ def test_inspect_of_a_fine_tune_needs_no_data(capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
   assert main(['inspect', '--config=configs/finetune.py:Ti/16x2']) == 0
   out = capsys.readouterr().out
-  assert 'config.task.classes=() are those of the data' in out
+  assert 'config.task.classes=() is taken from the data' in out
   assert main(['inspect', '--config=configs/finetune.py:Ti/16x2', '--json']) == 0
   without = json.loads(capsys.readouterr().out)
   arguments = ['--config=configs/finetune.py:Ti/16x2', '--config.task.classes=(7,)', '--json']

@@ -63,7 +63,7 @@ def test_balanced_weights_of_tags_count_labels():
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    ((('dgo', 2.0),), "names 'dgo', which is no class; did you mean 'dog'?"),
+    ((('dgo', 2.0),), "names 'dgo', which is not a class; did you mean 'dog'?"),
     ((('open', 2.0),), "names 'open': write 'verb:open' or 'noun:open'"),
     ((('dog', 2.0), ('noun:dog', 1.0)), "names 'noun:dog' twice"),
   ],

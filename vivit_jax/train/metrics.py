@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of the steps since the last row of the log, fetched late, so that devices never wait."""
+"""Metrics of the steps since the last log row, fetched late so that devices never wait."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class MetricsBuffer:
   """Collects the metrics of steps until they are logged.
 
   Attributes:
-    consecutive_skips: the last steps whose updates were skipped, as far as steps are known: `add`
-      leaves the newest step unread, the other methods say what they read.
+    consecutive_skips: the most recent consecutive steps with skipped updates, among the steps whose
+      metrics were fetched; see the methods.
   """
 
   def __init__(self, step: int = 0, rows: Sequence[Metrics] = ()) -> None:
@@ -34,7 +34,7 @@ class MetricsBuffer:
     its metrics would look like waiting for data.
     """
     for value in metrics.values():
-      value.copy_to_host_async()  # is there when the step is, so that nobody asks for it then
+      value.copy_to_host_async()  # so that it is on the host when the step has finished
     self._rows.append((step, metrics))
     self._unread.append((step, metrics))
     self._read(step - 1)
@@ -57,7 +57,7 @@ class MetricsBuffer:
     """Removes the rows up to `step` and returns their means; empty if there are none.
 
     Blocks until `step` has finished. The means are over the steps whose update was applied;
-    `skipped_updates` is the number of the others.
+    `skipped_updates` is the number of other steps.
     """
     self._read(step)
     taken = []

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Early stopping: how many evaluations in a row were no better than the best before them."""
+"""Early stopping after a number of evaluations in a row without a new best."""
 
 import math
 from collections.abc import Iterable, Mapping
 
-STOPPED = 'stopped_early'  # column, 1 in the row of the evaluation that ended a run
+STOPPED = 'stopped_early'  # metrics column; 1 in the row of the evaluation that ended a run
 
 
 class Patience:
-  """Counts from the log alone, so that a resumed run counts as one that was never stopped."""
+  """Counts evaluations without a new best; derived only from the log, so it survives resumption."""
 
   def __init__(
     self, allowed: int | None, score: str, rows: Iterable[Mapping[str, int | float]] = ()
   ):
-    """Begins after the evaluations that were logged.
+    """Starts from the evaluations that were logged so far.
 
     Args:
-      allowed: evaluations in a row without a better one; None = any number.
-      score: name of the metric that chooses the best; of equal ones, the lower loss is better.
-      rows: metrics of evaluations, in their order.
+      allowed: maximum number of evaluations in a row without a new best; None = unlimited.
+      score: name of the metric that determines the best; ties are broken by the lower loss.
+      rows: metrics of the evaluations, in order.
     """
     self._allowed, self._score = allowed, score
     self._best: tuple[float, float] | None = None
@@ -27,7 +27,7 @@ class Patience:
       self.add(row)
 
   def add(self, metrics: Mapping[str, int | float]) -> None:
-    """Counts one evaluation; NaN ranks worst."""
+    """Counts an evaluation; NaN ranks lowest."""
     score = metrics[self._score]
     loss = metrics.get('loss', math.nan)  # earlier versions did not log it
     found = (
@@ -40,5 +40,5 @@ class Patience:
 
   @property
   def is_over(self) -> bool:
-    """Whether the run is to end."""
+    """Whether the run should end."""
     return self._allowed is not None and self.waited >= self._allowed
