@@ -224,7 +224,7 @@ def test_a_target_that_is_something_else_is_refused(prepared, tmp_path):
 
 def test_an_unfinished_target_is_not_trained_from(tmp_path):
   (tmp_path / '.building').mkdir()
-  with pytest.raises(DataError, match='not finished: run its `vivit data build` again'):
+  with pytest.raises(DataError, match='not finished: run its `vivit data build` command'):
     open_split(config(root=str(tmp_path)), 'train')
 
 

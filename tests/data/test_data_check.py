@@ -188,7 +188,7 @@ def test_an_interrupted_or_killed_check_goes_on_where_it_was(long, tmp_path):
       time.sleep(0.05)
     assert not readers(root / '4.mp4'), f'{found} outlived the command'
     if sign == signal.SIGINT:
-      assert '8 of 9 files are known: run it again to go on' in out
+      assert '8 of 9 files are checked: run it again to resume' in out
       assert [row[0] for row in listed(root / 'quarantine.csv')[2:]] == [
         f'bad{k}.mp4' for k in range(4)
       ]

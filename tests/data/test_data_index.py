@@ -211,7 +211,7 @@ def test_one_csv(tmp_path, place, capsys):
   assert (tmp_path / 'classes/noun.txt').read_text() == 'box\ndoor\nlid\n'
   out = capsys.readouterr().out
   assert '''--config.task.heads="('noun','verb')"''' in out
-  assert f'1 annotated videos are not there: {tmp_path / "missing.csv"}' in out
+  assert f'1 annotated videos do not exist: {tmp_path / "missing.csv"}' in out
   place(tmp_path, 'gone.mp4')
   assert main(['data', 'index', str(file), '--force']) == 0
   assert not (tmp_path / 'missing.csv').exists()

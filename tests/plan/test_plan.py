@@ -154,7 +154,7 @@ def test_the_command_prints_a_table_and_json(capsys):
     (['--device=a100', '--devices=8'], '--device=a100 is not known'),
     (['--device-memory=80GB'], 'give either --topology'),
     (['--device-memory=80', '--devices=8'], '--device-memory=80 is not a size'),
-    (['--device-memory=80GB', '--devices=0'], '--devices=0 is no number'),
+    (['--device-memory=80GB', '--devices=0'], '--devices=0 is not a number'),
     (['--device-memory=80GB', '--devices=7'], 'config.train.batch_size=32 is not divisible'),
   ],
 )
@@ -192,7 +192,7 @@ def test_an_h100_without_its_compiler_is_estimated_and_says_so(capsys, monkeypat
   arguments = ['plan', '--config=configs/moving_digits.py', '--device=h100', '--devices=8']
   assert main.main(arguments) == 0
   said = capsys.readouterr()
-  assert 'estimated instead' in said.err
+  assert 'using an estimate instead' in said.err
   assert 'It fits by the estimate as given.' in said.out
 
 

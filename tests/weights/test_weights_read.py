@@ -175,7 +175,7 @@ def array(shape=(2,), dtype='float32', data=bytes(8)):
   [
     (packed({'a': array()})[:-1], 'incomplete input'),
     (packed({'a': array()}) + b'\0', 'received extra data'),
-    (packed({'a': msgpack.ExtType(7, b'x')}), 'extension type 7 is none of flax'),
+    (packed({'a': msgpack.ExtType(7, b'x')}), 'extension type 7 is not one of flax'),
     (packed({'a': array(shape=(3,))}), 'needs 12 bytes, but the file has 8'),
     (packed({'a': array(dtype='object')}), "has type 'object'"),
     (packed({'a': array(shape=(1,) * 9)}), "'a' has the invalid shape"),
