@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what is kept, what is on disk when, and what is refused."""
+"""Checkpoints: which are kept, when they are on disk, and which are rejected."""
 
 import contextlib
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workdir lets a command continue: the same experiment, whatever its free settings."""
+"""A workdir can only be continued with the same experiment; free settings may change."""
 
 import errno
 import fcntl

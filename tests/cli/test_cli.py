@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: help that helps, and one line for every mistake."""
+"""The command line: help texts, and a one-line error for every mistake."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `parse` accepts and refuses: types, choices, lengths, ranges, combinations, devices."""
+"""Values that `parse` accepts and rejects: types, choices, lengths, ranges, combinations."""
 
 import dataclasses
 import json

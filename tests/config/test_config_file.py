@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files and command-line overrides: what arrives, and which line says what is wrong."""
+"""Config files and command-line overrides: resulting values, and one-line errors."""
 
 import dataclasses
 import typing

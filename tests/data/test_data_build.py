@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data build`: what is prepared is the source; a killed build ends as any other."""
+"""`vivit data build`: prepared data equals the source, also if the build was killed and resumed."""
 
 import csv
 import io

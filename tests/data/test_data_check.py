@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data check`: all bad files and only they, whatever ends its processes or the command."""
+"""`vivit data check`: finds exactly the bad files, also if processes or the command are killed."""
 
 import contextlib
 import csv

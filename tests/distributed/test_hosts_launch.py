@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process learns that it is one of several; most are not, and must not wait for anybody."""
+"""Detection of multi-process runs; a single process must not wait for others."""
 
 import argparse
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that rot, lose files, are killed while written or find no space: nothing is lost."""
+"""Damaged checkpoints, missing files, kills during a save, and full disks: nothing is lost."""
 
 import gc
 import random

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that are really full: who notices, what is said, and what is still there afterwards."""
+"""Really full disks: detection, messages, and the files that remain."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that are none: a step that meets them changes nothing but its count, however it clips."""
+"""Non-finite values: a step skips its update and only advances the step count."""
 
 import chex
 import jax

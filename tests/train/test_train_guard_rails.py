@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hints before a run that will disappoint, and the check on one batch."""
+"""Warnings about settings before a run, and the check of overfitting one batch."""
 
 import dataclasses
 

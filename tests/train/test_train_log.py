@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's numbers: one row a step whatever was killed, readable by plain tools."""
+"""Metrics of a run: one row per step even after kills, readable by standard tools."""
 
 import json
 import math

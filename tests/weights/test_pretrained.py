@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call for every format, its account of what it took, and the ways on from there."""
+"""Loading any format with one call, its report of loaded parameters, and uses of the result."""
 
 import dataclasses
 from pathlib import Path

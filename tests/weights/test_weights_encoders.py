@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders beyond ViViT: each is the original's function, written back, adapted, or refused."""
+"""Encoders other than ViViT: equal to the originals, written back, adapted, or rejected."""
 
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no checkpoint, or a hostile one, end in one line that names file and reason."""
+"""Invalid or hostile checkpoint files give a one-line error with file and reason."""
 
 import hashlib
 import json
