@@ -110,7 +110,7 @@ def _entry(
     raise CheckpointError(path, f'a name of {len(name)} characters, at most {MAX_NAME} allowed')
   if dtype not in DTYPES.values():
     raise CheckpointError(
-      path, f'{name!r} has type {dtype[:20]!r}, known: {", ".join(DTYPES.values())}'
+      path, f'{name!r} has type {dtype[:20]!r}, supported are {", ".join(DTYPES.values())}'
     )
   if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
     raise CheckpointError(path, f'{name!r} has the invalid shape {shape[:9]}')

@@ -151,6 +151,6 @@ def _choice(path: Path, name: str, section: Mapping[str, Any], known: Mapping[st
   value = section[name.rpartition('.')[2]]
   if not isinstance(value, str) or value not in known:
     raise CheckpointError(
-      path, f'its side-car has {name}={value!r}, known: {and_more(map(repr, known))}'
+      path, f'its side-car has {name}={value!r}, supported are {and_more(map(repr, known))}'
     )
   return known[value]

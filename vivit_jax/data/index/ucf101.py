@@ -43,7 +43,10 @@ def read(folder: Path, videos: VideoFiles, division: int = 1) -> Index:
       path, _, number = line.partition(' ')
       name = PurePosixPath(path).parts[0]
       if number and numbers.get(whole_number(where, 'class', number) - 1) != name:
-        raise DataError(f'{where} {path} is of class {name!r}, not {number} of {index.name}')
+        raise DataError(
+          f'{where} {path} is of class {name!r} by its folder, which is not class {number} in '
+          f'{index.name}: download the annotations again'
+        )
       rows.append(Annotation(split, videos.find(path, split), (name,), path, where))
   note = f'{lists[1].name} is validation.csv: UCF101 has no validation videos of its own'
   return Index(tuple(rows), {'label': classes}, notes=(note,), inputs=(index, *lists))
