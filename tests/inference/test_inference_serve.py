@@ -233,7 +233,7 @@ def test_a_thousand_damaged_uploads(server, video, uploads):
 def test_answers_that_are_no_numbers_are_said(model, video, uploads):
   params = dict(model.params)
   params['head'] = {**params['head'], 'bias': np.full(6, np.inf, np.float32)}
-  with pytest.raises(DataError, match='not finite'):
+  with pytest.raises(DataError, match='non-finite'):
     Answerer(dataclasses.replace(model, params=params)).answer(Path(video))
 
 
