@@ -261,7 +261,7 @@ def test_modern_has_the_values_of_videomaes_scripts(name, size):
 
 
 def test_modern_never_blends_two_clips_of_one_video():
-  with pytest.raises(ConfigError, match='group_size=2 would blend clips of one video'):
+  with pytest.raises(ConfigError, match='group_size=2 would blend clips of the same video'):
     check(Config(mix=Mix(mixup=0.1), augment=Augment(repeated_augmentation=2)))
   check(Config(mix=Mix(mixup=0.1, group_size=4), augment=Augment(repeated_augmentation=2)))
   for name, words in WORDS.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models as modules: tokens, a chain of stages, pooling, head."""
+"""The models as Flax modules: tokenizer, a chain of stages, pooling, head."""
 
 import dataclasses
 import functools
@@ -25,18 +25,18 @@ from vivit_jax.model.transformer import Blocks
 
 @jax.custom_vjp
 def add_positions(x: Float[Array, '*b d'], position: Float[Array, '*n d']) -> Float[Array, '*b d']:
-  """Returns tokens with their positions, which all examples share."""
+  """Adds positions, which are shared by all examples, to tokens."""
   return x + position.astype(x.dtype)
 
 
 def _position_gradient(position: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the gradient of tokens and positions, the latter summed in the positions' type.
+  """Returns the gradients of tokens and positions; the latter is summed in the positions' type.
 
-  Without the barrier XLA would lay all activations of the stage out for this one sum on GPUs, and
-  make every norm a transpose.
+  Without the barrier, XLA on GPUs would choose the layout of all activations of the stage for this
+  sum, and every norm would need a transpose.
   """
   rows, lead = g, g.ndim - position.ndim
-  if context_size() == 1:  # else rows would have parts on several devices
+  if context_size() == 1:  # otherwise rows would span several devices
     rows, lead = g.reshape(-1, position.size), 1
   rows = jax.lax.optimization_barrier(rows)
   return g, rows.sum(tuple(range(lead)), dtype=position.dtype).reshape(position.shape)
@@ -59,14 +59,14 @@ class Encoder(nn.Module):
     train: bool = False,
     grid: tuple[int, int, int] | None = None,
   ) -> Float[Array, 'b *pooled d']:
-    """Returns one representation per example, or per frame where time is not a token axis.
+    """Returns one vector per example, or per frame if time is not a token axis.
 
-    Without pooling it returns the tokens, as the stage has laid them out.
+    Without pooling it returns the tokens in the stage's arrangement.
 
     Args:
-      x: tokens as the stage's pattern takes them.
-      train: dropout and stochastic depth act.
-      grid: tokens along time, height and width, which rotary positions go by.
+      x: tokens in the input arrangement of the stage's pattern.
+      train: whether to apply dropout and stochastic depth.
+      grid: tokens along time, height and width, for rotary positions.
     """
     config, axes = self.config, self.stage.token_axes
     dtype = jnp.dtype(config.dtype)
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
     return x.mean(axis=axes) if pools and config.final_norm != 'after_pooling' else x
 
   def _positioned(self, x: Float[Array, 'b *n d'], tokens: tuple[int, ...]) -> jax.Array:
-    """Returns the tokens with the positions that are added to them, if any are."""
+    """Adds learned or fixed positions to the tokens, if the model has them."""
     config = self.config
     if config.positions.startswith('rotary'):
       return x
@@ -113,13 +113,13 @@ class Encoder(nn.Module):
       self._check_positions('time_position', shape)
       time = jnp.asarray(self.param('time_position', nn.initializers.zeros, shape))
       time = jnp.broadcast_to(time[0, :, None], (*tokens, config.width))
-      if self.stage.cls:  # which has a place, but no time
+      if self.stage.cls:  # which has a spatial but no temporal position
         time = time.at[:, 0].set(0.0)
       position = position + time
     return add_positions(x, position.reshape(*tokens, config.width))
 
   def _filled(self, x: Float[Array, 'b *n d'], train: bool) -> Float[Array, 'b *m d']:
-    """Returns the tokens and as many behind them as their kernel wants, at which none looks."""
+    """Returns the tokens padded to the length preferred by the attention kernel."""
     config = self.config
     query = jax.ShapeDtypeStruct(
       (*x.shape[:-1], config.heads, config.width // config.heads), jnp.dtype(config.dtype)
@@ -128,20 +128,20 @@ class Encoder(nn.Module):
     length = filled(config.attention_kernel, query, drops, config.logit_cap)
     if length == x.shape[-2]:
       return x
-    # Not zeros, of which a norm with epsilon 0 would make no number.
+    # Not zeros, for which a norm with epsilon 0 would give NaN.
     filling = jnp.arange(config.width, dtype=x.dtype) % 2
     shape = (*x.shape[:-2], length - x.shape[-2], config.width)
     return jnp.concatenate([x, jnp.broadcast_to(filling, shape)], axis=-2)
 
   def _check_positions(self, name: str, shape: tuple[int, int, int]) -> None:
-    """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
+    """Rejects clips whose size does not match the positions, with a clearer error than Flax's."""
     if self.has_variable('params', name):
       held: tuple[int, ...] = self.get_variable('params', name).shape
       if held != shape:
         raise InputError(
           f'the video gives the {self.stage.name} transformer {shape[1]} tokens, but its positions '
-          f'are for {held[1]}: give clips of as many frames and pixels as the weights have seen, '
-          'or raw frames to the model that load_pretrained returns'
+          f'are for {held[1]}: give clips of the size of the weights, or raw frames to the model '
+          'that load_pretrained returns'
         )
 
 
@@ -149,8 +149,8 @@ class ViViT(nn.Module):
   """Video Vision Transformer: tokenizer, stages, linear head.
 
   Attributes:
-    config: the architecture; every variant is data in it.
-    classes: size of the logits' last axis, over all heads of the task; 0 for a model without head.
+    config: the architecture.
+    classes: size of the logits' last axis, over all heads of the task; 0 = no head.
   """
 
   config: Model
@@ -160,16 +160,16 @@ class ViViT(nn.Module):
   def __call__(self, video: Shaped[Array, '...'], train: bool = False) -> Float[Array, 'b *out']:
     """Returns float32 logits [B, classes].
 
-    Without a head it returns what that would see: [B, D], or all tokens [B, T * S, D], frame by
-    frame, where config.pooling is `none`.
+    Without a head it returns the head's input: [B, D], or all tokens [B, T * S, D], frame by frame,
+    if config.pooling is `none`.
 
     Args:
-      video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
-        Or what `tokenizer.cut` makes of it.
-      train: dropout and stochastic depth act, drawing from the `dropout` generator.
+      video: pixel values in [-1, 1], floats [B, F, H, W, 3], with F, H, W divisible by
+        config.patch; or the result of `tokenizer.cut`.
+      train: whether to apply dropout and stochastic depth, with the RNG `dropout`.
 
     Raises:
-      InputError: another type or shape, as soon as the program is traced.
+      InputError: the type or shape is wrong; raised when the program is traced.
     """
     config = self.config
     if video.ndim != 4 or video.shape[-1] != 3 * math.prod(config.patch):
@@ -184,11 +184,11 @@ class ViViT(nn.Module):
 
 
 def all_tokens(model: ViViT, **changes: Any) -> ViViT:
-  """Returns the model that gives out all tokens, of whose parameters it has a part.
+  """Returns the model without pooling, which returns all tokens; its parameters are a subset.
 
   Args:
-    model: with a way of pooling.
-    changes: of its settings, besides.
+    model: a model with pooling.
+    changes: further changes of its settings.
   """
   config = dataclasses.replace(
     model.config, pooling='none', pooler_layers=0, pooler_width=None, **changes
@@ -197,19 +197,19 @@ def all_tokens(model: ViViT, **changes: Any) -> ViViT:
 
 
 def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
-  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+  """Returns tokens along time, height and width for a video shape [B, F, H, W, 3].
 
-  B need not be a number: exports leave it open.
+  B may be symbolic, as in exports.
   """
   t, h, w = config.patch
   return config.sampled_frames or video[1] // t, video[2] // h, video[3] // w
 
 
 def check_video(config: Model, video: Shaped[Array, '...']) -> None:
-  """Refuses what is no batch of clips in [-1, 1] that a model can cut into tubelets.
+  """Checks that the input is a batch of float clips that can be divided into tubelets.
 
   Raises:
-    InputError: naming type or shape, and what to give instead.
+    InputError: names the type or shape, and the remedy.
   """
   held = f'the video is {video.dtype} {list(video.shape)}'
   if video.ndim != 5 or video.shape[-1] != 3:
@@ -231,7 +231,7 @@ def check_video(config: Model, video: Shaped[Array, '...']) -> None:
 
 
 def build(config: Config) -> ViViT:
-  """Returns the model of an experiment whose number of classes is known."""
+  """Returns the model of a config with a known number of classes."""
   assert config.task.classes, 'data.dataset.with_classes() finds them out'
   return ViViT(config.model, sum(config.task.classes))
 
@@ -242,7 +242,7 @@ def apply(
   video: Shaped[Array, '...'],
   dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, 'b *out']:
-  """Returns what the model does; the regularisers act where a key is given."""
+  """Applies the model; dropout and stochastic depth are active if a key is given."""
   gather = functools.partial(_gathered_here, dtype=model.config.dtype)
   params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:
@@ -252,7 +252,7 @@ def apply(
 
 
 def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
-  """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
+  """Gathers a parameter, unless it belongs to a block, which gathers its own parameters."""
   names = [str(entry.key) for entry in path]
   if any(name.startswith('block_') for name in names):
     return leaf
@@ -260,24 +260,24 @@ def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
-  """Returns the abstract input of a model for clips of this geometry, float32 [B, F, H, W, 3]."""
+  """Returns the abstract input of a model for clips of this size, float32 [B, F, H, W, 3]."""
   return jax.ShapeDtypeStruct((batch, clip.frames, clip.height, clip.width, 3), jnp.float32)
 
 
 def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
-  """Returns fresh float32 parameters, without running the model.
+  """Returns initial float32 parameters, without running the model.
 
-  Not under jit: compiling the initializers of many layers takes longer than running them.
+  It does not use jit: compiling the initializers of many layers takes longer than running them.
   """
   return _plain(model).lazy_init(key, video_shape(clip))['params']
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
-  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  """Returns shapes and types of the parameters, without allocation or compilation."""
   return jax.eval_shape(_plain(model).init, jax.random.key(0), video_shape(clip))['params']
 
 
 def _plain(model: ViViT) -> ViViT:
-  """Returns the model with the same parameters and nothing that depends on the device."""
+  """Returns a model with the same parameters and no device-dependent settings."""
   config = dataclasses.replace(model.config, attention_kernel='plain', remat='none')
   return model.clone(config=config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates parameters on a split of the data: on all hosts together, and one view in training."""
+"""Evaluates parameters on a split of the data, over all hosts; one view per video in training."""
 
 import contextlib
 import dataclasses
@@ -22,27 +22,27 @@ from vivit_jax.train import losses
 from vivit_jax.train.losses import targets
 
 Forward = Callable[[Any, np.ndarray], np.ndarray]
-BeforeBatch = Callable[[], None]  # called before each batch; what it raises ends the evaluation
+BeforeBatch = Callable[[], None]  # called before each batch; an exception ends the evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-  """Outcome of a scheduled evaluation; `score`, then `loss`, say which parameters are the best."""
+  """Result of a scheduled evaluation; the best parameters are chosen by `score`, then `loss`."""
 
   metrics: dict[str, float]
   score: float
 
   @property
   def loss(self) -> float:
-    """Mean loss of the videos."""
+    """Mean loss over videos."""
     return self.metrics['loss']
 
 
 def open_common_split(config: Config, split: str) -> Manifest:
-  """Returns a split's manifest, which must be the same in all processes.
+  """Returns the manifest of a split and checks that it is the same in all processes.
 
   Raises:
-    DataError: the split cannot be used.
+    DataError: the split is invalid.
     HostsDifferError: two processes have different data.
   """
   data = open_split(config, split)
@@ -58,7 +58,7 @@ def validate(
   params: Any,
   before_batch: BeforeBatch,
 ) -> Validation:
-  """Evaluates one central view of each video."""
+  """Evaluates the central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = evaluate_split(config, data, forward, params, protocol, failures, before_batch)
   results = hosts.broadcast(results_of(predictions, config.task, protocol))
@@ -70,14 +70,14 @@ def validate(
 
 
 def results_of(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
-  """Returns the results of `compute` and `loss`, that of the videos' mean logits."""
+  """Returns the results of `compute`, and the `loss` of the videos' mean logits."""
   labels = targets(task, jnp.asarray(predictions.labels[predictions.seen]))
   loss = losses.loss(task, jnp.asarray(predictions.mean_logits()), labels)
   return {**compute(predictions, task, protocol), 'loss': float(loss)}
 
 
 def headline(task: Task) -> str:
-  """Returns the metric that sums a task up in one number."""
+  """Returns the name of the main metric of a task."""
   return 'mAP' if task.kind == 'multi_label' else 'top1'
 
 
@@ -95,13 +95,13 @@ def evaluate_split(
 
   Args:
     config: task, clip and data settings.
-    data: of the split.
-    forward: of `compile_forward`.
-    params: on the devices.
-    protocol: views of a video, and of a batch over all hosts.
-    failures: collects the videos that cannot be read.
+    data: the split.
+    forward: result of `compile_forward`.
+    params: parameters on the devices.
+    protocol: number of views per video, and batch size in views over all hosts.
+    failures: collects unreadable videos.
     before_batch: see BeforeBatch.
-    progress: shows videos per second and the time left.
+    progress: whether to show a progress bar with videos per second and ETA.
 
   Raises:
     EvaluationError: a readable video was not evaluated.
@@ -134,7 +134,7 @@ def evaluate_split(
 def _with_calls(
   batches: Generator[Batch, None, None], before_batch: BeforeBatch
 ) -> Iterator[Batch]:
-  with contextlib.closing(batches):  # what `before_batch` raises ends the decoders
+  with contextlib.closing(batches):  # an exception of `before_batch` stops the decoders
     for batch in batches:
       before_batch()
       yield batch
