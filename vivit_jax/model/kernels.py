@@ -122,7 +122,9 @@ def check_kernel(config: Model, device: str) -> None:
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
     reason = f'needs a TPU, not {device}'
   if reason:
-    raise ConfigError(f"config.model.attention_kernel={kernel!r} {reason}: use 'auto'")
+    raise ConfigError(
+      f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
+    )
 
 
 def _uncapped(kernel: str, cap: float) -> str:

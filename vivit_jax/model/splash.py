@@ -58,7 +58,7 @@ def splash(
   # Padding is a separate segment, which no query attends to.
   filled = (jnp.arange(k.shape[-2]) >= count).astype(jnp.int32)
   segments = library.SegmentIds(jnp.zeros(q.shape[-2], jnp.int32), filled)
-  # Each head is a separate example, because the library's mask setup grows with the heads.
+  # Each head an example of its own: the library's work on the mask grows with the heads.
   result = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(q, k, v)
   result = result[:, 0, : query.shape[-3]].reshape(
     *query.shape[:-3], query.shape[-2], -1, query.shape[-1]
@@ -74,7 +74,7 @@ def block_size(tokens: int) -> int:
 
 
 def _heads(x: Float[Array, '*b n h d'], block: int) -> Float[Array, 'examples 1 filled d']:
-  """Returns the heads of all examples as a batch, zero-padded to a multiple of the block size."""
+  """Returns all heads of all examples, with zeros up to a multiple of the block."""
   x = jnp.moveaxis(x, -2, -3)
   x = x.reshape(-1, 1, *x.shape[-2:])
   return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % block), (0, 0)])

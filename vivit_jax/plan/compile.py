@@ -82,7 +82,7 @@ def _reason(error: Exception) -> str:
   return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')
 
 
-# Otherwise libtpu assumes that it runs on a TPU host and queries a metadata server.
+# Without these, libtpu believes that it runs on a TPU host and asks a server that is not there.
 ALONE = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 
 

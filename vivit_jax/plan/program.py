@@ -205,7 +205,7 @@ class Program:
         return 2.0 * math.prod(one.arrays[0].shape) * _product(shapes[0], axes)
       if 'fmha' in target:  # [batch, tokens, heads, dim]: 2 products forward, 5 backward
         return (10.0 if 'Backward' in target else 4.0) * math.prod(shapes[0]) * shapes[1][1]
-      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # Pallas kernels
+      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # of Pallas' kernels
     if one.operation in ('fusion', 'call', 'async-start'):
       called = self.computations[one.called[0]]
       return sum((self._flops(inner, called) for inner in called.values()), start=0.0)

@@ -110,7 +110,7 @@ def devices(topology: str) -> list[Any]:
     topology: topology in libtpu's notation, e.g. v5e:8x8, or h100:N.
 
   Raises:
-    JaxRuntimeError: the topology does not exist.
+    JaxRuntimeError: where there is no such topology.
   """
   from jax.experimental import topologies
 

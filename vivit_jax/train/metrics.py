@@ -17,8 +17,8 @@ class MetricsBuffer:
   """Collects the metrics of steps until they are logged.
 
   Attributes:
-    consecutive_skips: the most recent consecutive steps with skipped updates, among the steps whose
-      metrics were fetched; see the methods.
+    consecutive_skips: the last steps whose updates were skipped, as far as steps are known: `add`
+      leaves the newest step unread, the other methods say what they read.
   """
 
   def __init__(self, step: int = 0, rows: Sequence[Metrics] = ()) -> None:
@@ -34,7 +34,7 @@ class MetricsBuffer:
     its metrics would look like waiting for data.
     """
     for value in metrics.values():
-      value.copy_to_host_async()  # so that it is on the host when the step has finished
+      value.copy_to_host_async()  # is there when the step is, so that nobody asks for it then
     self._rows.append((step, metrics))
     self._unread.append((step, metrics))
     self._read(step - 1)

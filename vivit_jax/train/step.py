@@ -170,7 +170,7 @@ def compile_step(
   )
 
 
-@functools.cache  # validation and the final test share a compilation
+@functools.cache  # validation and the test that follows share a compilation
 def compile_forward(
   model: ViViT, mesh: Mesh, clip: Clip = CLIP
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
