@@ -60,7 +60,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   tokenizer = hints.tokenizer or said.get('tokenizer') or (None if flat else 'tubelet')
   if tokenizer is None:
     raise CheckpointError(
-      path, f'the tensors do not determine this, so give it: tokenizer: {CHOICES["tokenizer"]}'
+      path, f'the tensors do not determine these, so give them: tokenizer: {CHOICES["tokenizer"]}'
     )
   if flat == (tokenizer == 'tubelet'):
     raise CheckpointError(
