@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what one block of each ViViT connects: the Jacobian of one output token by all inputs."""
+"""Plots the connectivity of one block of each ViViT: Jacobian of an output token by all inputs."""
 
 # Run from the repository root: python experiments/connectivity.py [docs/connectivity.png]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a timed program and the one that times it say to each other, one JSON object a line."""
+"""Protocol between a timed program and the timing program: one JSON object per line."""
 
 # Imported by programs of both frameworks, so it needs the standard library alone.
 
@@ -35,7 +35,7 @@ def serve(
   device_peak: Callable[[], int | None],
   matrix: tuple[Callable[[], object], float],
 ) -> None:
-  """Runs the first step, then as many as each line of standard input asks for.
+  """Runs the first step, then the number of steps in each line of standard input.
 
   Args:
     step: one update, waited for.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a clip costs out of a 10-second, a 20-minute and a 1-hour file of 1920x1080."""
+"""Time to read a clip from a 10-second, 20-minute and 1-hour file of 1920x1080."""
 
 # Run from the repository root (900 MB of files are written):
 #   python experiments/long_videos.py [--repeats=5] [--folder=FOLDER]

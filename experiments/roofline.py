@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real training step, compiled for an accelerator that is not there, and its least time."""
+"""Roofline of the training step, compiled for an accelerator without having one."""
 
 # Run from the repository root, with vivit_jax[plan] installed; no accelerator is needed:
 #   python experiments/roofline.py --target=h100 --size=B --attention=factorised_encoder --batch=16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our train step beside a plain port, Hugging Face's and vit-pytorch's, in turns of one run."""
+"""Speed of the training step compared with a plain port, Hugging Face and vit-pytorch."""
 
 # Run from the repository root, on a machine that does nothing else:
 #   python experiments/throughput.py

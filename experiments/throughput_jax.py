@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our train step, or that of a plain port, as a program that experiments/throughput.py times."""
+"""The training step of this package or of a plain port, as a program for throughput.py."""
 
 import functools
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's ViViTs (Hugging Face, vit-pytorch) as programs that experiments/throughput.py times."""
+"""PyTorch ViViTs (Hugging Face, vit-pytorch) as programs for throughput.py."""
 
 # Needs torch and transformers or vit-pytorch; of ours only the table of sizes, which needs no JAX.
 

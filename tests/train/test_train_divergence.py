@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that are none: a step that meets them changes nothing but its count, however it clips."""
+"""Non-finite values: a step skips its update and only advances the step count."""
 
 import chex
 import jax
@@ -61,7 +61,7 @@ def test_nothing_that_is_not_finite_is_saved():
   ):
     with pytest.raises(TrainingError) as error:
       check_finite({**state, 'b': jnp.array([0.0, value])}, 7, saved)
-    assert str(error.value).startswith('parameters or optimiser state after step 7 are not finite')
+    assert str(error.value).startswith('parameters or optimizer state after step 7 are not finite')
     assert left in str(error.value)
 
 

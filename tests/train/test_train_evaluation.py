@@ -203,7 +203,7 @@ def test_views_that_are_none(text):
 
 @pytest.mark.parametrize('text', ['', 'foo', '-1', '1.5', '²'])
 def test_steps_that_are_none(text):
-  with pytest.raises(ConfigError, match=r"--step=.* is no step: give 'best', 'last' or a number"):
+  with pytest.raises(ConfigError, match=r"--step=.* is not a step: give 'best', 'last'"):
     parse_step(text)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's numbers: one row a step whatever was killed, readable by plain tools."""
+"""Metrics of a run: one row per step even after kills, readable by standard tools."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
   (tmp_path / 'metrics.jsonl').write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
   with pytest.raises(CheckpointError) as error:
     read_metrics(tmp_path)
-  message = f'{tmp_path}/metrics.jsonl:2 is no row of numbers: delete the line'
+  message = f'{tmp_path}/metrics.jsonl:2 is not a row of numbers: delete the line'
   assert str(error.value) == message
 
 

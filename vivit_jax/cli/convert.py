@@ -20,7 +20,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     'convert',
     run,
     summary='write a checkpoint in another format',
-    description='Writes a checkpoint of any format as another program or a training run reads it.',
+    description='Converts a checkpoint of any format for another library or for training.',
     usage='SOURCE TARGET --to=FORMAT',
     epilog=HELP,
   )
@@ -31,8 +31,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     required=True,
     choices=('huggingface', 'safetensors', 'orbax'),
     metavar='FORMAT',
-    help='huggingface (a folder for VivitForVideoClassification), safetensors (one file, all '
-    'models) or orbax (a workdir as `vivit train` leaves it)',
+    help='huggingface (a folder for transformers), safetensors (one file, all models) or orbax (a '
+    'workdir like that of `vivit train`)',
   )
   add_facts(command)
 

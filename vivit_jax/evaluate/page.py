@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML page that asks the network for nothing; every name in it is escaped."""
+"""The report as one self-contained HTML page without network requests; all names are escaped."""
 
 import base64
 import dataclasses
@@ -28,26 +28,26 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class ConfusionView:
-  """One head's confusion matrix as shown."""
+  """One head's confusion matrix, as shown on the page."""
 
   head: str
   png: bytes
-  pairs: tuple[tuple[str, str, int], ...]  # (true, predicted, videos), the most frequent first
+  pairs: tuple[tuple[str, str, int], ...]  # (true, predicted, videos), most frequent first
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassesView:
-  """One head's classes as shown."""
+  """One head's class scores, as shown on the page."""
 
   head: str
-  measure: str  # what their scores are
+  measure: str  # name of the score
   png: bytes
   rows: tuple[ClassScore, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class MistakeView:
-  """One mistake as shown."""
+  """One mistake, as shown on the page."""
 
   mistake: Mistake
   path: str
@@ -67,18 +67,18 @@ def render(
   config: Mapping[str, Any],
   times: Mapping[str, float],
 ) -> str:
-  """Returns the page; sections without content are left out.
+  """Returns the page; empty sections are omitted.
 
   Args:
     title: heading.
-    results: of `metrics.compute`.
-    headline: the head, or joint metric, that the results' top level is about.
-    curves: PNG.
-    classes: one per head.
-    confusions: one per head.
-    mistakes: the most confident first.
-    failures: (path, reason) of videos that could not be read.
-    config: the resolved configuration, plain values.
+    results: results of `metrics.compute`.
+    headline: the head, or joint metric, at the top level of the results.
+    curves: training curves as a PNG.
+    classes: class scores per head.
+    confusions: confusion matrix per head.
+    mistakes: mistakes, most confident first.
+    failures: (path, reason) of unreadable videos.
+    config: the resolved config as JSON values.
     times: seconds of training by activity.
   """
   tasks = results['tasks']

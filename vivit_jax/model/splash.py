@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Google's attention for long sequences on TPUs, one of JAX's own Pallas kernels.
 
-Tokamax develops it further, but as an experiment, and pins packages that need not be there.
+Tokamax continues its development, but is experimental and pins packages that are not needed here.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LANES = 128  # of a register: blocks are multiples of it
-LEAST, MOST = 384, 768  # tokens of a block: less is slow, more does not fit the vector memory
+LANES = 128  # of a register; block sizes are multiples of it
+LEAST, MOST = 384, 768  # tokens per block: fewer are slow, more exceed the vector memory
 
 
 def splash(
@@ -20,14 +20,14 @@ def splash(
   interpret: bool = False,
   cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
-  """Computes the weights a block at a time, forwards and backwards, and stores none of them.
+  """Computes attention weights block by block in both passes, and stores none of them.
 
   Args:
-    query: [..., tokens, heads, dim], any number of tokens; key and value likewise. Where that is a
-      multiple of `block_size`, nothing is padded or cut.
-    tokens: how many of the keys there are; no query looks at those behind them. All by default.
-    interpret: without a TPU, as slow as it is exact: for tests.
-    cap: of the logits, as in `kernels.attend`.
+    query: [..., tokens, heads, dim]; key and value likewise. A number of tokens that is not a
+      multiple of `block_size` is padded.
+    tokens: number of real keys; any after them are padding. None = all.
+    interpret: runs without a TPU, exact but slow, for tests.
+    cap: as in `kernels.attend`.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (  # takes a second
     splash_attention_kernel as library,
@@ -55,7 +55,7 @@ def splash(
     interpret=interpret,
     attn_logits_soft_cap=cap,
   )
-  # What fills up the last block is another segment, at which no query looks.
+  # Padding is a separate segment, which no query attends to.
   filled = (jnp.arange(k.shape[-2]) >= count).astype(jnp.int32)
   segments = library.SegmentIds(jnp.zeros(q.shape[-2], jnp.int32), filled)
   # Each head an example of its own: the library's work on the mask grows with the heads.
@@ -67,7 +67,7 @@ def splash(
 
 
 def block_size(tokens: int) -> int:
-  """Returns the tokens of a block between LEAST and MOST that leaves the fewest to fill."""
+  """Returns the block size between LEAST and MOST that needs the least padding."""
   most = -(-tokens // LANES) * LANES
   sizes = range(min(most, LEAST), min(most, MOST) + 1, LANES)
   return min(sizes, key=lambda size: (-tokens % size, -size))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models as modules: tokens, a chain of stages, pooling, head."""
+"""The models as Flax modules: tokenizer, a chain of stages, pooling, head."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ class ViViT(nn.Module):
       places: of the patch grid in space, of which the encoder sees the first; see `masking`.
 
     Raises:
-      InputError: another type or shape, as soon as the program is traced.
+      InputError: the type or shape is wrong; raised when the program is traced.
     """
     config, masked = self.config, self.masked
     is_cut = video.ndim == 4 and video.shape[-1] == 3 * math.prod(config.patch)
@@ -80,11 +80,11 @@ class ViViT(nn.Module):
 
 
 def all_tokens(model: ViViT, **changes: Any) -> ViViT:
-  """Returns the model that gives out all tokens, of whose parameters it has a part.
+  """Returns the model without pooling, which returns all tokens; its parameters are a subset.
 
   Args:
-    model: with a way of pooling.
-    changes: of its settings, besides.
+    model: a model with pooling.
+    changes: further changes of its settings.
   """
   config = dataclasses.replace(
     model.config, pooling='none', pooler_layers=0, pooler_width=None, **changes
@@ -93,7 +93,7 @@ def all_tokens(model: ViViT, **changes: Any) -> ViViT:
 
 
 def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
-  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+  """Returns tokens along time, height and width for a video shape [B, F, H, W, 3].
 
   B need not be a number: exports leave it open. Cut videos [B, T, S, P] have one row of S places.
   """
@@ -104,10 +104,10 @@ def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
 
 
 def check_video(config: Model, video: Shaped[Array, '...']) -> None:
-  """Refuses what is no batch of clips in [-1, 1] that a model can cut into tubelets.
+  """Checks that the input is a batch of float clips that can be divided into tubelets.
 
   Raises:
-    InputError: naming type or shape, and what to give instead.
+    InputError: names the type or shape, and the remedy.
   """
   held = f'the video is {video.dtype} {list(video.shape)}'
   if video.ndim != 5 or video.shape[-1] != 3:
@@ -144,7 +144,7 @@ def apply(
   dropout_key: PRNGKeyArray | None = None,
   places: Places | None = None,
 ) -> Float[Array, 'b *out']:
-  """Returns what the model does; the regularisers act where a key is given."""
+  """Applies the model; dropout and stochastic depth are active if a key is given."""
   gather = functools.partial(_gathered_here, dtype=model.config.dtype)
   params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:
@@ -156,7 +156,7 @@ def apply(
 
 
 def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
-  """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
+  """Gathers a parameter, unless it belongs to a block, which gathers its own parameters."""
   names = [str(entry.key) for entry in path]
   if any(name.startswith('block_') for name in names):
     return leaf
@@ -164,24 +164,24 @@ def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
-  """Returns the abstract input of a model for clips of this geometry, float32 [B, F, H, W, 3]."""
+  """Returns the abstract input of a model for clips of this size, float32 [B, F, H, W, 3]."""
   return jax.ShapeDtypeStruct((batch, clip.frames, clip.height, clip.width, 3), jnp.float32)
 
 
 def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
-  """Returns fresh float32 parameters, without running the model.
+  """Returns initial float32 parameters, without running the model.
 
-  Not under jit: compiling the initializers of many layers takes longer than running them.
+  It does not use jit: compiling the initializers of many layers takes longer than running them.
   """
   return _plain(model).lazy_init(key, video_shape(clip))['params']
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
-  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  """Returns shapes and types of the parameters, without allocation or compilation."""
   return jax.eval_shape(_plain(model).init, jax.random.key(0), video_shape(clip))['params']
 
 
 def _plain(model: ViViT) -> ViViT:
-  """Returns the model with the same parameters and nothing that depends on the device."""
+  """Returns a model with the same parameters and no device-dependent settings."""
   config = dataclasses.replace(model.config, attention_kernel='plain', remat='none')
   return model.clone(config=config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates parameters on a split of the data: on all hosts together, and one view in training."""
+"""Evaluates parameters on a split of the data, over all hosts; one view per video in training."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -26,10 +26,10 @@ BeforeBatch = Callable[[], None]  # called before each batch; what it raises end
 
 
 def open_common_split(config: Config, split: str) -> Manifest:
-  """Returns a split's manifest, which must be the same in all processes.
+  """Returns the manifest of a split and checks that it is the same in all processes.
 
   Raises:
-    DataError: the split cannot be used.
+    DataError: the split is invalid.
     HostsDifferError: two processes have different data.
   """
   data = open_split(config, split)
@@ -38,7 +38,7 @@ def open_common_split(config: Config, split: str) -> Manifest:
 
 
 def results_of(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
-  """Returns the results of `compute` and `loss`, that of the videos' mean logits."""
+  """Returns the results of `compute`, and the `loss` of the videos' mean logits."""
   labels = targets(task, jnp.asarray(predictions.labels[predictions.seen]))
   loss = losses.loss(task, jnp.asarray(predictions.mean_logits()), labels)
   return {**compute(predictions, task, protocol), 'loss': float(loss)}
@@ -60,11 +60,11 @@ def evaluate_split(
 
   Args:
     config: task, clip and data settings.
-    data: of the split.
-    forward: of `compile_forward`.
-    params: on the devices.
-    protocol: views of a video, and of a batch over all hosts.
-    failures: collects the videos that cannot be read.
+    data: the split.
+    forward: result of `compile_forward`.
+    params: parameters on the devices.
+    protocol: number of views per video, and batch size in views over all hosts.
+    failures: collects unreadable videos.
     before_batch: see BeforeBatch.
     progress: shows videos per second and the time left.
     columns: of what `forward` returns, if that is no logits.
@@ -103,7 +103,7 @@ def evaluate_split(
 def _with_calls(
   batches: Generator[Batch, None, None], before_batch: BeforeBatch
 ) -> Iterator[Batch]:
-  with contextlib.closing(batches):  # what `before_batch` raises ends the decoders
+  with contextlib.closing(batches):  # an exception of `before_batch` stops the decoders
     for batch in batches:
       before_batch()
       yield batch

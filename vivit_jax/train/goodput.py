@@ -17,9 +17,9 @@ COMPILING = '/jax/core/compile/'  # JAX's events for tracing, lowering and compi
 
 
 class Goodput:
-  """Splits the time since its construction into activities; a context manager for one thread.
+  """Divides the time since its construction into activities; a context manager for one thread.
 
-  On exit it prints the shares, if the run read any input.
+  On exit it prints the shares, if any input was read.
 
   Attributes:
     seconds: by activity; their sum is the time up to the last call of `spent`. In `step` devices

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train loop: the one place that knows data, model, step, checkpoints and evaluation."""
+"""The train loop, which connects data, model, step, checkpoints and evaluation."""
 
 import contextlib
 import dataclasses
@@ -53,24 +53,23 @@ def train(
   profile: Steps | None = None,
   ends_process: bool = False,
 ) -> dict[str, Any]:
-  """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
+  """Trains, or continues from the last checkpoint in `workdir`, then evaluates and reports.
 
   Args:
-    config: the experiment; must be that of the run in `workdir`, if there is one.
+    config: the config; must match that of the run in `workdir`, if there is one.
     workdir: receives config.json, checkpoints/, best/, metrics.jsonl, tensorboard/, skipped.csv,
-      report.json, report.html and pictures.
-    allow_changes: continue although the run in `workdir` has other settings or data.
+      report.json, report.html and figures.
+    allow_changes: continue even if the run in `workdir` has other settings or data.
     profile: steps to trace into workdir/profile/.
-    ends_process: the caller does nothing afterwards that a signal should stop (see
-      `PreemptionHandler`).
+    ends_process: whether the process ends afterwards (see `PreemptionHandler`).
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
-    Stopped: after a signal, or once standard output is closed, with the state on disk.
-    TrainingError: the loss or a gradient is non-finite, step after step.
-    ConfigError, DataError, CheckpointError: for mistakes that the user can correct.
+    Stopped: after a signal, or if standard output is closed; the state is saved.
+    TrainingError: the loss or a gradient is non-finite for too many steps in a row.
+    ConfigError, DataError, CheckpointError: mistakes that the user can correct.
   """
   mesh = make_mesh(config)
   config = resolved(config)
@@ -94,7 +93,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Services:
-  """What stores, watches and measures a run."""
+  """Objects that store, monitor and measure a run."""
 
   checkpoints: Checkpoints
   watchdog: Watchdog
@@ -114,7 +113,7 @@ def _train(
   stop: PreemptionHandler,
   goodput: Goodput,
 ) -> None:
-  """Runs the remaining steps; returns once the last state is on disk."""
+  """Runs the remaining steps; returns when the last state is saved."""
   first = hosts.is_first()
   model = build(config)
   steps = total_steps(config, len(data.videos))
@@ -129,7 +128,7 @@ def _train(
     watchdog.expect('the initial state', COMPILING)
     state = restore_or_init(config, model, optimizer, mesh, checkpoints)
     keep_freed_blocks()
-    # Only now: a run that this command cannot continue must stay as it is.
+    # Only now, so that a run that this command cannot continue is not modified.
     if first:
       write_snapshot(workdir, config, data.fingerprint, data.class_names, changes)
       for warning in warnings_for(config, data, state.params):
@@ -154,10 +153,10 @@ def _loop(
   state: TrainState,
   services: _Services,
 ) -> None:
-  """Runs the steps from that of `state` on.
+  """Runs the steps, starting from the step of `state`.
 
-  Evaluation and checkpoint of step k are at the start of round k, where a stopped run continues: it
-  finds there whatever it has not done yet.
+  Evaluation and checkpoint of step k are at the start of iteration k, where a stopped run
+  continues, so that anything not yet done is done then.
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
@@ -218,7 +217,7 @@ def _loop(
 def _log_validation(
   log: RunLog, patience: Patience, step: int, found: dict[str, float], last: bool
 ) -> bool:
-  """Writes an evaluation, which marks the step as done; returns whether training ends with it."""
+  """Writes an evaluation to the log, which marks it as done; returns whether training ends."""
   patience.add(found)
   early = patience.is_over and not last
   if early:
@@ -230,11 +229,11 @@ def _log_validation(
 def _log_metrics(
   train: Train, steps: int, buffer: MetricsBuffer, log: RunLog, failures: Failures, step: int
 ) -> None:
-  """Writes the row of a step if one is due and not written yet; waits for that step."""
+  """Writes the log row of a step if it is due and missing; blocks until the step is done."""
   if step % train.log_every and step != steps:
     return
   if means := buffer.take_mean(step):
-    with on_host():  # on the devices it would wait for the step after this one
+    with on_host():  # on the devices it would wait for the next step
       rate = float(learning_rate(train, steps)(step - 1))
     log.train(step, {**means, 'learning_rate': rate})
     failures.collect()
@@ -277,7 +276,7 @@ def _save(
   *,
   wait: bool,
 ) -> None:
-  """Starts to save a state; with `wait`, returns once it is on disk."""
+  """Starts saving a state; with `wait`, blocks until it is saved."""
   check_finite(state, step, services.checkpoints.steps)
   services.watchdog.expect(f'the checkpoint of step {step}')
   with services.goodput.during('checkpoint'):
@@ -290,7 +289,7 @@ def _save(
 def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
-  """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
+  """Yields batches on the devices, starting after step `start`; two are placed ahead."""
   cut = host_cut(config, mesh.devices.flat[0].device_kind)
   place = placing(functools.partial(shard_batch, mesh), cut)
   rows = host_rows(mesh, config.train.batch_size)

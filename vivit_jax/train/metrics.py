@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of the steps since the last row of the log, fetched late, so that devices never wait."""
+"""Metrics of the steps since the last log row, fetched late so that devices never wait."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ class MetricsBuffer:
     """Removes the rows up to `step` and returns their means; empty if there are none.
 
     Blocks until `step` has finished. The means are over the steps whose update was applied;
-    `skipped_updates` is the number of the others.
+    `skipped_updates` is the number of other steps.
     """
     self._read(step)
     taken = []

@@ -53,13 +53,13 @@ def train_step(
   If the loss or any gradient is non-finite, the update is skipped and `skipped_updates` is 1.
 
   Args:
-    state: before the update.
-    batch: `video` uint8 [B, F, H, W, 3], or cut (see `host_cut`); `label` int32 [B, heads], or
+    state: state before the update.
+    batch: `video` uint8 [B, F, H, W, 3], or tubelets (see `host_cut`); `label` int32 [B, heads], or
       multi-hot [B, C].
-    config: task, regularisers and seed.
-    model: its dropout depends on seed and step only.
-    optimizer: as in `optimizer.make_optimizer`.
-    class_weights: of the loss, see `losses.loss`.
+    config: task, regularization and seed.
+    model: the model; its dropout depends only on seed and step.
+    optimizer: result of `optimizer.make_optimizer`.
+    class_weights: see `losses.loss`.
   """
   task, train = config.task, config.train
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -79,8 +79,8 @@ def train_step(
   if train.ema_decay:
     ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  # Leaf by leaf, in place of the donated one. A branch would copy the state once more on GPUs, and
-  # hold the host until the device comes to it.
+  # Per leaf, in place of the donated buffer. A lax.cond would copy the state on GPUs, and block the
+  # host until the device reaches it.
   state = jax.tree.map(
     lambda new, old: jnp.where(finite, new, old),
     TrainState(state.step, params, opt_state, ema_params),
@@ -92,7 +92,7 @@ def train_step(
     'skipped_updates': 1.0 - finite,
     **({} if task.kind == 'masked' else losses.accuracy(task, logits, targets)),
   }
-  # The step counts on whatever its numbers were, so that data and random numbers go on.
+  # The step advances even if the update is skipped, so that data and random numbers advance.
   return dataclasses.replace(state, step=state.step + 1), metrics
 
 
@@ -127,15 +127,15 @@ def _objective(config: Config, model: ViViT, class_weights: np.ndarray | None) -
 
 
 def host_cut(config: Config, device: str) -> Callable[[Any], Any] | None:
-  """Returns how the host cuts videos for a step on this kind of device; None: they stay whole."""
-  whole = config.mix.mixup or config.mix.cutmix  # which blend pictures
+  """Returns the function by which the host cuts videos into tubelets, or None for whole videos."""
+  whole = config.mix.mixup or config.mix.cutmix  # these need whole frames
   if whole or not cut_by_host(config.model, device):
     return None
   return functools.partial(cut, patch=config.model.patch)
 
 
 def _split_as_params(gradient: Gradient) -> Gradient:
-  """Returns the same whose gradients lie as the parameters, before a norm asks for all of them."""
+  """Returns the same function with gradients sharded like the parameters before the global norm."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.shape.get('fsdp', 1) == 1:
     return gradient
@@ -156,9 +156,9 @@ def compile_step(
   class_weights: np.ndarray | None = None,
   say: Callable[[str], None] = lambda line: None,
 ) -> Step:
-  """Returns `train_step` jitted over the mesh: batch and state split, the state donated.
+  """Returns `train_step` jitted over the mesh: batch and state are sharded, the state is donated.
 
-  As it is traced, `say` is given a line for each kernel that `auto` chose, and why.
+  When it is traced, `say` is called with a line for each attention kernel that `auto` chose.
   """
   check_kernel(config.model, mesh.devices.flat[0].device_kind)
 
@@ -195,7 +195,7 @@ def compile_forward(
 
   @functools.partial(
     jax.jit,
-    in_shardings=(None, batch_sharding(mesh, video=True)),  # parameters stay where they are
+    in_shardings=(None, batch_sharding(mesh, video=True)),  # parameters keep their sharding
     out_shardings=batch_sharding(mesh),
   )
   def forward(params: Any, video: Array) -> Array:

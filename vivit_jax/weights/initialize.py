@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video model's first weights from an image model or another video model (paper section 3.4).
+"""Initializes a video model from an image model or another video model (paper section 3.4).
 
-A table says where each parameter came from.
+A table lists the origin of every parameter.
 """
 
 import math
@@ -26,21 +26,21 @@ def initialize(
   source: Source,
   options: Init | None = None,
 ) -> tuple[Flat, list[ParameterOrigin]]:
-  """Returns a model's parameters with all that a source can give, and what became of each.
+  """Returns parameters initialized from a source where possible, and the origin of each.
 
-  Tubelet kernels come from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
-  t // 2), `inflation` (equation 8, divided by t); `random` keeps the fresh kernel.
+  Tubelet kernels are made from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
+  t // 2), `inflation` (equation 8, divided by t); `random` keeps the initial kernel.
 
   Args:
-    fresh: the model's own initial parameters, complete.
-    model: the target's architecture.
+    fresh: the model's complete initial parameters.
+    model: architecture of the model to initialize.
     grid: its tokens along time, height and width.
-    source: an image model, or a video model of the same attention (a spatio_temporal one may also
-      start the two other models whose tokens stay in one transformer).
-    options: where programs differ.
+    source: an image model, or a video model with the same attention. A spatio_temporal model can
+      also initialize factorised_self_attention and factorised_dot_product.
+    options: choices in which implementations differ.
 
   Raises:
-    CheckpointError: where width, depth, heads or patches differ, naming both sides.
+    CheckpointError: width, depth, heads or patches differ; has the values of both sides.
   """
   options = options or Init()
   classes = fresh['head/bias'].size if 'head/bias' in fresh else 0
@@ -87,7 +87,7 @@ def _check_models(source: Source, model: Model) -> None:
   for what, (held, wanted) in pairs.items():
     if held != wanted:
       raise CheckpointError(source.path, f'has {what} {held}, the model to initialize {wanted}')
-  # Tensors of the same shapes, of which another model would make other numbers.
+  # Settings that change the outputs but not the shapes of tensors.
   for what in ('positions', 'rotary_grid', 'logit_cap', 'time_dense'):
     held, wanted = getattr(theirs, what), getattr(model, what)
     if held != wanted and source.kind == 'video':
@@ -100,13 +100,13 @@ def _check_models(source: Source, model: Model) -> None:
   if source.kind == 'video' and mixed:
     raise CheckpointError(
       source.path,
-      f'is {theirs.attention}, which cannot start a {model.attention}: one of them has two '
-      'transformers; start from an image model',
+      f'is {theirs.attention}, which cannot initialize {model.attention}, since only one of them '
+      'has two transformers; start from an image model',
     )
 
 
 class _Merge:
-  """One initialization under way: parameters so far, and the rows of the load table."""
+  """State of an initialization: the parameters and the rows of the table so far."""
 
   def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Init):
     self.model, self.source, self.options = model, source, options
@@ -115,12 +115,12 @@ class _Merge:
     self.used: set[str] = set()
     self.tokens = tokens(model, grid)
     self.source_tokens = tokens(source.model, source.grid)
-    # The stage of the source that a stage of ours comes from.
+    # The stage of the source for each stage of the model.
     main = 'spatial' if 'spatial' in self.source_tokens else 'spacetime'
     self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal', 'pooler': 'pooler'}
 
   def parameter(self, name: str) -> None:
-    """Finds where one parameter comes from, and takes or changes it."""
+    """Loads one parameter from the source, changes it if necessary, and records its origin."""
     stage, _, rest = name.partition('/')
     if stage == 'tokenizer':
       self.kernel(name) if rest == 'kernel' else self.take(name, name)
@@ -136,7 +136,7 @@ class _Merge:
       self.layer(name, f'{self.stage[stage]}/{rest}')
 
   def layer(self, name: str, source_name: str) -> None:
-    """Cls, norms and blocks; an attention along space or time may come from a plain one."""
+    """Loads cls, norms and blocks; spatial or temporal attention may come from joint attention."""
     params, copied = self.source.params, self.options.temporal_attention == 'copy'
     if source_name in params:
       return self.take(name, source_name)
@@ -158,7 +158,7 @@ class _Merge:
       raise CheckpointError(
         self.source.path,
         f'{name} has shape {held.shape}, the model to initialize {shape}: only 2D patches can be '
-        'made longer',
+        'extended in time',
       )
     if kind == 'random':
       return self.keep(name, 'tubelet_init is random')
@@ -170,7 +170,7 @@ class _Merge:
     return self.put('resized', name, kernel, name, kind)
 
   def position(self, name: str, stage: str, from_stage: str) -> None:
-    """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
+    """Resizes the grid of positions; copies the position of the cls token if both have one."""
     source_name = f'{from_stage.partition("/")[0]}/{name.rpartition("/")[2]}'
     if source_name not in self.source.params or from_stage not in self.source_tokens:
       return self.keep(name, 'the source has none')
@@ -232,7 +232,7 @@ class _Merge:
     self.rows.append(ParameterOrigin(origin, name, source_name, array.shape, shape, note))
 
   def left_over(self) -> list[ParameterOrigin]:
-    """Returns a row for each parameter of the source that nothing took."""
+    """Returns a row for each unused parameter of the source."""
     return [
       ParameterOrigin('left over', name, closest(name, self.params), array.shape, array.shape)
       for name, array in self.source.params.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs of encoders beyond ViViT call their parameters, in our names: tables only."""
+"""Parameter names of encoders other than ViViT in their libraries, mapped to ours, as tables."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def _flax_stage(name: str) -> Iterator[Rule]:
   yield from pair(f'{theirs}/ff_layer/ffn_layer2', f'{ours}/mlp/out', _FLAX_LINEAR)
 
 
-# Without the prefix params/ or params/encoder/, and with each layer for itself.
+# Without the prefix params/ or params/encoder/, and with layers unstacked.
 VIDEOPRISM_FLAX = Table(
   'VideoPrism',
   (

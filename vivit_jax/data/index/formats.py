@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which annotation formats there are, and which one a folder holds."""
+"""The annotation formats, and their detection in a folder."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ from vivit_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """How the owners of a data set distribute its annotations."""
+  """Annotation format of a public data set."""
 
-  needs: str  # the files by which it is known
+  needs: str  # files that identify it
   find: Callable[[Path], bool]
   read: Callable[[Path, VideoFiles], Index]
 
@@ -54,14 +54,14 @@ def read_index(
     annotations: folder of the annotation files, or the one above it; `source` if None.
 
   Returns:
-    The format, the data set, and the folder that its paths are relative to.
+    The format, the data set, and the folder to which its paths are relative.
 
   Raises:
-    DataError: what is not there or cannot be read, by file and line.
+    DataError: something is missing or invalid; names file and line.
   """
   for place in (source, annotations or source):
     if not place.exists():
-      raise DataError(f'{place} does not exist: give the folder of the videos, or a CSV of them')
+      raise DataError(f'{place} does not exist: give the folder of the videos, or a CSV file')
   if source.is_file():
     if source.suffix.lower() != '.csv' or name not in (None, OWN) or annotations:
       raise DataError(
@@ -77,7 +77,7 @@ def read_index(
   if not FORMATS[name].find(place):
     raise DataError(
       f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '
-      'a folder directly in it'
+      'a direct subfolder'
     )
   videos = VideoFiles(source)
   index = FORMATS[name].read(place, videos)
@@ -90,5 +90,5 @@ def _detect(place: Path, required: bool) -> str:
     raise DataError(f'{place} has annotations of {" and ".join(found)}: choose with --format')
   if required and not found:
     known = '; '.join(f'{name}: {form.needs}' for name, form in FORMATS.items() if ':' not in name)
-    raise DataError(f'{place} has no annotations that are known ({known})')
+    raise DataError(f'{place} has no annotations in a known format ({known})')
   return found[0] if found else OWN
