@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _next_command(form: str, index: 'Index', output: Path) -> str:
-  """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
+  """Returns the command to train on the data: its recipe if it is complete, or else finetune."""
   if not index.classes:
     root = shlex.quote(str(output))
     return f'vivit train --config=pretrain:B/16x2 --config.data.root={root} --workdir=RUN'

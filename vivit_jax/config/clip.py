@@ -126,11 +126,11 @@ def _short(values: Triple) -> str:
 
 
 def check_clip(clip: Clip) -> None:
-  """Refuses two ways of choosing frames at once."""
+  """Rejects contradicting settings for sampling frames."""
   if clip.stride_seconds is not None and clip.stride_seconds <= 0:
     raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
   if clip.stride_seconds is not None and clip.sampling != 'stride':
     raise ConfigError(
-      f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
-      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
+      f'config.clip.stride_seconds={clip.stride_seconds} has no effect with config.clip.sampling='
+      f'{clip.sampling!r}, which spreads the frames over the whole video'
     )

@@ -37,8 +37,8 @@ class Task:
   kind: TaskKind = 'single_label'
   # Manifest columns, one head each. A masked task uses them only for the nearest-neighbor probe.
   heads: tuple[str, ...] = ('label',)
-  # Classes per head that the recipe expects in the data; () takes the number of names in classes/,
-  # which the run's config.json then records.
+  # Expected number of classes per head; () = the number of names in classes/, which is then
+  # recorded in the run's config.json.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
 
@@ -201,7 +201,7 @@ class CheckpointFacts:
 class Init:
   """Weights to start from (paper section 3.4), without step and optimizer state."""
 
-  checkpoint: str | None = None  # anything that load_pretrained reads
+  checkpoint: str | None = None  # any path for load_pretrained
   # checkpoint: settings of model and clip that stand at their defaults become those of the weights,
   # with a pooling that a classifier can have.
   architecture: Literal['config', 'checkpoint'] = 'config'

@@ -47,8 +47,8 @@ def answers(
 
   Args:
     apply: from video uint8 [B, F, H, W, 3] to logits [B, C].
-    batches: as in `collect`, of one process: the videos in order, each with all its views.
-    views: of each video.
+    batches: as in `collect`, from a single process: videos in order, each with all its views.
+    views: views per video.
   """
   failures: deque[str] = deque()
   total, left = np.float64(0.0), views
@@ -93,8 +93,8 @@ class Predictions:
     """Checks that every readable video was evaluated on all of its views.
 
     Args:
-      paths: of the manifest's videos.
-      views: that each of them has.
+      paths: paths of the manifest's videos.
+      views: expected number of views per video.
       every: number of videos of which only the first was to be evaluated.
 
     Raises:
@@ -165,7 +165,7 @@ def collect(
   with tqdm(total=videos, unit='video', desc='evaluate', disable=not progress) as bar:
     for batch in batches:
       before = np.count_nonzero(total.views)
-      # A batch of padding alone runs too: other hosts may be waiting in the same computation.
+      # Also run batches of padding only: other hosts may wait in the same collective.
       _add(total, np.asarray(apply(batch)), batch, task)
       bar.update(np.count_nonzero(total.views) - before)
       for path, reason in batch['failures']:

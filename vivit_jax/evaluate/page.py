@@ -126,12 +126,12 @@ def environment() -> jinja2.Environment:
 
 
 def percent(value: float | None) -> str:
-  """Returns 93.4 % for 0.934, n/a for what was not scored (None or NaN)."""
+  """Returns 93.4 % for 0.934, and n/a for a missing score (None or NaN)."""
   return 'n/a' if value is None or value != value else f'{100 * value:.1f} %'
 
 
 def time_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:
-  """Returns (activity, seconds, share of all), the longest first."""
+  """Returns (activity, seconds, share of the total), longest first."""
   total = sum(seconds.values())
   ranked = sorted(seconds.items(), key=lambda item: -item[1])
   return [(name, f'{s:,.0f}', percent(s / total)) for name, s in ranked if total]

@@ -147,7 +147,7 @@ def _confusion_view(
 
 
 def seconds_by_activity(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns the seconds by activity of the last training command, up to its last row."""
+  """Returns seconds by activity of the last training command, from its last row."""
   last: Mapping[str, Any] = next((row for row in reversed(rows) if 'seconds_step' in row), {})
   return {
     name.removeprefix(_SECONDS): value for name, value in last.items() if name.startswith(_SECONDS)

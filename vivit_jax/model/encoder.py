@@ -21,18 +21,18 @@ from vivit_jax.model.transformer import Blocks
 
 @jax.custom_vjp
 def add_positions(x: Float[Array, '*b d'], position: Float[Array, '*n d']) -> Float[Array, '*b d']:
-  """Returns tokens with their positions, which all examples share."""
+  """Adds positions, which are shared by all examples, to tokens."""
   return x + position.astype(x.dtype)
 
 
 def _position_gradient(position: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the gradient of tokens and positions, the latter summed in the positions' type.
+  """Returns the gradients of tokens and positions; the latter is summed in the positions' type.
 
-  Without the barrier XLA would lay all activations of the stage out for this one sum on GPUs, and
-  make every norm a transpose.
+  Without the barrier, XLA on GPUs would choose the layout of all activations of the stage for this
+  sum, and every norm would need a transpose.
   """
   rows, lead = g, g.ndim - position.ndim
-  if context_size() == 1:  # else rows would have parts on several devices
+  if context_size() == 1:  # otherwise rows would span several devices
     rows, lead = g.reshape(-1, position.size), 1
   rows = jax.lax.optimization_barrier(rows)
   return g, rows.sum(tuple(range(lead)), dtype=position.dtype).reshape(position.shape)
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
     return x.mean(axis=axes) if pools and config.final_norm != 'after_pooling' else x
 
   def _positioned(self, x: Float[Array, 'b *n d'], tokens: tuple[int, ...]) -> jax.Array:
-    """Returns the tokens with the positions that are added to them, if any are."""
+    """Adds learned or fixed positions to the tokens, if the model has them."""
     config = self.config
     if config.positions.startswith('rotary'):
       return x
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
       self._check_positions('time_position', shape)
       time = jnp.asarray(self.param('time_position', nn.initializers.zeros, shape))
       time = jnp.broadcast_to(time[0, :, None], (*tokens, config.width))
-      if self.stage.cls:  # which has a place, but no time
+      if self.stage.cls:  # which has a spatial but no temporal position
         time = time.at[:, 0].set(0.0)
       position = position + time
     return add_positions(x, position.reshape(*tokens, config.width))
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
     return x + chosen.astype(x.dtype)
 
   def _filled(self, x: Float[Array, 'b *n d'], train: bool) -> Float[Array, 'b *m d']:
-    """Returns the tokens and as many behind them as their kernel wants, at which none looks."""
+    """Returns the tokens padded to the length preferred by the attention kernel."""
     config = self.config
     query = jax.ShapeDtypeStruct(
       (*x.shape[:-1], config.heads, config.width // config.heads), jnp.dtype(config.dtype)
@@ -153,18 +153,18 @@ class Encoder(nn.Module):
     length = filled(config.attention_kernel, query, drops, config.logit_cap)
     if length == x.shape[-2]:
       return x
-    # Not zeros, of which a norm with epsilon 0 would make no number.
+    # Not zeros, for which a norm with epsilon 0 would give NaN.
     filling = jnp.arange(config.width, dtype=x.dtype) % 2
     shape = (*x.shape[:-2], length - x.shape[-2], config.width)
     return jnp.concatenate([x, jnp.broadcast_to(filling, shape)], axis=-2)
 
   def _check_positions(self, name: str, shape: tuple[int, int, int]) -> None:
-    """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
+    """Rejects clips whose size does not match the positions, with a clearer error than Flax's."""
     if self.has_variable('params', name):
       held: tuple[int, ...] = self.get_variable('params', name).shape
       if held != shape:
         raise InputError(
           f'the video gives the {self.stage.name} transformer {shape[1]} tokens, but its positions '
-          f'are for {held[1]}: give clips of as many frames and pixels as the weights have seen, '
-          'or raw frames to the model that load_pretrained returns'
+          f'are for {held[1]}: give clips of the size of the weights, or raw frames to the model '
+          'that load_pretrained returns'
         )

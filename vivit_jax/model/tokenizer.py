@@ -95,10 +95,10 @@ class Tokenizer(nn.Module):
   def __call__(
     self, video: Float[Array, 'b *rest'], places: Int[Array, 'b k'] | None = None
   ) -> Float[Array, 'b t s d']:
-    """Returns the token grid; spatial tokens row by row.
+    """Returns the token grid; spatial tokens are ordered row by row.
 
     Args:
-      video: pixel values in [-1, 1], [B, F, H, W, 3], or what `cut` makes of it.
+      video: pixel values in [-1, 1], [B, F, H, W, 3], or the result of `cut`.
       places: of each clip in space that become tokens; all by default.
     """
     config = self.config

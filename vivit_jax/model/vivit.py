@@ -27,8 +27,8 @@ class ViViT(nn.Module):
   """Video Vision Transformer: tokenizer, stages, linear head.
 
   Attributes:
-    config: the architecture; every variant is data in it.
-    classes: size of the logits' last axis, over all heads of the task; 0 for a model without head.
+    config: the architecture.
+    classes: size of the logits' last axis, over all heads of the task; 0 = no head.
     masked: of masked pretraining, which gives the model a decoder; None without one.
   """
 

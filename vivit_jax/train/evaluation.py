@@ -22,7 +22,7 @@ from vivit_jax.train.losses import targets
 
 # Parameters on the devices and a batch of this process -> the logits of its rows.
 Forward = Callable[[Any, Mapping[str, Any]], np.ndarray]
-BeforeBatch = Callable[[], None]  # called before each batch; what it raises ends the evaluation
+BeforeBatch = Callable[[], None]  # called before each batch; an exception ends the evaluation
 
 
 def open_common_split(config: Config, split: str) -> Manifest:
@@ -66,7 +66,7 @@ def evaluate_split(
     protocol: number of views per video, and batch size in views over all hosts.
     failures: collects unreadable videos.
     before_batch: see BeforeBatch.
-    progress: shows videos per second and the time left.
+    progress: whether to show a progress bar with videos per second and ETA.
     columns: of what `forward` returns, if that is no logits.
     every: evaluates the first of this number of videos and leaves out the others.
 

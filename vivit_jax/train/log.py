@@ -133,7 +133,7 @@ class RunLog:
     """Yields batches and accounts for the time spent waiting for them.
 
     Args:
-      batches: of any kind.
+      batches: any iterable.
       busy: whether the devices are still computing; then the wait cost nothing.
     """
     iterator = iter(batches)
@@ -148,7 +148,7 @@ class RunLog:
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the mean metrics since the last call, with speed, time left and `data_wait`.
 
-    `data_wait` is the fraction of the time spent waiting for data. It and the speed leave out
+    `data_wait` is the fraction of the time spent waiting for data. Both it and the speed exclude
     evaluations, checkpoints and compilation.
     """
     self._goodput.spent('step')

@@ -247,7 +247,7 @@ def _evaluation(
   data: Manifest,
   services: _Services,
 ) -> Callable[[int, TrainState], dict[str, float]]:
-  """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
+  """Returns a function that evaluates parameters, saves the best, and returns the metrics."""
   validation = validator(config, workdir, mesh, model, data)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 

@@ -90,7 +90,7 @@ def evaluate_masked(
     params: on the devices, with the decoder.
     batch_size: videos over all hosts.
     before_batch: see `evaluation.BeforeBatch`.
-    progress: shows videos per second and the time left.
+    progress: whether to show a progress bar with videos per second and ETA.
   """
   protocol = Evaluate(temporal_views=1, spatial_views=1, batch_size=batch_size)
   columns = 1 + (config.model.width if probes(config) else 0)

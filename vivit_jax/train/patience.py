@@ -28,7 +28,7 @@ class Patience:
       self.add(row)
 
   def add(self, metrics: Mapping[str, int | float]) -> None:
-    """Counts one evaluation; NaN ranks worst."""
+    """Counts an evaluation; NaN ranks lowest."""
     score = 0.0 if self._score is None else metrics[self._score]
     loss = metrics.get('loss', math.nan)  # earlier versions did not log it
     found = (

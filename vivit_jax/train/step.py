@@ -114,7 +114,7 @@ def _objective(config: Config, model: ViViT, class_weights: np.ndarray | None) -
   weights = None if class_weights is None else jnp.asarray(class_weights)
 
   def objective(params: Any, video: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-    if train.freeze:  # spares the backward pass below them
+    if train.freeze:  # avoids their backward pass
       trained = is_trained(params, train.freeze)
       params = jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
     if config.task.kind == 'masked':
@@ -186,7 +186,7 @@ def compile_step(
   )
 
 
-@functools.cache  # validation and the test that follows share a compilation
+@functools.cache  # validation and the final test share a compilation
 def compile_forward(
   model: ViViT, mesh: Mesh, clip: Clip = CLIP
 ) -> Callable[[Any, Mapping[str, Any]], np.ndarray]:

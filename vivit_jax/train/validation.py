@@ -26,14 +26,14 @@ from vivit_jax.train.step import compile_forward
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-  """Outcome of a scheduled evaluation; `score`, then `loss`, say which parameters are the best."""
+  """Result of a scheduled evaluation; the best parameters are chosen by `score`, then `loss`."""
 
   metrics: dict[str, float]
   score: float
 
   @property
   def loss(self) -> float:
-    """Mean loss of the videos."""
+    """Mean loss over videos."""
     return self.metrics['loss']
 
 
@@ -82,7 +82,7 @@ def validate(
   failures: Failures,
   before_batch: BeforeBatch,
 ) -> Validation:
-  """Evaluates one central view of each video."""
+  """Evaluates the central view of each video."""
   protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
   predictions = evaluate_split(config, data, forward, params, protocol, failures, before_batch)
   results = hosts.broadcast(results_of(predictions, config.task, protocol))

@@ -13,16 +13,16 @@ Origin = Literal['taken', 'resized', 'fresh', 'left over']
 
 @dataclasses.dataclass(frozen=True)
 class ParameterOrigin:
-  """Where one parameter of a model comes from.
+  """Origin of one parameter.
 
   Attributes:
-    origin: `taken` unchanged, `resized` (or otherwise changed; see `note`), `fresh` if the model's
-      own initial value stays, `left over` for a parameter of the source that is not used.
-    name: in the model; if left over, in the source.
-    source_name: in the source; if left over, the model's nearest name, if one is near.
-    shape: in the model; if left over, in the source.
-    source_shape: in the source.
-    note: what was done, or why nothing was.
+    origin: `taken` = copied unchanged; `resized` = resized or otherwise changed, see `note`;
+      `fresh` = keeps the model's initial value; `left over` = unused parameter of the source.
+    name: name in the model; for `left over`, in the source.
+    source_name: name in the source; for `left over`, the most similar name in the model, if any.
+    shape: shape in the model; for `left over`, in the source.
+    source_shape: shape in the source.
+    note: what was changed, or why the parameter was not loaded.
   """
 
   origin: Origin
@@ -34,7 +34,7 @@ class ParameterOrigin:
 
 
 def format_table(rows: list[ParameterOrigin]) -> str:
-  """Returns one line per group of parameters of the same origin: blocks and leaves are folded."""
+  """Returns one line per group of parameters with the same origin, merging blocks and leaves."""
   groups: dict[tuple[str, ...], list[ParameterOrigin]] = {}
   for row in rows:
     key = (row.origin, _group(row.name), _group(row.source_name or ''), row.note)
@@ -65,14 +65,14 @@ def _line(rows: list[ParameterOrigin]) -> str:
 
 
 def _group(name: str) -> str:
-  """Returns what a line covers: a stage's blocks, a layer, or a lone parameter."""
+  """Returns the group of a parameter: a stage's blocks, a layer, or the parameter itself."""
   if match := _BLOCK.match(name):
     return f'{match[1]}/block'
   return re.sub(r'/(kernel|bias|scale)$', '', name)
 
 
 def _described(names: list[str]) -> str:
-  """Returns one text for the names of a group, e.g. 'spacetime/block_0..11: attention, mlp'."""
+  """Returns a summary of the names in a group, e.g. 'spacetime/block_0..11: attention, mlp'."""
   matches = [match for name in names if (match := _BLOCK.match(name))]
   if len(matches) != len(names):
     return names[0] if len(names) == 1 else _group(names[0])

@@ -66,21 +66,20 @@ def read_run(
 
 
 def write_run(source: Source, workdir: Path) -> None:
-  """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
+  """Writes a checkpoint as the best step of a new workdir, for training and `load_pretrained`.
 
   Args:
-    source: a video model. Where its weights expect BGR, that goes into the tokenizer, which
-      computes the same.
+    source: a video model. If its weights expect BGR, the tokenizer's channels are reordered.
     workdir: a new folder.
 
   Raises:
-    CheckpointError: for image models and models without a head, which no run of ours has.
+    CheckpointError: it is an image model or has no head, which runs do not support.
   """
   task = source.task
   if source.kind == 'image' or task is None:
     raise CheckpointError(
-      f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
-      'start a model from it with --config.init.checkpoint'
+      f'{source.path} is not a video classifier, which a run requires: use --to=safetensors, or '
+      'initialize a model from it with --config.init.checkpoint'
     )
   mean, std = source.normalization()
   if source.preprocessing.channels == 'bgr':

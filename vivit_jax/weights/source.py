@@ -100,12 +100,12 @@ class Source:
     kind: an `image` model is a video model of one frame, with patch (1, h, w).
     params: '/'-joined name -> float32 array, complete for `model` except for an omitted head.
     model: the architecture.
-    frames, height, width: of the clip that the positions belong to.
-    task: heads and classes of the classifier; None without one.
-    labels: one name per class along the logits' last axis; None where the source has none.
-    preprocessing: of the clips.
-    unused: what was in the file and is not here, and why.
-    notes: what else the user should know, a line each; printed when it is loaded.
+    frames, height, width: size of the clip that matches the positions.
+    task: heads and classes of the classifier; None = no classifier.
+    labels: one name per class along the logits' last axis; None if the source has none.
+    preprocessing: preprocessing of clips.
+    unused: unused arrays of the file, with reasons.
+    notes: further information for the user, one line each; printed on loading.
     decoder: of masked pretraining, likewise by `decoder/...`; only more pretraining uses it.
   """
 

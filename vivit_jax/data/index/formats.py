@@ -39,7 +39,7 @@ FORMATS = {
   'ucf101:2': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=2)),
   'ucf101:3': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=3)),
 }
-OWN = 'folder'  # one's own: folders of classes, or one CSV
+OWN = 'folder'  # the user's own videos: class folders, or one CSV
 UNLABELED = 'unlabeled'  # all videos of a folder
 
 

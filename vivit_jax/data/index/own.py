@@ -2,7 +2,7 @@
 """The user's own videos: a folder with class folders, or one CSV file.
 
     FOLDER/train/<class>/*.mp4      and validation/ (or val/), test/ likewise; or
-    FOLDER/<class>/*.mp4            divided into train and validation; or
+    FOLDER/<class>/*.mp4            split into train and validation; or
     FOLDER/**/*.mp4                 the same without labels (`unlabeled`)
 
 Class folders are searched at any depth. Class ids are in alphabetical order.

@@ -111,7 +111,7 @@ _SHOWN = 5
 
 
 def as_table(index: Index) -> str:
-  """Returns one line per split and head: videos, missing ones, classes, those without a video."""
+  """Returns a table per split and head: videos, missing videos, classes, empty classes."""
   if not index.classes:
     counts = Counter(row.split for row in index.rows)
     lines = [f'{split:12}{counts[split]:10,} videos' for split in SPLITS if counts[split]]
