@@ -171,7 +171,7 @@ def compile_step(
 
 
 def _check_kernel(model: ViViT, clip: Clip, mesh: Mesh) -> None:
-  """Refuses a kernel that was asked for by name where it cannot run, before anything else begins."""
+  """Refuses a kernel asked for by name that cannot run, before anything else begins."""
   check_kernel(model.config, mesh.devices.flat[0].device_kind)
   if model.config.attention_kernel == 'short':  # which goes by the tokens of each stage
     video = video_shape(clip, mesh.shape['data'] * mesh.shape['fsdp'])
