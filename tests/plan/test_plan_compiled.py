@@ -79,6 +79,12 @@ def figures(config, topology='h100:1'):
   return roofline(text, target, useful, len(found), temporary), text
 
 
+def least_flops(config, found):
+  """Returns the useful ones but for the gradient of pixels, a third of the tokenizer's share."""
+  tokenizer = model_cost(build(config), config.clip).parts['tokenizer']['matmul_gflops']
+  return found.useful_flops - 2e9 * tokenizer * config.train.batch_size
+
+
 @pytest.mark.parametrize(
   'case', MATRIX, ids=lambda c: '-'.join(str(part).replace(' ', '') for part in c)
 )
