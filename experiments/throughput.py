@@ -41,8 +41,8 @@ GROUPS = {
 }
 # What PyTorch's programs import, and what installs it.
 TORCH = {
-  'hugging_face': ('transformers.models.vivit', 'torch transformers'),
-  'vit_pytorch': ('vit_pytorch.vivit', 'vit-pytorch'),
+  'hugging_face': ('from transformers import VivitForVideoClassification', 'torch transformers'),
+  'vit_pytorch': ('from vit_pytorch.vivit import ViViT', 'vit-pytorch'),
 }
 
 
@@ -103,10 +103,8 @@ def missing(contest: Contest, python: str) -> str | None:
     return f'skipped: it has no {contest.attention}'
   if contest.program not in TORCH:
     return None
-  module, packages = TORCH[contest.program]
-  done = subprocess.run(
-    [python, '-c', f'import {module}'], capture_output=True, text=True, check=False
-  )
+  statement, packages = TORCH[contest.program]
+  done = subprocess.run([python, '-c', statement], capture_output=True, text=True, check=False)
   if not done.returncode:
     return None
   return f'skipped: {done.stderr.splitlines()[-1]}: {python} -m pip install {packages}'
