@@ -249,7 +249,7 @@ def test_the_host_cuts_for_tpus_where_clips_are_not_blended():
   assert host_cut(changed(model=sampling), tpu) is None
 
 
-def test_a_kernel_that_cannot_take_the_tokens_is_refused_before_anything_is_compiled():
+def test_a_kernel_that_cannot_take_the_tokens_is_refused():
   config = changed(
     model={'attention': 'spatio_temporal', 'attention_kernel': 'short'}, mesh={'context': 2}
   )
