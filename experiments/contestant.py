@@ -34,6 +34,7 @@ def serve(
   step: Callable[[], None],
   device_peak: Callable[[], int | None],
   matrix: tuple[Callable[[], object], float],
+  notes: Callable[[], list[str]],
 ) -> None:
   """Runs the first step, then the number of steps in each line of standard input.
 
@@ -41,9 +42,11 @@ def serve(
     step: one update, waited for.
     device_peak: most bytes that the device held, where it has its own memory.
     matrix: a large matrix product, waited for, and its FLOPs.
+    notes: how this program runs here, and what it skips and why; called after the first step.
   """
   step()
-  _say(first_step_at=time.time())
+  first = time.time()
+  _say(first_step_at=first, notes=notes())
   product, flops = matrix
   for line in sys.stdin:
     steps = int(line)
@@ -65,5 +68,5 @@ def serve(
     _say(peak_bytes=peak, matrix_flops_per_second=flops / min(times))
 
 
-def _say(**values: float) -> None:
+def _say(**values: float | list[str]) -> None:
   print(json.dumps(values), flush=True)

@@ -7,8 +7,8 @@
 # On one GPU, beside the least time that the compiled step could take (needs vivit_jax[plan]):
 #   python experiments/throughput.py --pixels=224 --batch=16 --dtype=bfloat16 --roofline=h100
 # There PyTorch's programs run under torch.compile and flash attention. torch, transformers and
-# vit-pytorch may live in another environment: --torch-python=PYTHON. The programs of a model have
-# to fit into memory together.
+# vit-pytorch may live in another environment: --torch-python=PYTHON. Below the table stands what a
+# program skipped here, and why. The programs of a model have to fit into memory together.
 
 import argparse
 import dataclasses
@@ -39,7 +39,14 @@ GROUPS = {
   'spatio_temporal': ('ours', 'ours_scan_remat', 'port', 'hugging_face'),
   'factorised_self_attention': ('ours', 'ours_scan_remat', 'vit_pytorch'),
 }
-TORCH = ('hugging_face', 'vit_pytorch')
+# What PyTorch's programs import, and what installs it.
+TORCH = {
+  'hugging_face': ('from transformers import VivitForVideoClassification', 'torch transformers'),
+  'vit_pytorch': ('from vit_pytorch.vivit import ViViT', 'vit-pytorch'),
+}
+
+
+ALL = list(dict.fromkeys(name for group in GROUPS.values() for name in group))
 
 
 class Program:
@@ -59,7 +66,8 @@ class Program:
       env=environment,
       cwd=HERE.parent,
     )
-    self.first_step = self._answer()['first_step_at'] - began
+    answer = self._answer()
+    self.first_step, self.notes = answer['first_step_at'] - began, answer['notes']
 
   def seconds(self, steps: int) -> float:
     """Returns the seconds of a step, after so many of them."""
@@ -89,6 +97,19 @@ class Program:
     return json.loads(line)
 
 
+def missing(contest: Contest, python: str) -> str | None:
+  """Returns why a program cannot run with this Python, None if it can."""
+  if contest.program not in GROUPS[contest.attention]:
+    return f'skipped: it has no {contest.attention}'
+  if contest.program not in TORCH:
+    return None
+  statement, packages = TORCH[contest.program]
+  done = subprocess.run([python, '-c', statement], capture_output=True, text=True, check=False)
+  if not done.returncode:
+    return None
+  return f'skipped: {done.stderr.splitlines()[-1]}: {python} -m pip install {packages}'
+
+
 def step_flops(contest: Contest) -> float:
   """Returns FLOPs of the matrix products of one step, recomputation not counted."""
   config = experiment(contest)
@@ -97,7 +118,14 @@ def step_flops(contest: Contest) -> float:
 
 
 def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[str, Any]]:
-  """Returns one row per program, ours first."""
+  """Returns one row per program, ours first; last those that cannot run, with the reason alone."""
+  reasons = {contest.program: missing(contest, options.torch_python) for contest in contests}
+  absent = [
+    {'model': contest.attention, 'program': contest.program, 'notes': [reason]}
+    for contest in contests
+    if (reason := reasons[contest.program])
+  ]
+  contests = [contest for contest in contests if not reasons[contest.program]]
   programs: list[Program] = []
   try:
     for contest in tqdm(contests, contests[0].attention, unit='start'):
@@ -127,9 +155,10 @@ def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[s
         'peak_bytes': end['peak_bytes'],
         'first_step_seconds': program.first_step,
         'matrix_flops_per_second': peak,
+        'notes': program.notes,
       }
     )
-  return rows
+  return rows + absent
 
 
 def least(contest: Contest, target: str) -> dict[str, Any]:
@@ -142,18 +171,19 @@ def least(contest: Contest, target: str) -> dict[str, Any]:
   done = subprocess.run(
     [sys.executable, str(HERE / 'roofline.py'), '--json']
     + [f'--{name}={value}' for name, value in arguments.items()],
-    stdout=subprocess.PIPE,
+    capture_output=True,
     env={**os.environ, 'PYTHONPATH': '.'},
     cwd=HERE.parent,
     text=True,
-    check=True,
+    check=False,
   )
+  row = {'model': contest.attention, 'program': f'least on {target}', 'notes': []}
+  if done.returncode:
+    return {**row, 'notes': [f'skipped: {done.stderr.splitlines()[-1]}']}
   found = json.loads(done.stdout)
   return {
-    'model': contest.attention,
-    'program': f'least on {target}',
+    **row,
     'seconds_per_clip': found['milliseconds'] / 1000 / contest.batch,
-    'times_ours': 0.0,
     'of_matrix_peak': found['percent_of_peak'] / 100,
     'peak_bytes': found['temporary_bytes'],
     'first_step_seconds': found['compiled_seconds'],
@@ -175,8 +205,10 @@ def table(rows: list[dict[str, Any]]) -> str:
       f'{row["first_step_seconds"]:.1f}',
     ]
     for row in rows
+    if 'seconds_per_clip' in row
   ]
-  return markdown(head, lines)
+  notes = [f'{row["model"]}, {row["program"]}: {note}' for row in rows for note in row['notes']]
+  return '\n'.join([markdown(head, lines), *notes])
 
 
 def main() -> None:
@@ -190,22 +222,28 @@ def main() -> None:
   parser.add_argument('--models', default=','.join(GROUPS), help='with commas between')
   parser.add_argument('--rounds', type=int, default=5, help='turns of each program (%(default)s)')
   parser.add_argument('--steps', type=int, default=1, help='of a turn (%(default)s)')
-  parser.add_argument('--programs', help='of those that a model has; all of them by default')
+  parser.add_argument('--programs', help='with commas between; all by default')
   parser.add_argument('--roofline', choices=TARGETS, help='the device that this is, or is to be')
   parser.add_argument('--torch-python', default=sys.executable, metavar='PYTHON')
   parser.add_argument('--hardware', default=platform.processor() or platform.machine())
   parser.add_argument('--output', type=Path, default=HERE / 'results' / 'throughput.json')
   options = parser.parse_args()
+  if unknown := set(options.models.split(',')) - set(GROUPS):
+    parser.error(
+      f'--models: no program but ours has {", ".join(unknown)}, only {", ".join(GROUPS)}'
+    )
   shape = {n: getattr(options, n) for n in ('size', 'frames', 'pixels', 'batch', 'dtype')}
   rows: list[dict[str, Any]] = []
   for attention in options.models.split(','):
-    wanted = options.programs.split(',') if options.programs else GROUPS[attention]
-    chosen = [name for name in GROUPS[attention] if name in wanted]
-    rows += compare([Contest(name, attention, **shape) for name in chosen], options)
+    wanted = options.programs.split(',') if options.programs else ALL
+    chosen = [name for name in ALL if name in wanted]
+    found = compare([Contest(name, attention, **shape) for name in chosen], options)
+    rows += found
     if options.roofline:
-      ours = rows[-len(chosen)]
       row = least(Contest('ours', attention, **shape), options.roofline)
-      rows.append({**row, 'times_ours': row['seconds_per_clip'] / ours['seconds_per_clip']})
+      if 'seconds_per_clip' in row:
+        row['times_ours'] = row['seconds_per_clip'] / found[0]['seconds_per_clip']
+      rows.append(row)
     print(table(rows), flush=True)
   about = {**shape, 'hardware': options.hardware, 'date': time.strftime('%Y-%m-%d'), 'rows': rows}
   options.output.write_text(json.dumps(about, indent=1) + '\n')

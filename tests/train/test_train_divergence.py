@@ -100,9 +100,6 @@ def test_a_buffer_goes_on_where_it_was_saved():
 class Running:
   """A metric of a step that has not finished: to read it would wait."""
 
-  def is_ready(self):
-    return False
-
   def copy_to_host_async(self):
     return None  # begins as soon as the step has finished, and waits for nothing
 
@@ -116,7 +113,6 @@ def test_the_mean_of_steps_waits_for_none_that_runs():
   buffer = MetricsBuffer()
   buffer.add(1, metrics(3.0, 0))
   buffer.add(2, {'loss': Running(), 'skipped_updates': Running()})
-  assert buffer.at_work()
   assert buffer.take_mean(1) == {'loss': 3.0, 'skipped_updates': 0.0}
   assert buffer.take_mean(1) == {}
   with pytest.raises(AssertionError, match='waits'):

@@ -247,3 +247,11 @@ def test_the_host_cuts_for_tpus_where_clips_are_not_blended():
   assert host_cut(changed(mix={'mixup': 0.2}), tpu) is None
   sampling = {'tokenizer': 'uniform_frame_sampling', 'patch': (1, 8, 8), 'sampled_frames': 2}
   assert host_cut(changed(model=sampling), tpu) is None
+
+
+def test_a_kernel_that_cannot_take_the_tokens_is_refused():
+  config = changed(
+    model={'attention': 'spatio_temporal', 'attention_kernel': 'short'}, mesh={'context': 2}
+  )
+  with pytest.raises(ConfigError, match="attention_kernel='short' takes whole sequences, which"):
+    compiled(config, 2)

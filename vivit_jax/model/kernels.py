@@ -60,6 +60,8 @@ def attend(
     note(kernel, device_kind(), query, tokens, drop is not None, cap)
   if cap is not None and kernel not in CAPPED:
     raise ConfigError(_uncapped(kernel, cap))
+  if kernel == 'short':
+    _check_short(query, tokens)
   if kernel not in FILLS:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
@@ -122,9 +124,24 @@ def check_kernel(config: Model, device: str) -> None:
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
     reason = f'needs a TPU, not {device}'
   if reason:
-    raise ConfigError(
-      f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
+    raise ConfigError(_refused(kernel, reason))
+
+
+def _check_short(query: jax.Array, tokens: int) -> None:
+  """Refuses sequences that the kernel cannot take, as soon as the program is traced."""
+  length, heads, dim = query.shape[-3:]
+  if query.ndim == 4 and context_size() > 1:
+    raise ConfigError(_refused('short', 'takes whole sequences, which config.mesh.context splits'))
+  if device_kind().startswith('TPU') and not fits(length, heads, dim, query.dtype.itemsize):
+    reason = (
+      f'holds a sequence in the vector memory, which {tokens:,} tokens of {heads} heads of '
+      f'{dim} in {query.dtype} exceed'
     )
+    raise ConfigError(_refused('short', reason))
+
+
+def _refused(kernel: str, reason: str) -> str:
+  return f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
 
 
 def _uncapped(kernel: str, cap: float) -> str:

@@ -4,7 +4,6 @@
 Tokamax continues its development, but is experimental and pins packages that are not needed here.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -38,7 +37,7 @@ def splash(
   rows, columns = block_size(query.shape[-3]), block_size(key.shape[-3])
   scaled = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
   q, k, v = _heads(scaled, rows), _heads(key, columns), _heads(value, columns)
-  mask = masks.MultiHeadMask([masks.FullMask((q.shape[-2], k.shape[-2]))])
+  mask = masks.MultiHeadMask([masks.FullMask((q.shape[-2], k.shape[-2]))] * len(q))
   sizes = library.BlockSizes(
     block_q=rows,
     block_kv=columns,
@@ -58,9 +57,7 @@ def splash(
   # Padding is a separate segment, which no query attends to.
   filled = (jnp.arange(k.shape[-2]) >= count).astype(jnp.int32)
   segments = library.SegmentIds(jnp.zeros(q.shape[-2], jnp.int32), filled)
-  # Each head an example of its own: the library's work on the mask grows with the heads.
-  result = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(q, k, v)
-  result = result[:, 0, : query.shape[-3]].reshape(
+  result = kernel(q, k, v, segments)[:, : query.shape[-3]].reshape(
     *query.shape[:-3], query.shape[-2], -1, query.shape[-1]
   )
   return jnp.moveaxis(result, -3, -2)
@@ -73,8 +70,11 @@ def block_size(tokens: int) -> int:
   return min(sizes, key=lambda size: (-tokens % size, -size))
 
 
-def _heads(x: Float[Array, '*b n h d'], block: int) -> Float[Array, 'examples 1 filled d']:
-  """Returns all heads of all examples, with zeros up to a multiple of the block."""
+def _heads(x: Float[Array, '*b n h d'], block: int) -> Float[Array, 'heads filled d']:
+  """Returns the heads of all examples as if they were of one, with zeros up to a whole block.
+
+  Under `vmap` the library would write its scratch to the device's memory for each example.
+  """
   x = jnp.moveaxis(x, -2, -3)
-  x = x.reshape(-1, 1, *x.shape[-2:])
-  return jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % block), (0, 0)])
+  x = x.reshape(-1, *x.shape[-2:])
+  return jnp.pad(x, [(0, 0), (0, -x.shape[-2] % block), (0, 0)])

@@ -10,7 +10,6 @@ process, writes to the terminal, and must be killed if it takes too long.
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from vivit_jax.config.schema import Config
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan.memory import lower_step
-from vivit_jax.plan.targets import check_compiler, devices
+from vivit_jax.plan.targets import check_compiler, devices, reason
 
 # Without a device there is no autotuning, and untuned Triton products are slower than cuBLAS.
 OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
@@ -39,11 +38,7 @@ def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
   Raises:
     ConfigError: the topology does not exist, or the config is impossible on it.
   """
-  try:
-    found = devices(topology)
-  except JaxRuntimeError as error:
-    raise ConfigError(f'--topology={topology}: {_reason(error)}') from None
-  config = parse(tree)
+  found, config = devices(topology), parse(tree)
   try:
     stats = compile_step_for(config, found).memory_analysis()
   except MemoryError as error:
@@ -68,18 +63,14 @@ def compile_step_for(config: Config, found: list[Any]) -> Any:
     return lower_step(config, make_mesh(config, found)).compile(OPTIONS.get(found[0].platform))
   except JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' in str(error):
-      raise MemoryError(_reason(error)) from None
-    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+      raise MemoryError(reason(error)) from None
+    raise ConfigError(f'{_refusal(found)}: {reason(error)}') from error
   except NotImplementedError as error:
-    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+    raise ConfigError(f'{_refusal(found)}: {reason(error)}') from error
 
 
 def _refusal(found: list[Any]) -> str:
   return f'the step does not compile for {found[0].device_kind}'
-
-
-def _reason(error: Exception) -> str:
-  return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')
 
 
 # Without these, libtpu believes that it runs on a TPU host and asks a server that is not there.

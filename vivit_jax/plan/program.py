@@ -23,6 +23,8 @@ _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(')
 _CALLED = re.compile(r'(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.\-]+)')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+# Products of queries' and keys' size of JAX's attention for TPUs, which states no cost itself.
+_SPLASH = {'fwd': 2, 'dq': 3, 'dkv': 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +207,9 @@ class Program:
         return 2.0 * math.prod(one.arrays[0].shape) * _product(shapes[0], axes)
       if 'fmha' in target:  # [batch, tokens, heads, dim]: 2 products forward, 5 backward
         return (10.0 if 'Backward' in target else 4.0) * math.prod(shapes[0]) * shapes[1][1]
-      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # of Pallas' kernels
+      if splash := re.match(r'splash_mha_(fwd|dq|dkv)', one.name):  # masks, then queries and keys
+        return 2.0 * _SPLASH[splash[1]] * math.prod(shapes[2]) * shapes[3][-2]
+      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # of our Pallas kernels
     if one.operation in ('fusion', 'call', 'async-start'):
       called = self.computations[one.called[0]]
       return sum((self._flops(inner, called) for inner in called.values()), start=0.0)

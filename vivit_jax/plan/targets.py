@@ -7,6 +7,8 @@ import importlib.metadata
 import re
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from vivit_jax.errors import ConfigError
 
 
@@ -110,12 +112,15 @@ def devices(topology: str) -> list[Any]:
     topology: topology in libtpu's notation, e.g. v5e:8x8, or h100:N.
 
   Raises:
-    JaxRuntimeError: where there is no such topology.
+    ConfigError: where there is no such topology.
   """
   from jax.experimental import topologies
 
   if platform(topology) == 'tpu':
-    return list(topologies.get_topology_desc(platform='tpu', topology_name=topology).devices)
+    try:
+      return list(topologies.get_topology_desc(platform='tpu', topology_name=topology).devices)
+    except JaxRuntimeError as error:
+      raise ConfigError(f'--topology={topology}: {reason(error)}') from None
   count = int(topology.partition(':')[2])
   hosts, each = (count // HOST, HOST) if count % HOST == 0 else (1, count)
   return list(
@@ -123,3 +128,8 @@ def devices(topology: str) -> list[Any]:
       platform='cuda', topology_name='', topology=f'1x{hosts}x{each}', target_config=_H100
     ).devices
   )
+
+
+def reason(error: Exception) -> str:
+  """Returns the first line of what a compiler says, without its kind of error."""
+  return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')

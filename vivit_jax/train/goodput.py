@@ -2,6 +2,7 @@
 """Accounts for the time of a run: every second belongs to one activity."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -46,9 +47,14 @@ class Goodput:
     if event.startswith(COMPILING) and threading.get_ident() == self._thread:
       self._compiled += duration_secs
 
-  def spent(self, activity: str) -> None:
-    """Adds the time since the last call to an activity, except compilation, which is one itself."""
-    now = time.monotonic()
+  def spent(self, activity: str, until: float = math.inf) -> None:
+    """Adds the time since the last call to an activity, except compilation, which is one itself.
+
+    Args:
+      activity: one of ACTIVITIES.
+      until: when it ended, if that lies between the last call and now.
+    """
+    now = min(max(until, self._since), time.monotonic())
     compiled = min(self._compiled, now - self._since)
     self.seconds['compile'] += compiled
     self.seconds[activity] += now - self._since - compiled

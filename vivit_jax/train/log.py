@@ -129,12 +129,12 @@ class RunLog:
     """Moves the progress bar by one step."""
     self._bar.update()
 
-  def waiting(self, batches: Iterable[T], busy: Callable[[], bool]) -> Iterator[T]:
-    """Yields batches and accounts for the time spent waiting for them.
+  def waiting(self, batches: Iterable[T], idle_since: Callable[[], float]) -> Iterator[T]:
+    """Yields batches and accounts for the time that devices wait for them.
 
     Args:
       batches: any iterable.
-      busy: whether the devices are still computing; then the wait cost nothing.
+      idle_since: see `DeviceClock`; until then a wait costs nothing.
     """
     iterator = iter(batches)
     while True:
@@ -142,14 +142,17 @@ class RunLog:
       batch = next(iterator, None)
       if batch is None:
         return
-      self._goodput.spent('step' if busy() else 'input')
+      idle = idle_since()
+      self._goodput.spent('step', until=idle)
+      if idle < math.inf:
+        self._goodput.spent('input')
       yield batch
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the mean metrics since the last call, with speed, time left and `data_wait`.
 
-    `data_wait` is the fraction of the time spent waiting for data. Both it and the speed exclude
-    evaluations, checkpoints and compilation.
+    `data_wait` is the fraction of the time in which devices waited for data. Both it and the speed
+    exclude evaluations, checkpoints and compilation.
     """
     self._goodput.spent('step')
     now = dict(self._goodput.seconds)

@@ -173,7 +173,7 @@ def _loop(
     RunLog(workdir, start, steps, train.batch_size, services.goodput, services.trackers) as log,
     contextlib.closing(_batches(config, mesh, data, start, steps, failures)) as stream,
   ):
-    batches = log.waiting(stream, buffer.at_work)
+    batches = log.waiting(stream, buffer.idle_since)
     log_metrics = functools.partial(_log_metrics, train, steps, buffer, log, failures)
     save = functools.partial(_save, config, data, buffer, services)
     try:

@@ -25,7 +25,7 @@ from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.tokenizer import cut, cut_by_host
 from vivit_jax.model.values import normalize_pixels, values_of
-from vivit_jax.model.vivit import ViViT, apply
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
 from vivit_jax.train import losses
 from vivit_jax.train.gradients import Gradient, Objective, accumulated, clipped_by_group
 from vivit_jax.train.losses import targets as task_targets
@@ -160,7 +160,7 @@ def compile_step(
 
   When it is traced, `say` is called with a line for each attention kernel that `auto` chose.
   """
-  check_kernel(config.model, mesh.devices.flat[0].device_kind)
+  _check_kernel(model, config.clip, mesh)
 
   def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), noting() as chosen:
@@ -186,12 +186,21 @@ def compile_step(
   )
 
 
+def _check_kernel(model: ViViT, clip: Clip, mesh: Mesh) -> None:
+  """Refuses a kernel chosen by name that cannot run, before anything else begins."""
+  check_kernel(model.config, mesh.devices.flat[0].device_kind)
+  if model.config.attention_kernel == 'short':  # depends on the number of tokens of each stage
+    video = video_shape(clip, mesh.shape['data'] * mesh.shape['fsdp'])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      jax.eval_shape(functools.partial(apply, model), abstract_params(model, clip), video)
+
+
 @functools.cache  # validation and the final test share a compilation
 def compile_forward(
   model: ViViT, mesh: Mesh, clip: Clip = CLIP
 ) -> Callable[[Any, Mapping[str, Any]], np.ndarray]:
   """Returns a function (params, batch of this process) -> float32 logits of its rows."""
-  check_kernel(model.config, mesh.devices.flat[0].device_kind)
+  _check_kernel(model, clip, mesh)
 
   @functools.partial(
     jax.jit,
