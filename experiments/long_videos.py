@@ -3,6 +3,9 @@
 
 # Run from the repository root (900 MB of files are written):
 #   python experiments/long_videos.py [--repeats=5] [--folder=FOLDER]
+#   python experiments/long_videos.py --check=1_360.mp4,2_360.mp4,3_360.mkv
+# The latter decodes whole files from the first frame to the last with PyAV alone, seven minutes for
+# an hour, and compares times and pixels with those of clips that are read at random places.
 # The long files repeat the packets of the short one, so that all decode alike. Files take turns.
 # Cold: the system is asked to forget the file before it is opened.
 
@@ -10,6 +13,7 @@ import argparse
 import os
 import statistics
 import time
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from vivit_jax.data.augmentation.crop import draw_crop
 from vivit_jax.data.video.reader import VideoReader
 
 RATE, SECONDS = 30, 10
+CLIPS = 3  # that are compared, cold and warm: at random places and at the end
 LENGTHS = {'10 s': 1, '20 min': 120, '1 h': 360}  # times the short file
 KINDS = {  # encoder options, suffix, whether frames come at uneven times
   'mp4': ({'bf': '0'}, '.mp4', False),
@@ -111,13 +116,52 @@ def measure(file: Path, cold: bool, seed: int) -> tuple[float, float, float]:
   )  # type: ignore[return-value]
 
 
+def check(file: Path) -> str:
+  """Returns what a comparison with sequential decoding found."""
+  indices: dict[bool, np.ndarray] = {}
+  found: dict[bool, list[int]] = {}
+  for cold in (True, False):
+    if cold:
+      forget(file)
+    with VideoReader(str(file)) as reader:
+      times, rng = reader.times, np.random.default_rng(int(cold))
+      starts = [*rng.integers(reader.frames - 63, size=CLIPS - 1), reader.frames - 63]
+      indices[cold] = np.concatenate([start + 2 * np.arange(32) for start in starts])
+      found[cold] = [
+        zlib.crc32(frame) for start in starts for frame in reader.read(start + 2 * np.arange(32))
+      ]
+  wanted, shown, expected = set(np.concatenate([*indices.values()]).tolist()), [], {}
+  with av.open(str(file)) as container:
+    stream = container.streams.video[0]
+    unit = float(stream.time_base or 0)
+    for number, frame in enumerate(container.decode(stream)):
+      shown.append(frame.pts or 0)
+      if number in wanted:
+        expected[number] = zlib.crc32(np.ascontiguousarray(frame.to_ndarray(format='rgb24')))
+  same = len(shown) == len(times) and np.array_equal(times, (np.array(shown) - shown[0]) * unit)
+  wrong = sum(
+    expected[i] != crc
+    for cold in found
+    for i, crc in zip(indices[cold].tolist(), found[cold], strict=True)
+  )
+  return (
+    f'{file.name}: {len(shown)} frames, times {"equal" if same else "DIFFER"}; '
+    f'{wrong} of {sum(map(len, found.values()))} frames of clips differ'
+  )
+
+
 def main() -> None:
   """Prints a row per kind and state of the cache."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--repeats', type=int, default=5, help='(default: %(default)s)')
   parser.add_argument('--folder', type=Path, default=Path('runs/long_videos'), help='of the videos')
+  parser.add_argument('--check', help='names of files in FOLDER, with commas: no times are taken')
   options = parser.parse_args()
   files = ensure(options.folder)
+  if options.check:
+    for name in options.check.split(','):
+      print(check(options.folder / name), flush=True)
+    return
   print('| file | cache | ' + ' | '.join(f'{n}: open / clip' for n in LENGTHS) + ' | 1 h / 10 s |')
   print('|---|---|' + '---|' * (len(LENGTHS) + 1))
   for kind in KINDS:
