@@ -23,6 +23,7 @@ from vivit_jax.distributed.sharding import (
 )
 from vivit_jax.model.choices import noting
 from vivit_jax.model.kernels import check_kernel
+from vivit_jax.model.partitioning import compiled_for
 from vivit_jax.model.tokenizer import cut, cut_by_host
 from vivit_jax.model.values import normalize_pixels, values_of
 from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
@@ -73,19 +74,22 @@ def train_step(
   (loss, logits), gradients = gradient(state.params, video, targets, key)
   norm = optax.tree.norm(gradients)
 
-  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  ema_params = state.ema_params
-  if train.ema_decay:
-    ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
+  def updated(state: TrainState) -> TrainState:
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if train.ema_decay:
+      ema_params = optax.incremental_update(params, ema_params, 1.0 - train.ema_decay)
+    return TrainState(state.step, params, opt_state, ema_params)
+
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  # Per leaf, in place of the donated buffer. A lax.cond would copy the state on GPUs, and block the
-  # host until the device reaches it.
-  state = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old),
-    TrainState(state.step, params, opt_state, ema_params),
-    state,
-  )
+  if compiled_for() == 'cpu':
+    # In place. Leaf by leaf, XLA copies the optimizer's state for the update of the parameters.
+    state = jax.lax.cond(finite, updated, lambda state: state, state)
+  else:
+    # Per leaf, in place of the donated buffer. A lax.cond would copy the state on GPUs, and block
+    # the host until the device reaches it.
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated(state), state)
   metrics = {
     'loss': loss,
     'gradient_norm': norm,
