@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from cost import cost
 from svg import BLUE, EDGE, EMPTY, FAINT, INK, MARK, PALE, TEXT, Drawing
-
 from vivit_jax.config.schema import MovingDigits
 from vivit_jax.data.moving_digits import digit_videos, draw
 

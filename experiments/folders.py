@@ -79,7 +79,9 @@ def draw_folders() -> Drawing:
   page.box(20, below, 104, HEIGHT, 'none', FAINT, text=('report.html', 'report.json'), dashed=True)
   page.arrow((places[3] - 3, below + 33), (127, below + 33))
   band(page, 340, 'distributed/', 'the mesh of devices and hosts, on which all of the above runs')
-  band(page, 388, 'config/   errors.py   files.py', 'every setting once, one-line errors, atomic files')
+  band(
+    page, 388, 'config/   errors.py   files.py', 'every setting once, one-line errors, atomic files'
+  )
   return page
 
 

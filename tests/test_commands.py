@@ -100,7 +100,9 @@ def test_a_command_of_ours_is_parsed(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize('reason', NOT_RUN)
 def test_a_reason_not_to_run_has_its_command(reason):
-  assert any(re.match(reason, command) for page in PAGES.values() for command in block_commands(page))
+  assert any(
+    re.match(reason, command) for page in PAGES.values() for command in block_commands(page)
+  )
 
 
 def test_what_cannot_be_parsed_is_there():
@@ -139,7 +141,9 @@ def to_run(page):
 def trained(tmp_path_factory):
   """The run of the README's first command, its model tiny."""
   folder = tmp_path_factory.mktemp('trained') / 'run'
-  assert main([*small('train --config=configs/moving_digits.py'.split()), f'--workdir={folder}']) == 0
+  assert (
+    main([*small(['train', '--config=configs/moving_digits.py']), f'--workdir={folder}']) == 0
+  )
   return folder
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """README and docs: no dead link, a site that builds, and a reference that is complete."""
 
+import ast
 import dataclasses
 import html
 import importlib.util
@@ -94,3 +95,14 @@ def test_notebooks_are_pages_with_their_outputs(site):
   for file in (ROOT / 'docs' / 'notebooks').glob('*.ipynb'):
     page = (site / 'notebooks' / file.stem / 'index.html').read_text()
     assert 'data:image/png;base64' in page
+
+
+@pytest.mark.parametrize(
+  'recipe', sorted((ROOT / 'configs').glob('*.py')), ids=lambda file: file.stem
+)
+def test_a_recipe_says_what_to_expect(recipe):
+  text = ' '.join(ast.get_docstring(ast.parse(recipe.read_text())).split())
+  if recipe.stem == 'moving_digits':
+    assert re.search(r'minutes on two CPU cores and reaches [\d to]+ %', text)
+  else:
+    assert re.search('not run at full size', text, re.IGNORECASE)

@@ -29,7 +29,12 @@ def test_the_factorisation_of_the_page_trains(tmp_path):
   run = ['train', *settings(model__attention='time_encoder_first', train__steps=2)]
   for command in (
     ['inspect', '--config=kinetics400:Ti/16x2,time_encoder_first'],
-    [*run, '--config.train.evaluate_every=2', '--config.clip.frames=8', f'--workdir={tmp_path}/run'],
+    [
+      *run,
+      '--config.train.evaluate_every=2',
+      '--config.clip.frames=8',
+      f'--workdir={tmp_path}/run',
+    ],
   ):
     result = subprocess.run(
       [sys.executable, '-m', 'vivit_jax', *command], cwd=tmp_path, capture_output=True, text=True,
