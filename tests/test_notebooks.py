@@ -2,6 +2,7 @@
 """The notebooks in docs/ run from the first cell to the last, and show no machine's paths."""
 
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib as mpl
@@ -28,6 +29,7 @@ def test_a_notebook_was_executed_in_order(file):
 def test_a_notebook_runs(file, tmp_path, monkeypatch, request, compiled_once):
   if file.stem != 'mesh':  # it is about the eight virtual devices that tests have
     request.getfixturevalue('one_device')
+  shutil.copy(file.parent / 'digits.safetensors', tmp_path)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(mpl, 'interactive', lambda on: None)
   mpl.use('agg')
@@ -35,9 +37,8 @@ def test_a_notebook_runs(file, tmp_path, monkeypatch, request, compiled_once):
   for cell in cells(file):
     exec(compile(''.join(cell['source']), file.name, 'exec'), names)
   if file.stem == 'first_steps':
-    assert names['run'].metrics['top1'] > 0.5  # chance is 0.125
+    assert names['model'].predict(names['frames'], views=(4, 3))[0][0] == 'left'
   if file.stem == 'own_videos':
     assert names['model'].labels == ('bouncing', 'rolling')
   if file.stem == 'mesh':
     assert max(abs(a - b) for a, b in zip(names['one'], names['other'], strict=True)) < 1e-4
-    assert names['run'].step == 10
