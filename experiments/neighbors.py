@@ -7,10 +7,10 @@
 import sys
 
 import numpy as np
-from markdown_table import markdown
 from tqdm import tqdm
 
 import vivit_jax as vivit
+from markdown_table import markdown
 from vivit_jax.config.schema import MovingDigits
 from vivit_jax.data.moving_digits import NOUNS, VERBS, digit_videos, draw
 

@@ -3,7 +3,7 @@
 
 # Run from the repository root, after pip install nbclient ipykernel:
 # python experiments/notebooks.py [docs/notebooks/first_steps.ipynb ...]
-# With --weights it trains the small model that they load instead, in about a minute on two CPU cores.
+# With --weights it trains the small model that they load instead, in a minute on two CPU cores.
 
 import sys
 import tempfile
@@ -21,7 +21,14 @@ SMALL = {
   'clip.height': 32,
   'clip.width': 32,
   'augment.crop.short_side': 32,
-  'train.steps': 400,
+  'train.batch_size': 16,
+  'train.learning_rate': 2e-3,
+  'train.steps': 500,
+  'train.evaluate_every': 500,
+  'evaluate.temporal_views': 1,
+  'data.moving_digits.train_videos': 800,
+  'data.moving_digits.validation_videos': 40,
+  'data.moving_digits.test_videos': 80,
 }
 
 
