@@ -106,3 +106,10 @@ def test_a_recipe_says_what_to_expect(recipe):
     assert re.search(r'minutes on two CPU cores and reaches [\d to]+ %', text)
   else:
     assert re.search('not run at full size', text, re.IGNORECASE)
+
+
+def test_changelog_and_citation_have_the_version():
+  assert f'\nversion: {vivit.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
+  newest = re.search(r'^## (\S+) \((\S+)\)$', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+  assert newest.groups()[0] == vivit.__version__
+  assert f'date-released: "{newest.groups()[1]}"' in (ROOT / 'CITATION.cff').read_text()
