@@ -21,6 +21,8 @@ PATTERN = re.compile(r'\.\.\.|\[|\||FILE\b|DATA_SET')  # of a command with gaps 
 
 # Commands of code blocks that are parsed, but not run, and why.
 NOT_RUN = {
+  r'vivit train --config=configs/moving_digits.py --workdir=\S+$': 'the fixture `trained` runs it',
+  r'vivit train .*--overfit-one-batch': 'hundreds of steps: tests/train/test_train_guard_rails.py',
   r'vivit plan ': 'takes minutes, or compilers of vivit_jax[plan]: tests/plan runs it',
   r'vivit inspect .*kinetics400': 'ten seconds of shapes: tests/plan/test_summary.py runs it',
   r'vivit train .*--config.mesh.fsdp=8': 'eight devices: tests/train/test_train_mesh.py',
@@ -132,12 +134,20 @@ def test_what_another_command_names_exists(command):
       assert f'"{marker}: ' in markers
 
 
-def to_run(page):
-  """Returns the commands of a page that are run, each once."""
-  found = dict.fromkeys(c for c in block_commands(page) if c.startswith('vivit '))
-  return [
-    c for c in found if not PATTERN.search(c) and not any(re.match(reason, c) for reason in NOT_RUN)
-  ]
+def to_run():
+  """Returns the commands that are run by page; those that several pages have, on the first."""
+  found, known = {}, set()
+  for name, page in PAGES.items():
+    found[name] = [
+      command
+      for command in dict.fromkeys(block_commands(page))
+      if command.startswith('vivit ')
+      and command not in known
+      and not PATTERN.search(command)
+      and not any(re.match(reason, command) for reason in NOT_RUN)
+    ]
+    known |= {command for command in found[name] if ' data index ' not in command}
+  return {name: commands for name, commands in found.items() if commands}
 
 
 @pytest.fixture(scope='module')
@@ -171,9 +181,9 @@ def folder(tmp_path, monkeypatch, trained):
   shutil.copy('clip.mp4', 'VIDEOS')
 
 
-@pytest.mark.parametrize('page', [name for name, page in PAGES.items() if to_run(page)])
+@pytest.mark.parametrize('page', to_run())
 def test_commands_of_a_page_run(page, folder, one_device, compiled_once, capfd):
-  for command in to_run(PAGES[page]):
+  for command in to_run()[page]:
     try:
       code = main(small(filled(command)))
     except SystemExit as error:  # of --help
