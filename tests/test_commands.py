@@ -46,8 +46,8 @@ STAND_INS = {
   'WEIGHTS': str(REFERENCE),
   'RUN': 'runs/own',
   'HOST:PORT': 'localhost:1234',
-  '=N': '=2',
-  '=I': '=0',
+  'N': '2',
+  'I': '0',
 }
 # Settings with which training ends in a moment, by recipe; a fine-tune fits the weights above.
 SMALL = {
