@@ -38,7 +38,7 @@ setup(
   package_dir={'vivit_jax.configs': 'configs'},  # recipes stay at the top of the repository
   package_data={
     'vivit_jax': ['py.typed'],
-    'vivit_jax.evaluate': ['page.html', 'style.css'],
+    'vivit_jax.evaluate': ['*.html', 'style.css'],
     'vivit_jax.inference': ['*.html', '*.js'],
   },
   install_requires=[

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What value and gradient of one attention need beside inputs and outputs, as XLA plans it."""
+"""Temporary memory of one attention layer with its gradient, as planned by XLA."""
 
 # Run from the repository root: python experiments/attention_memory.py
 # The figures are those of the backend that it runs on; an accelerator's own are others.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each training augmentation costs a clip, on the host and on the device, and how it looks."""
+"""Cost per clip of each training augmentation, on host and device, and example images."""
 
 # Run from the repository root:
 #   python experiments/augmentation.py [--rounds=9] [--picture=FILE.jpg]

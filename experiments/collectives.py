@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What devices send each other in a training step: compiled for TPUs, beside the least possible."""
+"""Collectives of a training step compiled for TPUs, compared with the minimum possible."""
 
 # Run from the repository root, with vivit_jax[plan] installed; no TPU is needed:
 #   python experiments/collectives.py --config=configs/kinetics400.py:B/16x2,factorised_encoder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what one block of each ViViT connects: the Jacobian of one output token by all inputs."""
+"""Plots the connectivity of one block of each ViViT: Jacobian of an output token by all inputs."""
 
 # Run from the repository root: python experiments/connectivity.py [docs/connectivity.png]
 
@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import TIME
+from vivit_jax.model.stages import stages
 from vivit_jax.model.transformer import Block, Series
-from vivit_jax.model.vivit import stages
 
 GRID = (4, 5, 5)  # T, H, W in tokens
 TOKEN = (1, 2, 2)  # the output token looked at

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is it time that a model of moving digits learns? The same training on one frame, repeated."""
+"""Control experiment on moving digits: the same training with one repeated frame per clip."""
 
 # Run from the repository root: python experiments/control.py [--steps=N] [--out=FOLDER]
 # An interrupted one goes on where it was when it is run again.

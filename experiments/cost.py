@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models cost, from the models alone: the paper's tables and the axes of Figures 7 to 9."""
+"""Computes the cost of models, for comparison with the paper's tables and Figures 7 to 9."""
 
 # Run from the repository root: python experiments/cost.py [docs/cost.png]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos like those of the public data sets, made here: moving shapes on moving waves of colour."""
+"""Synthetic videos in the formats of public data sets: moving shapes on moving color waves."""
 
 import dataclasses
 from collections.abc import Iterator

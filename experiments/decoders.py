@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of one training clip, decoded and cropped, by our reader and by others, side by side."""
+"""CPU time to decode and crop one training clip, with this package's reader and with others."""
 
 # Run from the repository root, with the [bench] extra and FFmpeg's shared libraries installed:
 #   python experiments/decoders.py [--repeats=5] [--folder=FOLDER]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of the experiments: every seed as a dot, the mean as a line."""
+"""Plots for the experiments, with every seed as a dot and the mean as a line."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of full-size models with random weights: differences, megabytes and seconds."""
+"""ONNX exports of full-size models with random weights: logit differences, size and time."""
 
 # Run from the repository root: python experiments/exports.py Ti 112 [attention ...]
 

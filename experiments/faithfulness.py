@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do attention maps show what a model goes by? Deletion and insertion on moving digits."""
+"""Faithfulness of attention maps: deletion and insertion on moving digits."""
 
 # Run from the repository root, with a trained run of each model:
 #   for m in spatio_temporal factorised_encoder factorised_self_attention factorised_dot_product

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the deliberate deviations from Scenic and the paper go, computed from the code."""
+"""Computes the size of the deliberate deviations from Scenic and the paper."""
 
 # Run from the repository root: python experiments/fidelity.py
 # tests/test_fidelity.py holds docs/fidelity.md to what this prints.

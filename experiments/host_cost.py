@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host costs a run: `python experiments/host_cost.py [step] [feed] [stall] [save]`.
+"""Host overhead of a run: `python experiments/host_cost.py [step] [feed] [stall] [save]`.
 
 step: microseconds of the main thread's processor time a step, by what it does, with a tiny model on
 one and on eight virtual devices. feed: bytes a second from decoders that only fill their rows to

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader carries: `python experiments/loader.py [parent|decode|latency|memory]`.
+"""Throughput of the loader: `python experiments/loader.py [parent|decode|latency|memory]`.
 
 parent: clips and bytes per second of processor time of the trainer, from processes that only fill
 their rows. decode: clips a second from threads, one and two processes, taken in turns; beside the

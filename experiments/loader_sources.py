@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of `loader.py` read: real videos of Kinetics' usual size, and nothing."""
+"""Data for `loader.py`: real videos of Kinetics' usual size, and a reader that takes no time."""
 
 import dataclasses
 from pathlib import Path

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a clip costs out of a 10-second, a 20-minute and a 1-hour file of 1920x1080."""
+"""Time to read a clip from a 10-second, 20-minute and 1-hour file of 1920x1080."""
 
 # Run from the repository root (900 MB of files are written):
 #   python experiments/long_videos.py [--repeats=5] [--folder=FOLDER]
+#   python experiments/long_videos.py --check
+# The latter compares times with those of all packets, and pixels of clips at random places and at
+# the end with those of the short file, decoded by PyAV from its first frame to its last.
 # The long files repeat the packets of the short one, so that all decode alike. Files take turns.
 # Cold: the system is asked to forget the file before it is opened.
 
@@ -10,6 +13,7 @@ import argparse
 import os
 import statistics
 import time
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from vivit_jax.data.augmentation.crop import draw_crop
 from vivit_jax.data.video.reader import VideoReader
 
 RATE, SECONDS = 30, 10
+CLIPS = 3  # that are compared, cold and warm: at random places and at the end
 LENGTHS = {'10 s': 1, '20 min': 120, '1 h': 360}  # times the short file
 KINDS = {  # encoder options, suffix, whether frames come at uneven times
   'mp4': ({'bf': '0'}, '.mp4', False),
@@ -57,6 +62,7 @@ def repeat(source: Path, file: Path, times: int, uneven: bool) -> None:
     stored = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in packets]
     ticks = int(SECONDS / Fraction(stream.time_base))
     start, first = 0, stored[0][2]
+    delay = min(pts for _, pts, _, _ in stored) - first
     with av.open(str(file), 'w') as target:
       copy: Any = target.add_stream_from_template(stream)
       for k in range(times):
@@ -67,7 +73,7 @@ def repeat(source: Path, file: Path, times: int, uneven: bool) -> None:
           packet.pts, packet.dts = (start + first + slow * (t - first) for t in (pts, dts))
           packet.is_keyframe = key
           target.mux(packet)
-        start += slow * ticks
+        start += slow * ticks + (slow - 1) * delay  # else two frames would share a time
 
 
 def ensure(folder: Path) -> dict[tuple[str, str], Path]:
@@ -111,13 +117,43 @@ def measure(file: Path, cold: bool, seed: int) -> tuple[float, float, float]:
   )  # type: ignore[return-value]
 
 
+def check(short: Path, file: Path) -> str:
+  """Returns what differs between a file, read at random places, and what it repeats."""
+  with av.open(str(short)) as container:
+    images = (frame.to_ndarray(format='rgb24') for frame in container.decode(video=0))
+    expected = [zlib.crc32(image.tobytes()) for image in images]
+  with av.open(str(file)) as container:
+    stream: Any = container.streams.video[0]
+    shown = np.sort([packet.pts for packet in container.demux(stream) if packet.size])
+    seconds = (shown - shown[0]) * float(stream.time_base)
+  wrong, read = 0, 0
+  for cold in (True, False):
+    if cold:
+      forget(file)
+    rng = np.random.default_rng(int(cold))
+    with VideoReader(str(file)) as reader:
+      same = np.array_equal(reader.times, seconds)
+      for start in (*rng.integers(reader.frames - 63, size=CLIPS - 1), reader.frames - 63):
+        indices = start + 2 * np.arange(32)
+        for index, image in zip(indices, reader.read(indices), strict=True):
+          wrong += zlib.crc32(image) != expected[index % len(expected)]
+          read += 1
+  times = 'equal' if same else 'DIFFER'
+  return f'{file.name}: {len(shown)} frames, times {times}; {wrong} of {read} frames read differ'
+
+
 def main() -> None:
   """Prints a row per kind and state of the cache."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--repeats', type=int, default=5, help='(default: %(default)s)')
   parser.add_argument('--folder', type=Path, default=Path('runs/long_videos'), help='of the videos')
+  parser.add_argument('--check', action='store_true', help='compare, and take no times')
   options = parser.parse_args()
   files = ensure(options.folder)
+  if options.check:
+    for file in files.values():
+      print(check(options.folder / f'short{file.name[0]}.mp4', file), flush=True)
+    return
   print('| file | cache | ' + ' | '.join(f'{n}: open / clip' for n in LENGTHS) + ' | 1 h / 10 s |')
   print('|---|---|' + '---|' * (len(LENGTHS) + 1))
   for kind in KINDS:

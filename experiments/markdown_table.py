@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables that are as readable on a terminal as on a page."""
+"""Markdown tables that are also readable on a terminal."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of damaged videos: 1,000 of them, each read in a process that it may kill."""
+"""Reads 1,000 damaged videos in worker processes and counts the outcomes."""
 
 # Run from the repository root: python experiments/mutants.py [--count=N] [--out=mutants.json]
 

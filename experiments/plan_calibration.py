@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the estimate of `vivit plan` is from what XLA plans for the GPUs of this machine."""
+"""Compares the estimate of `vivit plan` with XLA's memory plan for this machine's GPUs."""
 
 # Run from the repository root, on GPUs:
 #   python experiments/plan_calibration.py --config=configs/kinetics400.py:L/16x2,factorised_encoder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains 20 heads of a grid of rates and decays at once on one frozen encoder; keeps the best."""
+"""Trains 20 heads, a grid of learning rates and weight decays, on one frozen encoder."""
 
 # Run from the repository root, on one device:
 #   python experiments/probe_grid.py WORKDIR --config=configs/vjepa2.py:L \

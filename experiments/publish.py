@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all experiments share: their command line, tables, and where results are written."""
+"""Code shared by all experiments: command line, tables, and output of results."""
 
 import argparse
 import dataclasses

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes in configs/ beside the paper's Table 7, and which regularisers they use."""
+"""Compares the recipes in configs/ with the paper's Table 7, and lists their regularization."""
 
 # Run from the repository root: python experiments/recipes.py [docs/recipes.md]
 # With a file, the tables in it are replaced; the text before the first of them stays.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table 4: regularisers added one at a time on few training videos, as on Epic-Kitchens."""
+"""Table 4: regularization added one at a time, on few training videos, as on Epic-Kitchens."""
 
 # Run from the repository root: python experiments/regularisers.py [--help]
 # An interrupted one goes on where it was when it is run again. The image model that the second and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real training step, compiled for an accelerator that is not there, and its least time."""
+"""Roofline of the training step, compiled for an accelerator without having one."""
 
 # Run from the repository root, with vivit_jax[plan] installed; no accelerator is needed:
 #   python experiments/roofline.py --target=h100 --size=B --attention=factorised_encoder --batch=16
@@ -15,7 +15,7 @@ import time
 import jax
 
 from vivit_jax.config.file import load
-from vivit_jax.config.parse import check
+from vivit_jax.config.parse import check, parse, to_dict
 from vivit_jax.config.schema import SIZES, Clip, Config, Evaluate, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan.compile import ALONE
@@ -55,7 +55,7 @@ def main() -> None:
   try:
     check_compiler(topology)
     result = compiled(options, topology, experiment(options))
-  except ConfigError as error:
+  except (ConfigError, MemoryError) as error:
     sys.exit(f'roofline: {error}')
   if options.json:
     print(json.dumps(result, indent=1))
@@ -102,8 +102,7 @@ def experiment(options: argparse.Namespace) -> Config:
     evaluate=Evaluate(batch_size=options.batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),
   )
-  check(config)
-  return config
+  return parse(to_dict(config))
 
 
 def of_recipe(options: argparse.Namespace) -> Config:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 4.2: which model overfits as training videos get few, all trained for equal steps."""
+"""Section 4.2: overfitting of the models with few training videos, with equal steps."""
 
 # Run from the repository root: python experiments/small_data.py [--help]
 # An interrupted one goes on where it was when it is run again.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a train step needs beside state and batch, by loop or scan, remat, parts and mesh."""
+"""Temporary memory of a training step by loop or scan, remat, accumulation and mesh."""
 
 # Run from the repository root: python experiments/step_memory.py [--devices=8]
 # Compiles only. The figures are those of the backend that it runs on: an accelerator's are others.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of runs, one after the other: what is done is read, what was stopped goes on."""
+"""Runs a list of training runs; finished ones are skipped and stopped ones are resumed."""
 
 import contextlib
 import dataclasses
@@ -82,7 +82,7 @@ def repeat(name: str, count: int, settings: Sequence[str], tests: Sequence[Test]
 
 
 def sweep(runs: Sequence[Run], folder: Path, show: Callable[[str], None] = print) -> list[Row]:
-  """Does what is left of a list of runs and returns a row for each, in their order.
+  """Does the remaining runs of a list and returns a row for each run, in order.
 
   A finished run is read from its `experiment.json`; a half-done one goes on in its workdir, and
   one that lacks a test is given that alone.

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our train step beside a plain port, Hugging Face's and vit-pytorch's, in turns of one run."""
+"""Speed of the training step compared with a plain port, Hugging Face and vit-pytorch."""
 
 # Run from the repository root, on a machine that does nothing else:
 #   python experiments/throughput.py
-#   LD_PRELOAD=libtcmalloc_minimal.so.4 python experiments/throughput.py    (all get its allocator)
+#   python experiments/throughput.py --mimalloc    (the other programs under our allocator too)
+# On CPUs each program has the allocator that it has out of the box: ours that of `vivit train`
+# (see vivit_jax/distributed/allocator.py), the others glibc's.
 # On one GPU, beside the least time that the compiled step could take (needs vivit_jax[plan]):
 #   python experiments/throughput.py --pixels=224 --batch=16 --dtype=bfloat16 --roofline=h100
 # There PyTorch's programs run under torch.compile and flash attention. torch, transformers and
-# vit-pytorch may live in another environment: --torch-python=PYTHON. The programs of a model have
-# to fit into memory together.
+# vit-pytorch may live in another environment: --torch-python=PYTHON. Below the table stands what a
+# program skipped here, and why. The programs of a model have to fit into memory together.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -28,6 +31,7 @@ from contestant import Contest
 from markdown_table import markdown
 from throughput_jax import experiment
 from vivit_jax.config.schema import Model
+from vivit_jax.distributed import allocator
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.vivit import build
 from vivit_jax.plan.targets import TARGETS
@@ -39,7 +43,13 @@ GROUPS = {
   'spatio_temporal': ('ours', 'ours_scan_remat', 'port', 'hugging_face'),
   'factorised_self_attention': ('ours', 'ours_scan_remat', 'vit_pytorch'),
 }
-TORCH = ('hugging_face', 'vit_pytorch')
+# What PyTorch's programs import, and what installs it.
+TORCH = {
+  'hugging_face': ('from transformers import VivitForVideoClassification', 'torch transformers'),
+  'vit_pytorch': ('from vit_pytorch.vivit import ViViT', 'vit-pytorch'),
+}
+ALL = list(dict.fromkeys(name for group in GROUPS.values() for name in group))
+SHAPE = ('frames', 'pixels', 'batch', 'dtype')
 
 
 class Program:
@@ -50,7 +60,11 @@ class Program:
     text = json.dumps(dataclasses.asdict(contest))
     began = time.time()
     # All of a GPU's memory at once, as JAX takes it, would leave the next program none.
-    environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'PYTHONPATH': '.'}
+    environment = {
+      **environment_with(contest.allocator),
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+      'PYTHONPATH': '.',
+    }
     self._process = subprocess.Popen(
       [python, str(HERE / f'throughput_{kind}.py'), text],
       stdin=subprocess.PIPE,
@@ -59,7 +73,8 @@ class Program:
       env=environment,
       cwd=HERE.parent,
     )
-    self.first_step = self._answer()['first_step_at'] - began
+    answer = self._answer()
+    self.first_step, self.notes = answer['first_step_at'] - began, answer['notes']
 
   def seconds(self, steps: int) -> float:
     """Returns the seconds of a step, after so many of them."""
@@ -89,6 +104,48 @@ class Program:
     return json.loads(line)
 
 
+def missing(contest: Contest, python: str) -> str | None:
+  """Returns why a program cannot run with this Python, None if it can."""
+  if contest.program not in GROUPS[contest.attention]:
+    return f'skipped: it has no {contest.attention}'
+  if contest.program not in TORCH:
+    return None
+  statement, packages = TORCH[contest.program]
+  done = subprocess.run([python, '-c', statement], capture_output=True, text=True, check=False)
+  if not done.returncode:
+    return None
+  return f'skipped: {done.stderr.splitlines()[-1]}: {python} -m pip install {packages}'
+
+
+def environment_with(name: str) -> dict[str, str]:
+  """Returns the environment of a program that gets this allocator."""
+  library = allocator.find_library() if name == 'mimalloc' else None
+  if library is None:
+    return dict(os.environ)
+  environment = allocator.preloading(library)
+  del environment[allocator.MARK]  # of commands, which start themselves anew
+  return environment
+
+
+def contests(size: str, attention: str, options: argparse.Namespace) -> list[Contest]:
+  """Returns the programs of a model with the allocators that they have out of the box."""
+  shape = {name: getattr(options, name) for name in SHAPE}
+  wanted = options.programs.split(',') if options.programs else ALL
+  found = []
+  for name in ALL:
+    if name in wanted:
+      own = 'mimalloc' if name.startswith('ours') and is_replaced() else 'glibc'
+      kinds = [own, 'mimalloc'] if options.mimalloc and own == 'glibc' else [own]
+      found += [Contest(name, attention, size, allocator=kind, **shape) for kind in kinds]
+  return found
+
+
+def is_replaced() -> bool:
+  """Returns whether `vivit train` would start itself under another allocator here."""
+  none = allocator.find_library() is None
+  return not none and allocator.reason(['train'], os.environ) is None
+
+
 def step_flops(contest: Contest) -> float:
   """Returns FLOPs of the matrix products of one step, recomputation not counted."""
   config = experiment(contest)
@@ -96,18 +153,30 @@ def step_flops(contest: Contest) -> float:
   return 6e9 * model_cost(build(config), config.clip).matmul_gflops * contest.batch
 
 
-def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[str, Any]]:
-  """Returns one row per program, ours first."""
+def compare(given: list[Contest], options: argparse.Namespace) -> list[dict[str, Any]]:
+  """Returns one row per program, ours first; last those that cannot run, with the reason alone."""
+  reasons = {contest.program: missing(contest, options.torch_python) for contest in given}
+  absent = [
+    {
+      'size': contest.size,
+      'model': contest.attention,
+      'program': contest.program,
+      'notes': [reason],
+    }
+    for contest in given
+    if (reason := reasons[contest.program])
+  ]
+  chosen = [contest for contest in given if not reasons[contest.program]]
   programs: list[Program] = []
   try:
-    for contest in tqdm(contests, contests[0].attention, unit='start'):
+    for contest in tqdm(chosen, chosen[0].attention, unit='start'):
       python = options.torch_python if contest.program in TORCH else sys.executable
       programs.append(Program(contest, python))
     for program in programs:
       program.seconds(1)
     turns = [
       [program.seconds(options.steps) for program in programs]
-      for _ in tqdm(range(options.rounds), contests[0].attention, unit='round')
+      for _ in tqdm(range(options.rounds), chosen[0].attention, unit='round')
     ]
     ends = [program.close() for program in programs]
   finally:
@@ -115,21 +184,25 @@ def compare(contests: list[Contest], options: argparse.Namespace) -> list[dict[s
       program.kill()
   peak = max(end['matrix_flops_per_second'] for end in ends)
   rows = []
-  for index, (contest, program, end) in enumerate(zip(contests, programs, ends, strict=True)):
+  for index, (contest, program, end) in enumerate(zip(chosen, programs, ends, strict=True)):
     seconds = statistics.median(turn[index] for turn in turns)
     rows.append(
       {
+        'size': contest.size,
         'model': contest.attention,
         'program': contest.program,
+        'allocator': contest.allocator,
         'seconds_per_clip': seconds / contest.batch,
         'times_ours': statistics.median(turn[index] / turn[0] for turn in turns),
         'of_matrix_peak': step_flops(contest) / seconds / peak,
         'peak_bytes': end['peak_bytes'],
+        'resident_bytes': end['resident_bytes'],
         'first_step_seconds': program.first_step,
         'matrix_flops_per_second': peak,
+        'notes': program.notes,
       }
     )
-  return rows
+  return rows + absent
 
 
 def least(contest: Contest, target: str) -> dict[str, Any]:
@@ -142,20 +215,28 @@ def least(contest: Contest, target: str) -> dict[str, Any]:
   done = subprocess.run(
     [sys.executable, str(HERE / 'roofline.py'), '--json']
     + [f'--{name}={value}' for name, value in arguments.items()],
-    stdout=subprocess.PIPE,
+    capture_output=True,
     env={**os.environ, 'PYTHONPATH': '.'},
     cwd=HERE.parent,
     text=True,
-    check=True,
+    check=False,
   )
-  found = json.loads(done.stdout)
-  return {
+  row = {
+    'size': contest.size,
     'model': contest.attention,
     'program': f'least on {target}',
+    'notes': [],
+  }
+  if done.returncode:
+    return {**row, 'notes': [f'skipped: {done.stderr.splitlines()[-1]}']}
+  found = json.loads(done.stdout)
+  return {
+    **row,
+    'allocator': '',
     'seconds_per_clip': found['milliseconds'] / 1000 / contest.batch,
-    'times_ours': 0.0,
     'of_matrix_peak': found['percent_of_peak'] / 100,
     'peak_bytes': found['temporary_bytes'],
+    'resident_bytes': found['temporary_bytes'],
     'first_step_seconds': found['compiled_seconds'],
     'matrix_flops_per_second': TARGETS[target].flops,
   }
@@ -163,27 +244,35 @@ def least(contest: Contest, target: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
   """Returns the rows for reading."""
-  head = ('model', 'program', 's/clip', 'x ours', '% of matrix peak', 'peak GB', 'first step s')
+  head = (
+    'size', 'model', 'program', 'allocator', 's/clip', 'x ours', '% of matrix peak', 'peak GB',
+    'resident GB', 'first step s',
+  )  # fmt: skip
   lines = [
     [
+      row['size'],
       row['model'],
       row['program'],
+      row['allocator'],
       f'{row["seconds_per_clip"]:.4g}',
       f'{row["times_ours"]:.2f}',
       f'{100 * row["of_matrix_peak"]:.1f}',
       f'{row["peak_bytes"] / 1e9:.2f}',
+      f'{row["resident_bytes"] / 1e9:.2f}',
       f'{row["first_step_seconds"]:.1f}',
     ]
     for row in rows
+    if 'seconds_per_clip' in row
   ]
-  return markdown(head, lines)
+  notes = [f'{row["model"]}, {row["program"]}: {note}' for row in rows for note in row['notes']]
+  return '\n'.join([markdown(head, lines), *notes])
 
 
 def main() -> None:
   """Prints the table and writes it as JSON."""
   parser = argparse.ArgumentParser(description=__doc__)
   defaults = Contest('', '')
-  parser.add_argument('--size', default=defaults.size, choices=('Ti', 'S', 'B', 'L'))
+  parser.add_argument('--sizes', default=defaults.size, help='of Ti, S, B and L, with commas')
   for name in ('frames', 'pixels', 'batch'):
     parser.add_argument(f'--{name}', type=int, default=getattr(defaults, name))
   parser.add_argument('--dtype', default=defaults.dtype, choices=('float32', 'bfloat16'))
@@ -191,22 +280,28 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5, help='turns of each program (%(default)s)')
   parser.add_argument('--steps', type=int, default=1, help='of a turn (%(default)s)')
   parser.add_argument('--programs', help='of those that a model has; all of them by default')
+  parser.add_argument('--mimalloc', action='store_true', help='the others under it too')
   parser.add_argument('--roofline', choices=TARGETS, help='the device that this is, or is to be')
   parser.add_argument('--torch-python', default=sys.executable, metavar='PYTHON')
   parser.add_argument('--hardware', default=platform.processor() or platform.machine())
   parser.add_argument('--output', type=Path, default=HERE / 'results' / 'throughput.json')
   options = parser.parse_args()
-  shape = {n: getattr(options, n) for n in ('size', 'frames', 'pixels', 'batch', 'dtype')}
+  if unknown := set(options.models.split(',')) - set(GROUPS):
+    parser.error(
+      f'--models: no program but ours has {", ".join(unknown)}, only {", ".join(GROUPS)}'
+    )
   rows: list[dict[str, Any]] = []
-  for attention in options.models.split(','):
-    wanted = options.programs.split(',') if options.programs else GROUPS[attention]
-    chosen = [name for name in GROUPS[attention] if name in wanted]
-    rows += compare([Contest(name, attention, **shape) for name in chosen], options)
+  for size, attention in itertools.product(options.sizes.split(','), options.models.split(',')):
+    chosen = contests(size, attention, options)
+    found = compare(chosen, options)
+    rows += found
     if options.roofline:
-      ours = rows[-len(chosen)]
-      row = least(Contest('ours', attention, **shape), options.roofline)
-      rows.append({**row, 'times_ours': row['seconds_per_clip'] / ours['seconds_per_clip']})
+      row = least(chosen[0], options.roofline)
+      if 'seconds_per_clip' in row:
+        row['times_ours'] = row['seconds_per_clip'] / found[0]['seconds_per_clip']
+      rows.append(row)
     print(table(rows), flush=True)
+  shape = {name: getattr(options, name) for name in SHAPE}
   about = {**shape, 'hardware': options.hardware, 'date': time.strftime('%Y-%m-%d'), 'rows': rows}
   options.output.write_text(json.dumps(about, indent=1) + '\n')
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's ViViTs (Hugging Face, vit-pytorch) as programs that experiments/throughput.py times."""
+"""PyTorch ViViTs (Hugging Face, vit-pytorch) as programs for throughput.py."""
 
 # Needs torch and transformers or vit-pytorch; of ours only the table of sizes, which needs no JAX.
 
@@ -81,8 +81,12 @@ def main() -> None:
   torch.manual_seed(0)
   model = {'hugging_face': hugging_face, 'vit_pytorch': vit_pytorch}[contest.program](contest)
   model = model.to(device).train()
+  notes = []
   if device == 'cuda':
     model = torch.compile(model)
+    notes.append('under torch.compile')
+  else:
+    notes.append('torch.compile skipped: torch sees no CUDA device, so the model runs as it is')
   optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
   shape = (contest.batch, contest.frames, contest.pixels, contest.pixels, 3)
   pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -100,8 +104,26 @@ def main() -> None:
     _wait(device)
 
   serve(
-    step, lambda: torch.cuda.max_memory_allocated() if device == 'cuda' else None, _peak(device)
+    step,
+    lambda: torch.cuda.max_memory_allocated() if device == 'cuda' else None,
+    _peak(device),
+    lambda: [*notes, attention_of(step)],
   )
+
+
+def attention_of(step: Callable[[], None]) -> str:
+  """Returns which of PyTorch's attentions a step computes, as its profiler sees it."""
+  with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    step()
+  names = {event.key for event in profiler.key_averages()}
+  found = sorted(
+    name
+    for name in names
+    if name.startswith('aten::_scaled_dot_product') and not name.endswith('_backward')
+  )
+  if any('flash' in name or 'cudnn' in name for name in found):
+    return f'attention by {", ".join(found)}'
+  return f'flash attention skipped: PyTorch chose {", ".join(found) or "plain products"} for it'
 
 
 def _peak(device: str) -> tuple[Callable[[], object], float]:

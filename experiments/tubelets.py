@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table 1: tokenisers and their start from an image model, trained here on still digits."""
+"""Table 1: tokenizers and their initialization from an image model trained on still digits."""
 
 # Run from the repository root: python experiments/tubelets.py [--help]
 # An interrupted one goes on where it was when it is run again.

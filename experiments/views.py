@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures 8 and 9: accuracy against temporal views of a video, and against frames of a clip."""
+"""Figures 8 and 9: accuracy by number of temporal views per video and of frames per clip."""
 
 # Run from the repository root: python experiments/views.py [--help]
 # An interrupted one goes on where it was when it is run again.

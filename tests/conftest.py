@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def signals():
-  """Signal handlers as they were: `vivit train` ignores signals once all that is left is to end."""
+  """Restores signal handlers, since `vivit train` ignores signals when it is about to end."""
   kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
   before = {kind: signal.getsignal(kind) for kind in kinds}
   yield

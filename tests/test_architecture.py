@@ -28,6 +28,7 @@ LAYERS = (
 # What has to run on any accelerator image, and what it may need besides the standard library.
 CORE = (
   'config.parse',
+  'config.pretraining',
   'config.schema',
   'config.surroundings',
   'distributed.mesh',
@@ -36,7 +37,10 @@ CORE = (
   'model.attention',
   'model.choices',
   'model.cost',
+  'model.decoder',
+  'model.encoder',
   'model.kernels',
+  'model.masking',
   'model.partitioning',
   'model.pooling',
   'model.positions',
@@ -49,6 +53,7 @@ CORE = (
   'model.vivit',
   'train.gradients',
   'train.losses',
+  'train.masked',
   'train.mix',
   'train.optimizer',
   'train.state',

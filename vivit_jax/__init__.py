@@ -12,7 +12,7 @@ Everything is imported on first use, so that `import vivit_jax` and `vivit --hel
 import importlib
 import types
 
-TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this file
 
 if TYPE_CHECKING:
   from vivit_jax.api.model import Model, load
@@ -46,17 +46,17 @@ _HOMES = {
 
 
 class _TrainPackage(types.ModuleType):
-  """The folder `train`, called as the function of the same name."""
+  """The package `train`, callable as the function of the same name."""
 
   def __call__(self, *arguments: object, **keywords: object) -> object:
     """See `api.run.train`."""
     return importlib.import_module('vivit_jax.api.run').train(*arguments, **keywords)
 
 
-# The first import of something in it would put the folder into the place of a function.
+# Importing from the package `train` would otherwise replace a function of that name.
 importlib.import_module('vivit_jax.train').__class__ = _TrainPackage
 
-if not TYPE_CHECKING:  # or every misspelt name would have a type
+if not TYPE_CHECKING:  # otherwise type checkers would accept misspelt names
 
   def __getattr__(name):
     if name not in _HOMES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes a user can mend: each message is one line naming value, place and remedy."""
+"""User errors: each message is one line that names the value, the place and the remedy."""
 
 import difflib
 import sys
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SAFE_CONVERSION = (
-  'Unpickling runs code from the file, so it is refused. Where you trust it, convert it once, '
-  'elsewhere, with PyTorch: python -c "import torch, safetensors.torch as s; '
+  'Unpickling runs code from the file, so it is refused. If you trust it, convert it once '
+  'on another machine, with PyTorch: python -c "import torch, safetensors.torch as s; '
   "t = torch.load('IN.bin', weights_only=True); t = t.get('model', t); "
   "s.save_file({k: v.contiguous().clone() for k, v in t.items()}, 'OUT.safetensors')\""
 )
 
 
 def printable(text: str) -> str:
-  """Returns text of a file or a path with what could move a terminal's cursor written as escapes.
+  """Returns text with all characters that control a terminal written as escapes.
 
-  Line breaks too: a name cannot begin a line of its own.
+  Line breaks are escaped too, so a file name in a message cannot start a new line.
   """
   return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
@@ -26,30 +26,30 @@ class UserError(Exception):
   """Base of all errors that the command line prints without a traceback."""
 
   def __str__(self) -> str:
-    """Returns the message, which may quote files, safe for a terminal."""
+    """Returns the message with terminal control characters escaped; it may quote files."""
     return '\n'.join(map(printable, super().__str__().split('\n')))
 
 
 class ConfigError(UserError, ValueError):
-  """A setting that cannot be used."""
+  """An invalid setting."""
 
 
 class InputError(UserError, ValueError):
-  """Frames that a model cannot take."""
+  """Video frames with a shape, type or range that the model does not accept."""
 
 
 class DataError(UserError):
-  """A manifest, class list or video that cannot be used."""
+  """An invalid manifest, class list or video."""
 
 
 class CheckpointError(UserError):
-  """A checkpoint that is missing, damaged or of another model.
+  """A checkpoint that is missing, damaged or incompatible with the model.
 
   Args:
-    parts: the file or folder if the message is about one, and the reason, which names the remedy.
+    parts: the file or folder, if the message concerns one, then the reason with the remedy.
 
   Attributes:
-    reason: what is wrong, in one line without the file.
+    reason: the problem in one line, without the file name.
   """
 
   def __init__(self, *parts: str | Path):
@@ -58,7 +58,7 @@ class CheckpointError(UserError):
 
 
 class DamagedError(CheckpointError):
-  """A checkpoint of which something is missing or changed since it was written."""
+  """A checkpoint with missing files, or files that changed after it was written."""
 
 
 class SaveError(CheckpointError):
@@ -70,25 +70,25 @@ class SaveError(CheckpointError):
 
 
 class TrainingError(UserError):
-  """A run whose numbers went wrong."""
+  """A training run that diverged."""
 
 
 class EvaluationError(UserError):
-  """An evaluation that did not see all that it was to see."""
+  """An evaluation that could not process every example."""
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-  """Returns type and text of an error of a library in one line of at most so many characters."""
+  """Returns the type and text of an exception in one line, cut to `limit` characters if given."""
   return ' '.join(f'{type(error).__name__}: {error}'.split())[:limit]
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-  """Returns the known name that is most like `name`; None if none is like it."""
+  """Returns the known name most similar to `name`, or None if none is similar."""
   return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Returns '; did you mean X?' for the closest known name, else the choices."""
+  """Returns '; did you mean X?' for the most similar known name, otherwise a list of choices."""
   known = list(known)
   if close := closest(name, known):
     return f'; did you mean {close!r}?'
@@ -96,14 +96,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def and_more(names: Iterable[str], limit: int = 5) -> str:
-  """Returns names for a message: the first few, and how many more there are."""
+  """Returns the first `limit` names, comma-separated, and the number of remaining ones."""
   names = list(names)
   more = len(names) - limit
   return ', '.join(names[:limit]) + (f' and {more} more' if more > 0 else '')
 
 
 def report(error: BaseException) -> int:
-  """Prints a user's mistake in one line and returns the exit code; raises any other error."""
+  """Prints a `UserError` in one line and returns the exit code; re-raises other errors."""
   if isinstance(error, KeyboardInterrupt):
     print('vivit: interrupted', file=sys.stderr)
     return 130

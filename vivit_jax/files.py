@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that other processes read or write too: atomic writes, locks and the cache folder."""
+"""Files shared between processes: atomic writes, locks and the cache folder."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-  """Adds the path to errors of writing a file; by itself only an error of opening it has one."""
+  """Adds the path to OSErrors from writing a file; Python adds it only to errors from opening."""
   try:
     yield
   except OSError as error:
@@ -23,15 +23,15 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-  """Yields a temporary path in the same folder; its file becomes `path` when the block ends.
+  """Yields a temporary path in the same folder and renames it to `path` when the block ends.
 
-  A reader, or a kill, sees the old file or the new one whole. If the block raises, the old file
-  stays. Two processes that write at once leave the file of one of them.
+  Readers see the complete old file or the complete new file, also if the process is killed. If the
+  block raises, the old file is kept. If two processes write at once, one of their files is kept.
   """
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
     with naming(path):
-      temporary.unlink(missing_ok=True)  # of a killed process with the same id
+      temporary.unlink(missing_ok=True)  # left by a killed process with the same id
       yield temporary
       temporary.replace(path)
   except BaseException:
@@ -46,7 +46,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-  """Writes or replaces a JSON file atomically; its folder is made if missing."""
+  """Writes or replaces a JSON file atomically; creates its folder if missing."""
   data = json.dumps(content, indent=1, sort_keys=True).encode() + b'\n'
   path.parent.mkdir(parents=True, exist_ok=True)
   replace_file(path, data)
@@ -57,26 +57,26 @@ class LockedError(Exception):
 
   def __init__(self, owner: str):
     super().__init__(owner)
-    self.owner = owner  # what that process wrote into the file
+    self.owner = owner  # text that the other process wrote to the lock file
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[BinaryIO]:
   """Yields the open file `path` while this process holds an exclusive lock on it.
 
-  The system releases the lock when the process ends, however that happens. A file system without
-  locks is only warned of.
+  The operating system releases the lock when the process ends, even if it is killed. If the file
+  system does not support locks, a warning is printed and the block runs without a lock.
 
   Args:
-    path: file that is made for the lock.
-    what: name of what is locked, for messages on stderr.
-    wait: whether to wait, and say so, if another process holds the lock.
+    path: lock file; created if missing.
+    what: name of the locked resource, for messages on stderr.
+    wait: whether to wait, with a message, if another process holds the lock.
 
   Raises:
     LockedError: another process holds the lock.
     OSError: the file cannot be opened.
   """
-  with path.open('a+b', buffering=0) as handle:  # unbuffered: it is read while it is held
+  with path.open('a+b', buffering=0) as handle:  # unbuffered: others read it meanwhile
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -87,8 +87,8 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[BinaryIO]:
       fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
       print(
-        f'vivit: warning: the file system of {what} has no locks ({error.strerror}): make sure '
-        'that no other process writes there',
+        f'vivit: warning: the file system of {what} does not support locks ({error.strerror}): '
+        'make sure that no other process writes there',
         file=sys.stderr,
         flush=True,
       )
@@ -96,7 +96,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[BinaryIO]:
 
 
 def discard_output(descriptor: int) -> None:
-  """Discards what is written to a file descriptor from now on, by C++ and at Python's exit too."""
+  """Redirects a file descriptor to /dev/null, for C++ code and output at Python's exit too."""
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, descriptor)
   os.close(nowhere)

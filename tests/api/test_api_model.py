@@ -116,7 +116,7 @@ def test_a_model_shows_itself_in_one_short_line(model):
     (lambda model: model.features(VIDEO, hop=1.0), 'give whole=True too'),
     (lambda model: model.features(GOLDEN), 'is not one video'),
     (lambda model: model.features(np.zeros((9, 8, 8, 3), np.uint8), fps=0.0), 'fps=0.0 is not a'),
-    (lambda model: model.attention(VIDEO, label='lft'), 'is none of the'),
+    (lambda model: model.attention(VIDEO, label='lft'), 'is not one of the'),
     (lambda model: vivit.load('no/run'), 'no/run'),
   ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what is kept, what is on disk when, and what is refused."""
+"""Checkpoints: which are kept, when they are on disk, and which are rejected."""
 
 import contextlib
 import math
@@ -93,7 +93,7 @@ def test_a_best_of_an_earlier_version_has_a_score_alone(tmp_path):
 
 def test_without_a_score_the_newest_is_the_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
-    with pytest.raises(CheckpointError, match='holds no checkpoint: train it first'):
+    with pytest.raises(CheckpointError, match='has no checkpoint: run `vivit train` first'):
       checkpoints.read_params('best')
     checkpoints.save(8, state(8), {})
   with Checkpoints(tmp_path) as checkpoints:
@@ -168,7 +168,7 @@ def test_the_average_of_an_earlier_version_has_its_new_name(tmp_path, ema):
                                    'bfloat16[4, 3]'),
     (state(0).replace(params={**state(0).params, 'head': jnp.zeros(2)}),
      'params/head holds nothing, but this model needs float32[2]'),
-    (state(0).replace(params={}), 'has no place in this model'),
+    (state(0).replace(params={}), 'is not in this model'),
   ],
 )  # fmt: skip
 def test_another_model_is_refused_by_the_name_of_the_array(tmp_path, wanted, message):
@@ -352,7 +352,7 @@ def test_odd_metadata_of_orbax_is_one_line_that_says_what_to_do(tmp_path, conten
     Checkpoints(tmp_path, read_only=True)
   message = str(error.value)
   assert message.startswith(f'{tmp_path}/checkpoints/*/_CHECKPOINT_METADATA cannot be read (')
-  assert message.endswith('): delete the damaged one, which no step needs')
+  assert message.endswith('): delete the damaged file, which is not needed')
   assert '\n' not in message
   metadata.unlink()
   with Checkpoints(tmp_path, read_only=True) as checkpoints:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workdir lets a command continue: the same experiment, whatever its free settings."""
+"""A workdir can only be continued with the same experiment; free settings may change."""
 
 import errno
 import fcntl
@@ -60,8 +60,8 @@ def test_another_experiment_is_refused_naming_the_setting(run, change, message):
   with pytest.raises(ConfigError) as error:
     check_compatible(run, config(**change), 'fingerprint')
   assert str(error.value) == (
-    f'{run} holds another run: {message}; give another --workdir, or --allow-changes to go on so '
-    'from its last checkpoint'
+    f'{run} holds another run: {message}; give another --workdir, or --allow-changes to '
+    'continue from its last checkpoint with these changes'
   )
   assert read_config(run) == config()
 
@@ -131,13 +131,16 @@ def test_a_run_that_never_saved_binds_nobody(tmp_path):
     (b'{"data": "x", "class_names": {}}', "is damaged (it has no 'config')"),
     (b'{"config": {}}', "is damaged (it has no 'data')"),
     (b'[' * 100_000, 'is damaged'),
-    (b'{"config": {}, "data": 5, "class_names": {}}', "'data' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": 5}', "'class_names' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": {"label": [1]}}', "'class_names' is not what"),
-    (b'{"config": {}, "data": "x", "class_names": {}, "changes": 1}', "'changes' is not what"),
+    (b'{"config": {}, "data": 5, "class_names": {}}', "'data' has a wrong type"),
+    (b'{"config": {}, "data": "x", "class_names": 5}', "'class_names' has a wrong type"),
+    (
+      b'{"config": {}, "data": "x", "class_names": {"label": [1]}}',
+      "'class_names' has a wrong type",
+    ),
+    (b'{"config": {}, "data": "x", "class_names": {}, "changes": 1}', "'changes' has a wrong type"),
     (
       b'{"config": {}, "data": "x", "class_names": {}, "changes": [{"changes": []}]}',
-      "'changes' is not what",
+      "'changes' has a wrong type",
     ),
     (b'{"config": [], "data": "x", "class_names": {}}', 'is damaged'),
     (b'{"config": {"modle": 1}, "data": "x", "class_names": {}}', 'config.modle does not exist'),
@@ -197,7 +200,8 @@ def test_training_trusts_checkpoints_over_an_edited_snapshot(run):
     check_compatible(run, changed, 'fingerprint', saved=saved)
   assert str(error.value) == (
     f"{run} holds another run: config.model.gelu is 'tanh' in the checkpoints and 'exact' in this "
-    'command; give another --workdir, or --allow-changes to go on so from its last checkpoint'
+    'command; give another --workdir, or --allow-changes to continue from its '
+    'last checkpoint with these changes'
   )
   (run / 'config.json').unlink()
   with pytest.raises(ConfigError, match=r'config\.model\.gelu is'):
@@ -235,7 +239,7 @@ def test_a_damaged_snapshot_is_not_overwritten(run):
 
 
 def test_a_folder_without_a_run(tmp_path):
-  with pytest.raises(CheckpointError, match=r'holds no run \(no config\.json\): give'):
+  with pytest.raises(CheckpointError, match=r'has no run \(no config\.json\): give'):
     read_config(tmp_path)
 
 
@@ -278,7 +282,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     pass
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(
-    f'vivit: warning: the file system of --workdir={tmp_path} has no locks (No '
+    f'vivit: warning: the file system of --workdir={tmp_path} does not support locks (No '
   )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: help that helps, and one line for every mistake."""
+"""The command line: help texts, and a one-line error for every mistake."""
 
 import json
 import os
@@ -138,19 +138,19 @@ MISTAKES = {
     ['evaluate', '--workdir={places}/empty', '--views=axb'],
     ['--views=axb is not TxS', 'e.g. 4x3'],
   ),
-  'step': (['evaluate', '--workdir={run}', '--step=foo'], ["--step=foo is no step: give 'best'"]),
+  'step': (['evaluate', '--workdir={run}', '--step=foo'], ["--step=foo is not a step: give"]),
   'split': (
     ['evaluate', '--workdir={places}/empty', '--split=tests'], ["invalid choice: 'tests'", 'test'],
   ),
   'empty folder': (
     ['evaluate', '--workdir={places}/empty'],
-    ['{places}/empty holds no run (no config.json): give the --workdir of a `vivit train`'],
+    ['{places}/empty has no run (no config.json): give the --workdir of a `vivit train`'],
   ),
   'escapes': (
     ['inspect', '{places}/\x1b[31mred'], [r'{places}/\x1b[31mred: does not exist'],
   ),
   'missing folder': (
-    ['evaluate', '--workdir={places}/nowhere'], ['{places}/nowhere holds no run'],
+    ['evaluate', '--workdir={places}/nowhere'], ['{places}/nowhere has no run'],
   ),
   'value without name': (
     ['inspect', f'--config={CONFIG}', '--config.seed'], ['--config.seed has no value'],
@@ -346,7 +346,7 @@ def test_inspect_of_a_fine_tune_needs_no_data(capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
   assert main(['inspect', '--config=configs/finetune.py:Ti/16x2']) == 0
   out = capsys.readouterr().out
-  assert 'config.task.classes=() are those of the data' in out
+  assert 'config.task.classes=() is taken from the data' in out
   assert main(['inspect', '--config=configs/finetune.py:Ti/16x2', '--json']) == 0
   without = json.loads(capsys.readouterr().out)
   arguments = ['--config=configs/finetune.py:Ti/16x2', '--config.task.classes=(7,)', '--json']

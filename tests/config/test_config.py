@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `parse` accepts and refuses: types, choices, lengths, ranges, combinations, devices."""
+"""Values that `parse` accepts and rejects: types, choices, lengths, ranges, combinations."""
 
 import dataclasses
 import json
@@ -207,8 +207,8 @@ def test_whole_numbers_are_good_floats():
     ),
     (
       {'clip': {'stride_seconds': 0.1, 'sampling': 'whole_video'}},
-      "config.clip.stride_seconds=0.1 has no meaning for config.clip.sampling='whole_video', whose "
-      'frames lie as far apart as the video is long',
+      "config.clip.stride_seconds=0.1 has no effect with config.clip.sampling='whole_video', which "
+      'spreads the frames over the whole video',
     ),
     (
       {'train': {'epochs': 0, 'warmup_epochs': 0}},
@@ -259,8 +259,8 @@ def test_a_rate_of_one_would_leave_nothing(name):
     (
       {'attention': 'factorised_dot_product', 'pooling': 'mean', 'heads': 3},
       {},
-      'config.model.heads=3 must be even for factorised_dot_product: half of the heads look along '
-      'time, half along space',
+      'config.model.heads=3 must be even for factorised_dot_product: half of the heads attend '
+      'along time, half along space',
     ),
     (
       {},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files and command-line overrides: what arrives, and which line says what is wrong."""
+"""Config files and command-line overrides: resulting values, and one-line errors."""
 
 import dataclasses
 import typing
@@ -327,7 +327,7 @@ def test_unknown_size(variant):
   with pytest.raises(ConfigError) as info:
     apply_variant(defaults(), variant)
   assert str(info.value) == (
-    f'{variant!r} names no model: write SIZE/PATCHxTUBELET[,ATTENTION], e.g. '
+    f'{variant!r} is not a model name: write SIZE/PATCHxTUBELET[,ATTENTION], e.g. '
     'B/16x2,factorised_encoder, with SIZE one of Ti, S, B, L, H'
   )
 

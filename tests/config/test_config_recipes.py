@@ -34,7 +34,7 @@ def test_recipes_are_found_by_name_in_an_empty_folder():
     ('kinetics40', "is neither a file nor a recipe; did you mean 'kinetics400'? The recipes are"),
     ('xyz', "xyz is neither a file nor a recipe; choose from 'epic_kitchens', 'finetune'"),
     ('configs/ucf101.py', 'is not a file; the recipe of that name is --config=ucf101'),
-    ('kinetics400:B/16', "'B/16' names no model: write SIZE/PATCHxTUBELET"),
+    ('kinetics400:B/16', "'B/16' is not a model name: write SIZE/PATCHxTUBELET"),
   ],
 )
 def test_a_wrong_recipe_names_the_others(name, said):

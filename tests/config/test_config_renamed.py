@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that earlier versions named otherwise: read from files, refused where people write."""
+"""Renamed settings: accepted in files of earlier versions, rejected on the command line."""
 
 import json
 import re

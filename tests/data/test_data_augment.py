@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole augmentation: fixed by the number, the same in all frames, parts that don't mix."""
+"""The augmentation: depends only on the example number, equal in all frames, independent parts."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no readable videos: each named in words, replaced in training, left out of tests.
+"""Unreadable videos: reported with a reason, replaced in training, skipped in evaluation.
 
 What opens them in this process must neither block nor take the memory that they promise.
 """

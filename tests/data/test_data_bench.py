@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data bench` on real files: every stage is seen, and times are those of the work."""
+"""`vivit data bench` on real files: every stage is measured, with correct times."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data build`: what is prepared is the source; a killed build ends as any other."""
+"""`vivit data build`: prepared data equals the source, also if the build was killed and resumed."""
 
 import csv
 import io
@@ -214,9 +214,9 @@ def test_a_target_that_is_something_else_is_refused(prepared, tmp_path):
   before = tree(target)
   build(source, target, Encoding(), 0.0)
   assert tree(target) == before
-  with pytest.raises(DataError, match=r'another build \(short_side=None, now 32\)'):
+  with pytest.raises(DataError, match=r'a different build \(short_side=None, now 32\)'):
     build(source, target, Encoding(short_side=32), 0.0)
-  with pytest.raises(DataError, match='holds something else'):
+  with pytest.raises(DataError, match='has other content'):
     build(source, source, Encoding(), 0.0)
   with pytest.raises(DataError, match='holds prepared videos'):
     build(target, tmp_path / 'other', Encoding(), 0.0)
@@ -224,7 +224,7 @@ def test_a_target_that_is_something_else_is_refused(prepared, tmp_path):
 
 def test_an_unfinished_target_is_not_trained_from(tmp_path):
   (tmp_path / '.building').mkdir()
-  with pytest.raises(DataError, match='not finished: run its `vivit data build` again'):
+  with pytest.raises(DataError, match='not finished: run its `vivit data build` command'):
     open_split(config(root=str(tmp_path)), 'train')
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data check`: all bad files and only they, whatever ends its processes or the command."""
+"""`vivit data check`: finds exactly the bad files, also if processes or the command are killed."""
 
 import contextlib
 import csv
@@ -78,7 +78,7 @@ def checked(files, **kwargs):
   'sign, seconds, reason',
   [
     (signal.SIGSEGV, 60, 'decoder crashed: it ended by SIGSEGV'),
-    (signal.SIGSTOP, 3, 'too slow: not done in 3 s'),
+    (signal.SIGSTOP, 3, 'too slow: not finished in 3 s'),
   ],
 )
 def test_a_crash_or_a_stall_costs_one_process_and_names_its_file(
@@ -98,7 +98,7 @@ def test_memory_is_bounded_and_the_file_that_wants_more_is_named(tmp_path):
   assert examine(entry(large), quick=False) == []
   found = checked([large, small], megabytes=24)
   assert found['small.mp4'] == []
-  assert found['large.mp4'] == ['too large: it takes more memory than the bound']
+  assert found['large.mp4'] == ['too large: it needs more memory than the limit']
 
 
 def data(root, bad, good):
@@ -188,7 +188,7 @@ def test_an_interrupted_or_killed_check_goes_on_where_it_was(long, tmp_path):
       time.sleep(0.05)
     assert not readers(root / '4.mp4'), f'{found} outlived the command'
     if sign == signal.SIGINT:
-      assert '8 of 9 files are known: run it again to go on' in out
+      assert '8 of 9 files are checked: run it again to resume' in out
       assert [row[0] for row in listed(root / 'quarantine.csv')[2:]] == [
         f'bad{k}.mp4' for k in range(4)
       ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding: exactly the frames asked for, and nothing that a hostile or damaged file wants."""
+"""Decoding: returns exactly the requested frames, and is safe with hostile or damaged files."""
 
 import pickle
 from fractions import Fraction

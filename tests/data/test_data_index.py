@@ -98,7 +98,7 @@ def test_inspect_takes_the_number_of_classes_from_the_data(tmp_path, place, caps
   assert json.loads(capsys.readouterr().out)['config']['task']['classes'] == []
   (data / 'classes/label.txt').write_text('\n')
   assert main([*inspect, f'--config.data.root={data}']) == 2
-  assert 'classes/label.txt names no class' in capsys.readouterr().err
+  assert 'classes/label.txt has no class names' in capsys.readouterr().err
 
 
 def test_classes_without_splits_are_split_by_the_path_hash(tmp_path, place):
@@ -158,9 +158,9 @@ def test_what_is_left_out_is_said_and_why(tmp_path, place, capsys):
     assert (notes[1] + notes[2]).splitlines()[:4] == [
       'left out: 2 .gif, 1 .wmv, not read: convert them, e.g. `ffmpeg -i IN.gif -pix_fmt yuv420p '
       "OUT.mp4`: 'jump/3.wmv', 'run/3.gif', 'run/4.GIF'",
-      "left out: 1 folders that are searched by another path already: 'jump/loop'",
+      "left out: 1 folders that are already searched by another path: 'jump/loop'",
       "left out: 1 hidden files and folders: 'run/.x.mp4'",
-      "left out: 1 .txt, 1 without suffix, no videos by their names: 'jump/README', "
+      "left out: 1 .txt, 1 without suffix, not videos by their names: 'jump/README', "
       "'jump/notes.txt'",
     ]
 
@@ -171,10 +171,10 @@ def test_a_video_in_two_splits_is_said(tmp_path, place, capsys):
   file.write_text('path,label,split\nx.mp4,a ,train\nx.mp4,a,val\ny.mp4,a,train\ny.mp4,a,test\n')
   assert main(['data', 'index', str(file)]) == 0
   out = capsys.readouterr().out
-  assert "1 videos stand in both train and validation, e.g. 'x.mp4': scores on validation" in out
-  assert "1 videos stand in both train and test, e.g. 'y.mp4': scores on test" in out
+  assert "1 videos are in both train and validation, e.g. 'x.mp4': scores on validation" in out
+  assert "1 videos are in both train and test, e.g. 'y.mp4': scores on test" in out
   assert 'validation and test' not in out
-  assert f'1 rows have spaces around classes, which are cut, e.g. {file}:2' in out
+  assert f'1 rows have spaces around class names, which are removed, e.g. {file}:2' in out
 
 
 def test_the_next_command_and_names_are_harmless_in_a_shell(tmp_path, place, capsys):
@@ -211,7 +211,7 @@ def test_one_csv(tmp_path, place, capsys):
   assert (tmp_path / 'classes/noun.txt').read_text() == 'box\ndoor\nlid\n'
   out = capsys.readouterr().out
   assert '''--config.task.heads="('noun','verb')"''' in out
-  assert f'1 annotated videos are not there: {tmp_path / "missing.csv"}' in out
+  assert f'1 annotated videos do not exist: {tmp_path / "missing.csv"}' in out
   place(tmp_path, 'gone.mp4')
   assert main(['data', 'index', str(file), '--force']) == 0
   assert not (tmp_path / 'missing.csv').exists()
@@ -240,7 +240,7 @@ def test_the_same_again_changes_nothing_and_another_needs_force(tmp_path, place,
   (data / 'test/a/3.mp4').unlink()
   capsys.readouterr()
   said = mistake(capsys, data)
-  assert 'exists and says something else (and 2 more): --force' in said
+  assert 'exists with different content (and 2 more): replace it with --force' in said
   assert contents(data) == first
   assert main(['data', 'index', str(data), '--force']) == 0
   assert not (data / 'test.csv').exists()
@@ -274,10 +274,10 @@ MISTAKES = {
   ),
   'empty class, no splits': (['a/x.mp4'], {'b/x.zip': ''}, '.', ['b has no videos']),
   'spaces': (
-    ['a b/x.mp4', 'a  b/y.mp4'], {}, '.', ["has the classes 'a  b' and 'a b', which differ in"],
+    ['a b/x.mp4', 'a  b/y.mp4'], {}, '.', ["the classes 'a  b' and 'a b', which differ only in"],
   ),
   'spaces at the end': (
-    ['train/a/x.mp4', 'val/a /y.mp4'], {}, '.', ["has the classes 'a' and 'a ', which differ in"],
+    ['train/a/x.mp4', 'val/a /y.mp4'], {}, '.', ["the classes 'a' and 'a ', which differ only"],
   ),
   'spaces in csv': (
     (), {'v.csv': 'path,label\nx.mp4,a b\ny.mp4,a  b\n'}, 'v.csv',
@@ -288,7 +288,7 @@ MISTAKES = {
   ),
   'not a csv': (['x.mp4'], {}, 'x.mp4', ['x.mp4 is a file: give the folder']),
   'no path': ((), {'v.csv': 'file,label\nx.mp4,a\n'}, 'v.csv', ["v.csv:1 has no column 'path'"]),
-  'no classes in csv': ((), {'v.csv': 'path,start\nx.mp4,1\n'}, 'v.csv', ['no column of class']),
+  'no classes in csv': ((), {'v.csv': 'path,start\nx.mp4,1\n'}, 'v.csv', ['no column with class']),
   'empty csv': ((), {'v.csv': 'path,label\n'}, 'v.csv', ['v.csv lists no videos']),
   'nothing in csv': ((), {'v.csv': ''}, 'v.csv', ["v.csv:1 has no column 'path'"]),
   'short row': ((), {'v.csv': 'path,label\nx.mp4\n'}, 'v.csv', ['v.csv:2 has 1 cells, need 2']),
@@ -301,11 +301,11 @@ MISTAKES = {
   ),
   'split': ((), {'v.csv': 'path,split,label\nx.mp4,dev,a\n'}, 'v.csv', ["v.csv:2 split='dev'"]),
   'two columns of tags': (
-    (), {'v.csv': 'path,a,b\nx.mp4,r|s,t\n'}, 'v.csv', ['multi-label CSV has one column'],
+    (), {'v.csv': 'path,a,b\nx.mp4,r|s,t\n'}, 'v.csv', ['multi-label CSV must have one'],
   ),
   'all missing': (
     ['y.mp4'], {'v.csv': 'path,label\nx.mp4,a\n'}, 'v.csv',
-    ['none of the 1 annotated videos is in', "v.csv:2 wants 'x.mp4'"],
+    ['none of the 1 annotated videos is in', "v.csv:2 names 'x.mp4'"],
   ),
   'would overwrite itself': (
     ['x.mp4'], {'train.csv': 'path,label\nx.mp4,a\n'}, 'train.csv',
@@ -316,10 +316,10 @@ MISTAKES = {
     ['missing.csv is an annotation file and would be overwritten'],
   ),
   'head is no name': (
-    ['x.mp4'], {'v.csv': 'path,../a\nx.mp4,b\n'}, 'v.csv', ["'../a' cannot name a head"],
+    ['x.mp4'], {'v.csv': 'path,../a\nx.mp4,b\n'}, 'v.csv', ["'../a' is not a valid head name"],
   ),
   'latin-1': ((), {'v.csv': b'path,label\nx.mp4,caf\xe9\n'}, 'v.csv', ['v.csv is not UTF-8 text']),
-  'line break': (['a/x\ny.mp4', 'a/z.mp4'], {}, '.', ["'a/x\\ny.mp4' cannot stand in a manifest"]),
+  'line break': (['a/x\ny.mp4', 'a/z.mp4'], {}, '.', ["'a/x\\ny.mp4' cannot be written to"]),
 }  # fmt: skip
 
 
@@ -339,7 +339,7 @@ def test_mistakes_are_one_line_that_names_them(name, tmp_path, place, capsys):
 
 def test_a_file_name_of_another_encoding_is_named(tmp_path, place, capsys):
   place(tmp_path, 'a/x.mp4', 'a/caf\udce9.mp4')
-  assert 'cannot stand in a manifest' in mistake(capsys, tmp_path)
+  assert 'cannot be written to a manifest' in mistake(capsys, tmp_path)
 
 
 def test_unknown_format(tmp_path, capsys):

@@ -327,14 +327,14 @@ def test_annotations_that_are_not_there_or_of_several_data_sets(copies, copy, tm
   assert 'ucf101 has no annotations of --format=kinetics: it needs CSV files with' in message
   (tmp_path / 'empty').mkdir()
   message = mistake(capsys, copies / 'ucf101', f'--annotations={tmp_path}/empty')
-  assert 'empty has no annotations that are known (kinetics: CSV files' in message
+  assert 'empty has no annotations in a known format (kinetics: CSV files' in message
   data = copy('ucf101')
   shutil.copytree(copies / 'kinetics/annotations', data / 'annotations')
   message = mistake(capsys, data)
   assert 'has annotations of kinetics and ucf101: choose with --format' in message
   shutil.copytree(data / 'ucfTrainTestlist', data / 'again')
   message = mistake(capsys, data, '--format=ucf101')
-  assert 'say which folder with --annotations=FOLDER' in message
+  assert 'choose a folder with --annotations=FOLDER' in message
 
 
 def test_another_data_sets_annotations_find_no_video(copies, tmp_path, capsys):
@@ -342,7 +342,7 @@ def test_another_data_sets_annotations_find_no_video(copies, tmp_path, capsys):
     capsys, copies / 'moments_in_time', f'--annotations={copies}/kinetics', f'--output={tmp_path}'
   )
   assert 'none of the 7 annotated videos is in' in message
-  assert "train.csv:2 wants '---QUuC4vJs_000084_000094'" in message
+  assert "train.csv:2 names '---QUuC4vJs_000084_000094'" in message
 
 
 def test_annotations_are_never_overwritten(copy, capsys):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What check and build share: a journal that survives kills, and processes that may be lost."""
+"""Code shared by check and build: a journal that survives kills, and worker processes."""
 
 import os
 import signal

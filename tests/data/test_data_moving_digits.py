@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving digits: the verb is in time alone, splits share no image, folders are whole or absent."""
+"""Moving digits: verbs are only visible in motion, splits share no image, folders are atomic."""
 
 import signal
 import subprocess

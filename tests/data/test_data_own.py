@@ -89,7 +89,7 @@ def test_own_labels_in_advance_balance_classes():
   found = settings('Named', task=VERB_NOUN, balance='noun')
   batch = batches(found, stop=3)
   assert np.bincount(np.concatenate([b['label'][:, 1] for b in batch])).tolist() == [4, 4, 4]
-  with pytest.raises(ConfigError, match="give your source 'labels', those of all items"):
+  with pytest.raises(ConfigError, match="add an attribute 'labels' to your source"):
     batches(settings(balance='label'))
 
 
@@ -107,16 +107,19 @@ ITEM = r"support\.own:\w+\('train'\)\[3\]"
     ('TooHigh', rf'{ITEM}: label=2 is not from 0 to 1'),
     ('Misspelt', rf"{ITEM}: label='c' is not in its classes; choose from 'a', 'b'"),
     ('NoClass', rf'{ITEM}: label is float, not a class id or name'),
-    ('TwoLabels', rf"{ITEM}: its labels are \(0, 1\), not one for each of \('label',\)"),
+    ('TwoLabels', rf"{ITEM}: its labels are \(0, 1\), not one per head of \('label',\)"),
     ('Unlabelled', "has no attribute 'classes'"),
-    ('Twice', "classes of 'label' must be different names"),
+    ('Twice', "classes of 'label' must be a non-empty list of unique names"),
     ('WrongLabels', r'labels has 2 entries for 7 items'),
     ('Frozen', r'fps=0 is not a number of frames per second'),
     (
       'Lost',
       r'10 videos of the train split in a row .*\]: RuntimeError: the disk is gone \(own.py',
     ),
-    ('Raises', r"cannot be made: support.own:Raises\('train'\) raised FileNotFoundError.*train.h5"),
+    (
+      'Raises',
+      r"cannot be constructed: support.own:Raises\('train'\) raised FileNotFoundError.*train.h5",
+    ),
     ('Grey', "support.own has no 'Grey'; did you mean 'Gray'?"),
     ('NUMBER', 'is int, not a class or a function'),
     ('shift', r"shift\('train'\) raised TypeError"),
@@ -132,7 +135,10 @@ def test_a_bad_source_is_one_line(source, said):
   'source, said',
   [
     ('Longer', r'\[\d\]: the source has 8 items in this process, but 7 where the split was opened'),
-    ('OnlyHere', r"'support.own:OnlyHere' cannot be made: .* raised OSError: one process only"),
+    (
+      'OnlyHere',
+      r"'support.own:OnlyHere' cannot be constructed: .* raised OSError: one process only",
+    ),
     ('Floats', rf'{ITEM}: its frames are float64'),
   ],
 )

@@ -117,7 +117,9 @@ def test_shards_are_to_be_copied_first(bucket):
   service, _ = bucket
   service.files['prepared.json'] = b'{}'
   try:
-    with pytest.raises(DataError, match=f'copy it there, e.g. gcloud storage cp -r {ROOT} '):
+    with pytest.raises(
+      DataError, match=f'copy the folder first, e.g. gcloud storage cp -r {ROOT} '
+    ):
       open_split(config(root=ROOT), 'train')
   finally:
     del service.files['prepared.json']

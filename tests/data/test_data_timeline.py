@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times from a file's own tables, or kept from last time, are those of its packets."""
+"""Frame times from a file's tables or from the cache equal those from its packets."""
 
 import itertools
 import os

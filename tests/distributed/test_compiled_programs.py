@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs are kept where that is safe and the user has not said where."""
+"""Compiled programs are cached if it is safe and the user has not configured a cache."""
 
 import json
 import subprocess

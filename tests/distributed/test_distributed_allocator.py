@@ -50,11 +50,11 @@ def test_a_command_starts_anew_and_its_children_without(tmp_path):
 @pytest.mark.parametrize(
   'arguments, name, value, why',
   [
-    (['data', 'index'], 'X', '', 'it computes little'),
-    ([], 'X', '', 'it computes little'),
-    (['train'], 'LD_PRELOAD', 'libtcmalloc_minimal.so.4', 'the user has chosen'),
-    (['train'], 'GLIBC_TUNABLES', 'glibc.malloc.arena_max=2', 'the user has chosen'),
-    (['train'], 'MALLOC_ARENA_MAX', '2', 'the user has chosen'),
+    (['data', 'index'], 'X', '', 'the command computes little'),
+    ([], 'X', '', 'the command computes little'),
+    (['train'], 'LD_PRELOAD', 'libtcmalloc_minimal.so.4', 'the user has chosen an allocator'),
+    (['train'], 'GLIBC_TUNABLES', 'glibc.malloc.arena_max=2', 'the user has chosen an allocator'),
+    (['train'], 'MALLOC_ARENA_MAX', '2', 'the user has chosen an allocator'),
     (['train'], 'X', '', None),
   ],
 )
@@ -65,7 +65,7 @@ def test_what_keeps_its_allocator(arguments, name, value, why, monkeypatch):
 
 def test_an_accelerator_keeps_it_unless_cpus_are_asked_for(monkeypatch):
   monkeypatch.setattr(allocator, 'ACCELERATORS', ('/dev/nul*',))
-  assert allocator.reason(['train'], {}) == 'an accelerator computes'
+  assert allocator.reason(['train'], {}) == 'the machine has an accelerator'
   assert allocator.reason(['train'], {'JAX_PLATFORMS': 'cpu'}) is None
 
 

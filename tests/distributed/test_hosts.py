@@ -109,8 +109,8 @@ def test_a_folder_that_hosts_do_not_share_is_refused(found, pair):
     said = found[process]['said']
     assert 'shared' not in said
     assert said['apart'] == (
-      f'--workdir={pair[0]}/own{process} of process 0 is not there for process 1: give a folder on '
-      'a file system that all hosts share'
+      f'--workdir={pair[0]}/own{process} of process 0 does not exist for process 1: give a '
+      'folder on a file system that all hosts share'
     )
   assert not list(pair[0].rglob('.seen-*'))
 

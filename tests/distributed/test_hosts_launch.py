@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process learns that it is one of several; most are not, and must not wait for anybody."""
+"""Detection of multi-process runs; a single process must not wait for others."""
 
 import argparse
 import signal
@@ -62,8 +62,8 @@ def test_alone_everything_agrees_and_nothing_is_sent(tmp_path):
     (['--processes=2'], 'several processes need all of --coordinator=HOST:PORT'),
     (['--coordinator=a:1', '--process=0'], 'several processes need all of'),
     (['--coordinator=a', '--processes=2', '--process=0'], '--coordinator=a is not HOST:PORT'),
-    (['--coordinator=a:1', '--processes=2', '--process=2'], '--process=2 must be one of 0 to N'),
-    (['--coordinator=a:1', '--processes=2', '--process=-1'], '--process=-1 must be one of'),
+    (['--coordinator=a:1', '--processes=2', '--process=2'], '--process=2 must be from 0 to N'),
+    (['--coordinator=a:1', '--processes=2', '--process=-1'], '--process=-1 must be from'),
   ],
 )
 def test_options_that_cannot_be_used(arguments, message):
@@ -97,7 +97,7 @@ def test_a_coordinator_that_does_not_answer_is_one_line(monkeypatch):
 def test_a_number_of_slurm_that_is_none_is_one_line(monkeypatch, name):
   for other, value in {**STEP, 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '0', name: 'abc'}.items():
     monkeypatch.setenv(other, value)
-  with pytest.raises(ConfigError, match=f"^{name}='abc' in the environment is no number: "):
+  with pytest.raises(ConfigError, match=f"^{name}='abc' in the environment is not a number: "):
     start()
 
 
@@ -166,12 +166,12 @@ def test_other_numbers_of_processes_end_all_with_both(address, counts):
 def test_the_same_number_twice_ends_all(address):
   found = ends(meet(address, (0, 3), (1, 3), (1, 3)))
   assert {code for code, _, _ in found} == {2}
-  assert all('error: two processes are process 1: start the' in err for _, _, err in found)
+  assert all('error: two processes have --process=1: start the' in err for _, _, err in found)
 
 
 def test_a_process_that_does_not_come_is_named_to_all_that_did(address):
   found = ends(meet(address, (0, 3), (1, 3), seconds=6.0))
-  line = 'vivit: error: process 2 of 3 did not come within 6 s: start the same command on every '
+  line = 'vivit: error: process 2 of 3 did not connect within 6 s: start the same command on every '
   assert all(code == 2 and err.startswith(line) for code, _, err in found), found
 
 

@@ -94,7 +94,7 @@ def test_hosts_load_their_own_rows_on_any_mesh():
       rows.setdefault(name, []).extend(map(int, own))
     assert refused == (
       'config.mesh.context=8 would split a clip over the hosts [0, 1], but a host decodes whole '
-      'clips: give a divisor of the devices of a host'
+      'clips: give a divisor of the number of devices per host'
     )
   assert rows.keys() == {'data', 'fsdp', 'context', 'turns'}
   assert all(sorted(own) == list(range(16)) for own in rows.values())

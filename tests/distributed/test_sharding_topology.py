@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes over TPUs that need not be there: what is near in the network, and what lies on a host."""
+"""Meshes over described TPU topologies: network neighbors, and devices of one host."""
 
 import importlib.util
 import json

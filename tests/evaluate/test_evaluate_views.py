@@ -49,7 +49,11 @@ def run(order, ids, logits, labels, *, size=5, task=ACTION, videos=VIDEOS, failu
     garbage = np.full(logits.shape[1], np.nan, np.float32)
     return np.stack([logits[i] if i < len(logits) else garbage for i in numbers])
 
-  return collect(apply, iter(batches), task, videos=videos, **options)
+  return collect(on_batch(apply), iter(batches), task, videos=videos, **options)
+
+
+def on_batch(apply):
+  return lambda batch: apply(batch['video'])
 
 
 def same(a: Predictions, b: Predictions) -> bool:
@@ -106,7 +110,7 @@ def test_a_stream_answers_each_video_once_its_views_are_done(rng, size):
   def apply(rows):
     return np.where(rows[:, None] < 0, np.nan, logits[rows])
 
-  whole = collect(apply, batches(), ACTION, videos=VIDEOS)
+  whole = collect(on_batch(apply), batches(), ACTION, videos=VIDEOS)
   taken.clear()
   found = []
   for answer in answers(apply, batches(), VIEWS):
@@ -150,7 +154,7 @@ def test_a_batch_of_padding_runs_the_model_and_changes_nothing(rng):
     calls.append(len(video))
     return np.ones((5, 9), np.float32)
 
-  got = collect(apply, [padding], ACTION, videos=VIDEOS)
+  got = collect(on_batch(apply), [padding], ACTION, videos=VIDEOS)
   assert calls == [5]
   assert not got.views.any()
   assert not got.logit_sums.any()

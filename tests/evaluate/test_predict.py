@@ -181,7 +181,7 @@ def test_numbers_that_are_not_finite_are_an_error_of_the_row(tmp_path, checkpoin
   flat['head', 'bias'] = np.full(3, np.inf, np.float32)
   pretrained = dataclasses.replace(pretrained, params=traverse_util.unflatten_dict(flat))
   (found,) = predict(pretrained, [write_video(tmp_path / 'x.mp4')], temporal_views=1)
-  assert 'not finite' in found.error
+  assert 'non-finite' in found.error
 
 
 def test_files_folders_and_lists_are_collected(tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_run_prints_a_table_or_json_and_fails_where_a_video_did(tmp_path, checkp
   out = capsys.readouterr().out
   assert '\x1b' not in out
   assert "error: not a video: text that begins 'words'" in out
-  assert out.endswith('1 of 2 videos have no answer\n')
+  assert out.endswith('1 of 2 videos have no prediction\n')
 
   assert run(pretrained, [good, bad], as_json=True, top=1) == 1
   document = json.loads(capsys.readouterr().out)

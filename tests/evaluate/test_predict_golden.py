@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One clip through everything: what it becomes is on file, so that no part can drift unseen."""
+"""One clip through the whole pipeline, compared with stored results to detect any change."""
 
 import json
 

@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_no_half_of_a_prediction_file(tmp_path, kind):
   ('name', 'message'),
   [
     ('there.csv', 'exists: give another file'),
-    ('new.json', 'unknown kind: end it in .csv or .parquet'),
+    ('new.json', 'unknown suffix: use .csv or .parquet'),
     ('none/new.csv', 'none does not exist'),
   ],
 )
@@ -137,7 +137,7 @@ def test_predict_writes_what_it_prints(tmp_path, capsys):
   for kind in ('csv', 'parquet'):
     file = tmp_path / f'found.{kind}'
     assert main([*arguments, f'--output={file}']) == 1
-    assert capsys.readouterr().out == f'2 videos -> {file}; 1 have no answer\n'
+    assert capsys.readouterr().out == f'2 videos -> {file}; 1 have no prediction\n'
     header, rows = read(file)
     tables[kind] = [dict(zip(header, row, strict=True)) for row in rows]
   for name in ('path', 'frames', 'used', 'error'):

@@ -25,7 +25,8 @@ from vivit_jax.inference.predict import make_protocol
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights import export
 from vivit_jax.weights.load import load_source
-from vivit_jax.weights.pretrained import load_run, write_run
+from vivit_jax.weights.pretrained import load_run
+from vivit_jax.weights.runs import write_run
 from vivit_jax.weights.source import Preprocessing, Source
 
 REFERENCE = Path(__file__).parent.parent / 'reference'

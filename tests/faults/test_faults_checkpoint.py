@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that rot, lose files, are killed while written or find no space: nothing is lost."""
+"""Damaged checkpoints, missing files, kills during a save, and full disks: nothing is lost."""
 
 import gc
 import random
@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(run, capsys, seed, f
     if err:
       assert same(restored, state(4)), file
       assert err.startswith(f'vivit: warning: {step} is damaged (')
-      assert err.endswith('): step 4 is used instead, and the damaged one kept as damaged-8\n')
+      assert err.endswith('): step 4 is used instead; the damaged step was moved to damaged-8\n')
       assert err.count('\n') == 1
       (step.parent / 'damaged-8').rename(step)
       found += 1
@@ -196,7 +196,7 @@ def test_a_step_without_a_part_is_set_aside_and_written_again(run, capsys, part)
     if not again:
       remove(run, part)
       newest(run)
-      assert 'kept as damaged-8-2' in capsys.readouterr().err
+      assert 'moved to damaged-8-2' in capsys.readouterr().err
 
 
 def remove(run: Path, pattern: str) -> None:
@@ -224,13 +224,13 @@ def test_without_a_whole_step_training_is_refused(run):
 def test_only_damaged_steps_are_no_fresh_start(run):
   shutil.rmtree(run / 'checkpoints' / '4')
   (run / 'checkpoints' / '8').rename(run / 'checkpoints' / 'damaged-8')
-  with pytest.raises(CheckpointError, match='holds only damaged steps'):
+  with pytest.raises(CheckpointError, match='has only damaged steps'):
     newest(run)
 
 
 def test_another_model_is_no_damage(run):
   with Checkpoints(run, keep=2) as checkpoints:
-    with pytest.raises(CheckpointError, match='has no place in this model'):
+    with pytest.raises(CheckpointError, match='is not in this model'):
       checkpoints.restore_newest(abstract(state(0).replace(params={})))
     assert checkpoints.steps == [4, 8]
 
@@ -247,7 +247,7 @@ def test_a_damaged_best_is_said_and_chosen_anew(run, capsys):
     checkpoints.check_best(abstract(state(0).params))
     err = capsys.readouterr().err
     assert err.startswith(f'vivit: warning: {run}/best/8 is damaged (')
-    assert err.endswith('chooses the best anew, and the damaged one kept as damaged-8\n')
+    assert err.endswith('chooses new best parameters; the damaged step was moved to damaged-8\n')
     assert checkpoints.best_step is None
     assert checkpoints.save_best(12, state(12).params, 0.1)
   with Checkpoints(run) as checkpoints:
@@ -265,7 +265,7 @@ def test_a_rotten_step_is_named_with_the_others(run):
   remove(run, 'checkpoints/8/state/d')
   with (
     Checkpoints(run, read_only=True) as checkpoints,
-    pytest.raises(CheckpointError, match=r'8 is damaged \(.*use another step, by --step: 4'),
+    pytest.raises(CheckpointError, match=r'8 is damaged \(.*give another --step, one of 4'),
   ):
     checkpoints.read_params('last')
 
@@ -396,7 +396,10 @@ def test_a_run_resumes_from_the_step_before_with_the_same_bits(tmp_path):
     for place in range(len(content) // 2, len(content), 512):
       content[place] ^= 8
     file.write_bytes(content)
-  for step, remedy in (('best', 'use --step=last, the newest state, '), ('last', 'by --step: 8')):
+  for step, remedy in (
+    ('best', 'use --step=last, the newest state, '),
+    ('last', 'another --step, one of 8'),
+  ):
     refused = command('evaluate', f'--workdir={tmp_path}', f'--step={step}')
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
@@ -408,7 +411,7 @@ def test_a_run_resumes_from_the_step_before_with_the_same_bits(tmp_path):
   assert len(warnings) == 2, again.stderr
   assert warnings[0].startswith(f'vivit: warning: {best} is damaged (')
   assert warnings[1].startswith(f'vivit: warning: {tmp_path}/checkpoints/12 is damaged (')
-  assert warnings[1].endswith('step 8 is used instead, and the damaged one kept as damaged-12')
+  assert warnings[1].endswith('step 8 is used instead; the damaged step was moved to damaged-12')
   chex.assert_trees_all_equal(saved_state(config, tmp_path), expected)
   assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == len(rows.splitlines())
   names = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that are really full: who notices, what is said, and what is still there afterwards."""
+"""Really full disks: detection, messages, and the files that remain."""
 
 import subprocess
 import sys
@@ -129,7 +129,7 @@ print('ended')
     f'vivit: warning: {tmp_path}/disk/checkpoints/8 was not saved (No space left on device): it '
     'needs 50,339,844 bytes and '
   )
-  assert lines[0].endswith('continues from step 4; training goes on without it')
+  assert lines[0].endswith('continues from step 4; training continues without it')
   assert lines[1:] == ["['4']", '[4, 12]']
 
 
@@ -243,7 +243,7 @@ def test_a_run_may_go_on_without_the_save_that_found_no_space(tmp_path):
   warnings = [line for line in lines if 'was not saved' in line]
   assert '/checkpoints/8 was not saved (No space left on device): it needs ' in warnings[0]
   assert warnings[0].startswith('vivit: warning: ')
-  assert warnings[0].endswith('training goes on without it')
+  assert warnings[0].endswith('training continues without it')
   assert lines[-1] == 'exit 0 76 80'
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of two real processes is stopped, killed, stalled, fails or differs: what the other does."""
+"""One of two real processes is stopped, killed, hangs, fails or differs: what the other does."""
 
 import json
 import re

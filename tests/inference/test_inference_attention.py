@@ -21,7 +21,8 @@ from vivit_jax.inference.explain import Explainer, find_label
 from vivit_jax.inference.overlay import as_mp4, overlay
 from vivit_jax.inference.stages import embed, encode
 from vivit_jax.model.attention import SPACE, TIME
-from vivit_jax.model.vivit import apply, stages
+from vivit_jax.model.stages import stages
+from vivit_jax.model.vivit import apply
 
 
 def matrix(config, seen):
@@ -201,7 +202,7 @@ def test_an_explanation_that_cannot_be_is_one_line(tmp_path, capsys):
   checkpoint = save(pretrained(), tmp_path / 'x.safetensors')
   video = write_video(tmp_path / 'x.mp4')
   for arguments, reason in (
-    ([str(video), '--class=sin'], "--class=sin is none of the 6 classes; did you mean 'sing'?"),
+    ([str(video), '--class=sin'], "--class=sin is not one of the 6 classes; did you mean 'sing'?"),
     ([str(tmp_path / 'none.mp4')], 'missing'),
   ):
     command = ['explain', str(checkpoint), *arguments, f'--output={tmp_path / "out"}']

@@ -188,10 +188,10 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, attention, pooling):
   [
     (['x.safetensors', '--to=onnx'], 'x.safetensors exists: give another TARGET'),
     (['none/x.onnx', '--to=onnx'], 'none does not exist'),
-    (['x.onnx', '--to=onnx', '--batch=0'], '--batch=0 is no number of clips'),
-    (['x.onnx', '--to=onnx', '--batch=few'], '--batch=few is no number of clips'),
+    (['x.onnx', '--to=onnx', '--batch=0'], '--batch=0 is not a number of clips'),
+    (['x.onnx', '--to=onnx', '--batch=few'], '--batch=few is not a number of clips'),
     (['x', '--to=page', '--input=float'], '--to=page takes neither'),
-    (['x', '--to=onnx', '--runtime=y'], 'goes with --to=page'),
+    (['x', '--to=onnx', '--runtime=y'], 'is only for --to=page'),
     (['x', '--to=page', '--runtime=y'], 'y is not'),
   ],
 )

@@ -225,7 +225,7 @@ def test_files_hold_rows_and_seconds_and_bad_videos_are_listed(
 @pytest.mark.parametrize(
   'other, reason',
   [
-    (['--level=frames'], "holds features with level='clip', not 'frames'"),
+    (['--level=frames'], "has features with level='clip', not 'frames'"),
     (['--to=parquet'], "with format='npy', not 'parquet'"),
     (['--window=2'], 'with protocol='),
     (['--window=0'], '--window=0.0 is not a time'),
@@ -244,7 +244,7 @@ def test_another_kind_of_features_is_not_mixed_in(tmp_path, noise, other, reason
 def test_a_folder_of_other_files_is_left_alone(tmp_path, noise, capsys):
   checkpoint = save(pretrained(), tmp_path / 'x.safetensors')
   assert main(['features', str(checkpoint), str(noise), f'--output={tmp_path}']) == 2
-  assert 'holds other files' in capsys.readouterr().err
+  assert 'has other files' in capsys.readouterr().err
   assert main(['features', str(checkpoint), str(noise), f'--output={noise}']) == 2
   assert 'is a file' in capsys.readouterr().err
 

@@ -120,7 +120,7 @@ def test_an_upload_of_two_gigabytes_is_refused_before_it_is_sent(server, uploads
     answer = client.recv(4096).decode()
   assert answer.startswith('HTTP/1.1 413')
   status, found = ask(server, body=b'x' * 2_000_001)
-  assert (status, found['error']) == (413, 'The file has 2 MB; 2 are allowed.')
+  assert (status, found['error']) == (413, 'The file has 2 MB; 2 MB are allowed.')
   assert not list(uploads.iterdir())
 
 
@@ -158,7 +158,7 @@ def test_only_this_machine_and_only_one_server_on_a_port(server, model, tmp_path
   for arguments, reason in (
     ([f'--port={port}'], f'--port={port} on 127.0.0.1 cannot be used (Address already in use)'),
     (['--port=99999'], '--port=99999 on 127.0.0.1 cannot be used'),
-    (['--max-megabytes=0'], '--max-megabytes=0 is no size'),
+    (['--max-megabytes=0'], '--max-megabytes=0 is not a size'),
   ):
     assert main(['serve', checkpoint, *arguments]) == 2
     assert reason in capsys.readouterr().err.splitlines()[-1]
@@ -233,7 +233,7 @@ def test_a_thousand_damaged_uploads(server, video, uploads):
 def test_answers_that_are_no_numbers_are_said(model, video, uploads):
   params = dict(model.params)
   params['head'] = {**params['head'], 'bias': np.full(6, np.inf, np.float32)}
-  with pytest.raises(DataError, match='not finite'):
+  with pytest.raises(DataError, match='non-finite'):
     Answerer(dataclasses.replace(model, params=params)).answer(Path(video))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from vivit_jax.config.schema import Model
 from vivit_jax.model.attention import TIME
-from vivit_jax.model.vivit import stages
+from vivit_jax.model.stages import stages
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT = runpy.run_path(str(ROOT / 'experiments' / 'connectivity.py'))

@@ -253,6 +253,21 @@ def test_a_kernel_by_name_that_cannot_run_is_refused(device, settings, reason):
   check_kernel(Model(dtype='bfloat16'), device)
 
 
+@pytest.mark.parametrize(
+  ('axes', 'tokens', 'dtype', 'reason'),
+  [
+    ({}, 197, 'float32', None),
+    ({}, 1568, 'bfloat16', '1,568 tokens of 12 heads of 64 in bfloat16 exceed: use .auto.'),
+    ({'context': 2}, 64, 'bfloat16', 'whole sequences, which config.mesh.context splits: use'),
+  ],
+)
+def test_short_by_name_refuses_sequences_that_it_cannot_take(axes, tokens, dtype, reason):
+  shape = jax.ShapeDtypeStruct((8, tokens, 12, 64), dtype)
+  refused = pytest.raises(ConfigError, match=reason) if reason else nullcontext()
+  with jax.sharding.use_abstract_mesh(mesh('TPU v5 lite', **axes)), refused:
+    jax.eval_shape(lambda x: attend('short', x, x, x), shape)
+
+
 def test_splash_fills_up_little():
   for tokens in (197, 1025, 3137, 4097, 6273, 12_545, 25_089):
     block = block_size(tokens)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from vivit_jax.config.schema import Attention, Clip, Model
+from vivit_jax.model.encoder import Encoder
+from vivit_jax.model.stages import stages
 from vivit_jax.model.transformer import Block, drop_path, drop_path_rates
-from vivit_jax.model.vivit import Encoder, ViViT, abstract_params, apply, stages
+from vivit_jax.model.vivit import ViViT, abstract_params, apply
 
 SMALL = Model(layers=1, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal_layers=1)
 CLIP = Clip(frames=4, height=8, width=12)

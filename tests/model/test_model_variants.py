@@ -17,8 +17,9 @@ from flax.nnx import bridge
 
 from support.encoders import FAMILIES
 from vivit_jax.config.schema import Attention, Clip, Model
+from vivit_jax.model.stages import stages
 from vivit_jax.model.transformer import Block, Mlp
-from vivit_jax.model.vivit import ViViT, abstract_params, apply, init_params, stages
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, init_params
 
 SMALL = Model(layers=2, width=16, mlp_dim=32, heads=4, patch=(2, 4, 4), temporal_layers=2)
 CLIP = Clip(frames=4, height=8, width=12)

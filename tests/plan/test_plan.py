@@ -116,7 +116,7 @@ def test_the_cheapest_that_fits_is_named_with_its_settings():
   trials = search(TINY, 8, (as_given + bfloat16) // 2, None)
   assert report.verdict(trials).endswith('by the estimate with --config.model.dtype=bfloat16')
   assert not any(trial.fits for trial in search(TINY, 8, 1000, None))
-  assert 'No change tried makes it fit' in report.verdict(search(TINY, 8, 1000, None))
+  assert 'None of these changes makes it fit' in report.verdict(search(TINY, 8, 1000, None))
 
 
 def test_a_compiler_decides_and_stops_at_the_first_that_fits():
@@ -154,7 +154,7 @@ def test_the_command_prints_a_table_and_json(capsys):
     (['--device=a100', '--devices=8'], '--device=a100 is not known'),
     (['--device-memory=80GB'], 'give either --topology'),
     (['--device-memory=80', '--devices=8'], '--device-memory=80 is not a size'),
-    (['--device-memory=80GB', '--devices=0'], '--devices=0 is no number'),
+    (['--device-memory=80GB', '--devices=0'], '--devices=0 is not a number'),
     (['--device-memory=80GB', '--devices=7'], 'config.train.batch_size=32 is not divisible'),
   ],
 )
@@ -173,7 +173,7 @@ def test_units():
 @pytest.mark.parametrize('topology', ['v5e:2x2', 'h100:8'])
 def test_a_compiler_that_is_missing_or_of_another_jax_is_named(topology, monkeypatch):
   monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.0.1')
-  with pytest.raises(ConfigError, match=r'0\.0\.1 is not of this jax, which needs 0\.'):
+  with pytest.raises(ConfigError, match=r'0\.0\.1 does not match jax, which needs 0\.'):
     Compiler(topology, 60.0)
 
   def missing(name):
@@ -192,7 +192,7 @@ def test_an_h100_without_its_compiler_is_estimated_and_says_so(capsys, monkeypat
   arguments = ['plan', '--config=configs/moving_digits.py', '--device=h100', '--devices=8']
   assert main.main(arguments) == 0
   said = capsys.readouterr()
-  assert 'estimated instead' in said.err
+  assert 'using an estimate instead' in said.err
   assert 'It fits by the estimate as given.' in said.out
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every model compiles forwards and backwards for an H100, with the kernels that were promised."""
+"""Every model compiles forwards and backwards for an H100 and a TPU, with the promised kernels."""
 
 import dataclasses
 
@@ -9,8 +9,6 @@ import pytest
 from vivit_jax.config.parse import check
 from vivit_jax.config.schema import Clip, Config, Evaluate, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.cost import model_cost
-from vivit_jax.model.vivit import build
 from vivit_jax.plan.targets import check_compiler, devices
 
 pytestmark = pytest.mark.compiled
@@ -66,17 +64,25 @@ def experiment(attention, pooling, dtype, frames, size, dropout, **changes):
 
 
 def figures(config, topology='h100:1'):
-  """Returns the roofline of a step and its text."""
+  """Returns the roofline of a step on one TPU or all GPUs, and its text."""
   from vivit_jax.plan.compile import compile_step_for
   from vivit_jax.plan.roofline import roofline, useful_flops
   from vivit_jax.plan.targets import TARGETS
 
   found = devices(topology)
+  found = found if topology.startswith('h100') else found[:1]
   program = compile_step_for(config, found)
   text = program.as_text()
   temporary = program.memory_analysis().temp_size_in_bytes
   useful = useful_flops(config)
-  return roofline(text, TARGETS['h100'], useful, len(found), temporary), text
+  target = TARGETS[topology.partition(':')[0]]
+  return roofline(text, target, useful, len(found), temporary), text
+
+
+def least_flops(config, found):
+  """Returns the useful ones but for the gradient of pixels, a third of the tokenizer's share."""
+  tokenizer = model_cost(build(config), config.clip).parts['tokenizer']['matmul_gflops']
+  return found.useful_flops - 2e9 * tokenizer * config.train.batch_size
 
 
 @pytest.mark.parametrize(
@@ -86,16 +92,24 @@ def test_a_step_compiles_with_all_its_attention_and_no_branch(case):
   attention, _, dtype, _, _, dropout = case
   found, text = figures(experiment(*case))
   assert found.conditionals == 0
-  # The tokenizer has no gradient of its input, which is a third of its share.
-  config = experiment(*case)
-  tokenizer = model_cost(build(config), config.clip).parts['tokenizer']['matmul_gflops']
-  assert found.flops > 0.98 * (found.useful_flops - 2e9 * tokenizer * config.train.batch_size)
+  assert found.flops > 0.98 * least_flops(experiment(*case), found)
   fast = dtype == 'bfloat16' and not dropout
   assert ('fmha' in text) == fast, 'cuDNN attention'
   print(
     f'\n{attention} {case[1:]}: {found.milliseconds:.2f} ms, {found.temporary_bytes / 1e9:.2f} GB, '
     f'{found.kernels} kernels'
   )
+
+
+@pytest.mark.parametrize(('case', 'kernel'), [(MATRIX[0], 'splash_mha'), (MATRIX[4], 'short')])
+def test_the_kernels_of_tpus_have_flops(case, kernel):
+  check_compiler('v5e:2x2')
+  found, text = figures(experiment(*case), 'v5e:2x2')
+  assert found.conditionals == 0
+  assert 'tpu_custom_call' in text
+  assert ('splash_mha' in text) == (kernel == 'splash_mha')
+  assert found.flops > 0.98 * least_flops(experiment(*case), found)
+  assert found.compiler_milliseconds > found.milliseconds
 
 
 @pytest.mark.parametrize('scan', [False, True], ids=['loop', 'scan'])

@@ -40,6 +40,27 @@ ENTRY %main (q: bf16[2,200,12,64]) -> bf16[2,12,200,64] {
 """.replace('TARGET', 'custom_call_target="__cudnn$fmhaSoftmax"')
 
 
+SPLASH = """
+ENTRY %main (m: s8[1,5,5]) -> f32[4] {
+  %m = s8[1,5,5]{2,1,0} parameter(0)
+  %q = bf16[24,3200,64]{2,1,0} parameter(1)
+  %k = bf16[24,1600,64]{2,1,0} parameter(2)
+  %splash_mha_fwd_segmented_residuals.1 = (bf16[24,3200,64], f32[24,3200,128]) CALL
+  %splash_mha_dq_segmented_no_residuals.1 = (f32[640,64], bf16[24,3200,64]) CALL
+  ROOT %splash_mha_dkv_segmented_no_residuals.1 = (bf16[24,1600,64], bf16[24,1600,64]) CALL
+}
+""".replace(
+  'CALL', 'custom-call(%m, %m, %q, %k, /*index=4*/%k), custom_call_target="tpu_custom_call"'
+)
+
+
+def test_splash_is_counted_by_formula():
+  # Forwards two products; backwards each of two kernels computes weights and their gradient anew.
+  product = 2 * 24 * 3200 * 1600 * 64
+  counted = [kernel.flops for kernel in Program(HEADER + SPLASH).kernels()]
+  assert counted == [2 * product, 3 * product, 4 * product]
+
+
 def test_a_pipelined_gather_counts_once_and_others_whole():
   assert sorted(Program(HEADER + GATHER).collectives()) == [
     ('all-gather', 64 * 4 * 4, 1),

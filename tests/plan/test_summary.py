@@ -13,8 +13,8 @@ from vivit_jax.config.schema import Clip, Config, Data, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.vivit import build, init_params
 from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
-from vivit_jax.weights.initialize import ParameterOrigin, format_table
 from vivit_jax.weights.load import load_source
+from vivit_jax.weights.origins import ParameterOrigin, format_table
 from vivit_jax.weights.pretrained import _account, _as_model
 
 REFERENCE = Path(__file__).parent.parent / 'reference'

@@ -105,6 +105,7 @@ MESHES = {
   'both': Mesh(data=2, fsdp=4),
   'context': Mesh(data=2, context=4),
   'all': Mesh(data=2, fsdp=2, context=2),
+  'pairs': Mesh(data=4, context=2),
 }
 
 

@@ -63,7 +63,7 @@ def test_balanced_weights_of_tags_count_labels():
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    ((('dgo', 2.0),), "names 'dgo', which is no class; did you mean 'dog'?"),
+    ((('dgo', 2.0),), "names 'dgo', which is not a class; did you mean 'dog'?"),
     ((('open', 2.0),), "names 'open': write 'verb:open' or 'noun:open'"),
     ((('dog', 2.0), ('noun:dog', 1.0)), "names 'noun:dog' twice"),
   ],
@@ -80,7 +80,7 @@ def test_names_that_cannot_be_used(given, message):
     ({'train': {'class_weights': [['dog']]}}, r"\[0\]=\['dog'\] has 1 values, need 2"),
     ({'train': {'class_weights': [2.0, 1.0]}}, r'class_weights\[0\]=2.0 has the wrong type'),
     ({'train': {'class_weights': [['a', 1]], 'balanced_loss': True}}, 'use one of them'),
-    ({'data': {'balance': 'lable'}}, "'lable' is no head of this task; did you mean 'label'?"),
+    ({'data': {'balance': 'lable'}}, "'lable' is not a head of this task; did you mean 'label'?"),
     ({'train': {'patience': 0}}, 'config.train.patience=0 is out of range'),
   ],
 )

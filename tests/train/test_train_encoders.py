@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders beyond ViViT, trained from checkpoints of the original programs: probes, fine-tuning."""
+"""Training of encoders other than ViViT from their original checkpoints: probes, fine-tuning."""
 
 import dataclasses
 import shutil

@@ -24,7 +24,7 @@ from vivit_jax.data.splits import open_split
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import CheckpointError, ConfigError
 from vivit_jax.model.vivit import build
-from vivit_jax.train import evaluation, run_evaluation
+from vivit_jax.train import run_evaluation, validation
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.run_evaluation import evaluate_run, parse_step
 from vivit_jax.train.state import init_state
@@ -142,14 +142,14 @@ def test_only_what_training_evaluates_itself_replaces_its_report(tested, run, tm
 
 def test_the_loss_of_a_validation_is_that_of_training(run, monkeypatch):
   config = tiny(evaluate__batch_size=5, train__batch_size=4)
-  data, kept, evaluate = open_split(config, 'validation'), [], evaluation.evaluate_split
+  data, kept, evaluate = open_split(config, 'validation'), [], validation.evaluate_split
   monkeypatch.setattr(
-    evaluation, 'evaluate_split', lambda *a, **k: kept.append(evaluate(*a, **k)) or kept[-1]
+    validation, 'evaluate_split', lambda *a, **k: kept.append(evaluate(*a, **k)) or kept[-1]
   )
   forward = compile_forward(build(config), make_mesh(None, jax.devices()[:1]))
   failures = Failures(data, 0.5, run)
   params = load_run(run).params
-  found = evaluation.validate(config, data, forward, failures, params, lambda: None)
+  found = validation.validate(config, forward, data, params, failures, lambda: None)
   logits, labels = kept[0].mean_logits(), kept[0].labels
   assert len(labels) == 12
   (classes,) = config.task.classes
@@ -203,7 +203,7 @@ def test_views_that_are_none(text):
 
 @pytest.mark.parametrize('text', ['', 'foo', '-1', '1.5', '²'])
 def test_steps_that_are_none(text):
-  with pytest.raises(ConfigError, match=r"--step=.* is no step: give 'best', 'last' or a number"):
+  with pytest.raises(ConfigError, match=r"--step=.* is not a step: give 'best', 'last'"):
     parse_step(text)
 
 

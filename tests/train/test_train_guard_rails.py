@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hints before a run that will disappoint, and the check on one batch."""
+"""Warnings about settings before a run, and the check of overfitting one batch."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def test_patience_that_never_ends_the_run():
   whole = manifest(*[(k % 3,) for k in range(6)])
   few = Config(train=Train(steps=30, evaluate_every=10, patience=2))
   (hint,) = warnings_for(few, whole, params(1))
-  assert 'config.train.patience=2 never ends this run early, which has 2 evaluations' in hint
+  assert 'config.train.patience=2 never ends this run early, since it has 2 evaluations' in hint
   often = Config(train=Train(steps=31, evaluate_every=10, patience=2))
   assert warnings_for(often, whole, params(1)) == []
 
@@ -55,7 +55,7 @@ def test_patience_that_never_ends_the_run():
 def test_classes_balanced_twice():
   both = Config(data=Data(balance='label'), train=Train(balanced_loss=True))
   (hint,) = warnings_for(both, WHOLE, params(1))
-  assert "config.data.balance='label' shows classes equally often already" in hint
+  assert "config.data.balance='label' already shows classes equally often" in hint
 
 
 @pytest.mark.parametrize('multi_label', [False, True])

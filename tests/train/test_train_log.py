@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's numbers: one row a step whatever was killed, readable by plain tools."""
+"""Metrics of a run: one row per step even after kills, readable by standard tools."""
 
 import json
 import math
@@ -55,15 +55,17 @@ def test_rows_after_the_checkpoint_repeat_and_cut_ones_go(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('waits', 'busy', 'hints'),
+  ('waits', 'computing', 'hints'),
   [
-    ((1, 1.5, 5), False, 1),
-    ((5, 0, 1), False, 0),  # the first window, when decoders start
-    ((0, 5, 5), True, 0),  # the devices had something to do
+    ((1, 1.5, 5), 0, 1),
+    ((5, 0, 1), 0, 0),  # the first window, when decoders start
+    ((0, 5, 5), math.inf, 0),  # the devices had something to do
+    ((0, 5, 5), 4.5, 0),  # for the larger part of the wait
+    ((0, 5, 5), 3.5, 1),
   ],
 )
 def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
-  tmp_path, capsys, monkeypatch, waits, busy, hints
+  tmp_path, capsys, monkeypatch, waits, computing, hints
 ):
   now = [0.0]
   monkeypatch.setattr('vivit_jax.train.goodput.time.monotonic', lambda: now[0])
@@ -74,11 +76,13 @@ def test_waiting_for_data_is_measured_and_a_hint_says_what_to_do(
       yield 0
 
   with RunLog(tmp_path, 0, 3, 8, Goodput()) as log:
-    for step, _ in enumerate(log.waiting(batches(), lambda: busy), 1):
+    # A step lasts 10 s, and the devices compute for so long after the batch was asked for.
+    idle_since = lambda: 10.0 * (now[0] // 10) + computing  # noqa: E731
+    for step, _ in enumerate(log.waiting(batches(), idle_since), 1):
       now[0] += 10 - waits[step - 1]
       log.train(step, {'loss': 1.0})
   shares = [row['data_wait'] for row in read_metrics(tmp_path)]
-  assert shares == pytest.approx([0 if busy else wait / 10 for wait in waits])
+  assert shares == pytest.approx([max(0, wait - computing) / 10 for wait in waits])
   printed = capsys.readouterr()
   assert 'clips/s  data_wait ' in printed.out
   lines = [line for line in printed.err.splitlines() if line.startswith('vivit: warning: ')]
@@ -96,7 +100,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
   (tmp_path / 'metrics.jsonl').write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
   with pytest.raises(CheckpointError) as error:
     read_metrics(tmp_path)
-  message = f'{tmp_path}/metrics.jsonl:2 is no row of numbers: delete the line'
+  message = f'{tmp_path}/metrics.jsonl:2 is not a row of numbers: delete the line'
   assert str(error.value) == message
 
 

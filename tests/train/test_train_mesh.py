@@ -33,7 +33,7 @@ PAIRS = [(a, m) for a in (*typing.get_args(Attention), *FAMILIES) for m in MESHE
 QUICK = {
   ('factorised_encoder', 'context'),
   ('factorised_dot_product', 'both'),
-  ('videoprism', 'context'),
+  ('videoprism', 'pairs'),  # whose stages split other axes
   ('timesformer', 'all'),
 }
 QUIET = {'mlp_dim': 256, 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path': 0.0}

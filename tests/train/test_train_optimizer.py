@@ -238,8 +238,8 @@ def test_frozen_parts_have_neither_updates_nor_optimiser_state():
 def test_freezing_unknown_parts_or_everything_is_refused():
   params = model_params()
   with pytest.raises(
-    ConfigError, match=r"no parameter lies below 'spatia'; did you mean 'spatial'"
+    ConfigError, match=r"no parameter path starts with 'spatia'; did you mean 'spatial'"
   ):
     is_trained(params, ('spatia',))
-  with pytest.raises(ConfigError, match='leaves nothing to train'):
+  with pytest.raises(ConfigError, match='leaves no parameters to train'):
     is_trained(params, ('tokenizer', 'spatial', 'temporal', 'head'))

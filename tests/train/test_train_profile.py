@@ -52,7 +52,7 @@ def test_a_run_that_goes_on_later_traces_what_is_left_or_says_so(tmp_path, capsy
   printed = capsys.readouterr()
   assert printed.out == ''
   assert printed.err.startswith(
-    'vivit: warning: --profile=2:3 traces nothing: this run goes on after'
+    'vivit: warning: --profile=2:3 traces nothing: this run resumes after'
   )
   assert not (tmp_path / 'none').exists()
 

@@ -141,7 +141,7 @@ def test_forward_gives_the_rows_in_order(devices, rng, random_params):
   params = random_params(abstract_params(model, CONFIG.clip))
   video = make_batch(CONFIG, rng)['video']
   mesh = make_mesh(CONFIG, jax.devices()[:devices])
-  logits = compile_forward(model, mesh)(jax.device_put(params, replicated(mesh)), video)
+  logits = compile_forward(model, mesh)(jax.device_put(params, replicated(mesh)), {'video': video})
   expected = jax.jit(model.apply)({'params': params}, jnp.asarray(video, jnp.float32) / 127.5 - 1)
   assert logits.dtype == np.float32
   np.testing.assert_allclose(logits, expected, atol=2e-6)
@@ -156,7 +156,7 @@ def test_pixels_are_normalized_as_the_clip_says(rng, random_params):
   values = jnp.asarray((batch['video'] / 255 - mean) / std, jnp.float32)
   expected = jax.jit(model.apply)({'params': params}, values)
   forward = compile_forward(model, mesh, config.clip)
-  np.testing.assert_allclose(forward(params, batch['video']), expected, atol=5e-6)
+  np.testing.assert_allclose(forward(params, batch), expected, atol=5e-6)
   start = dataclasses.replace(
     init_state(config, model, make_optimizer(config.train, 20)), params=params
   )
@@ -247,3 +247,11 @@ def test_the_host_cuts_for_tpus_where_clips_are_not_blended():
   assert host_cut(changed(mix={'mixup': 0.2}), tpu) is None
   sampling = {'tokenizer': 'uniform_frame_sampling', 'patch': (1, 8, 8), 'sampled_frames': 2}
   assert host_cut(changed(model=sampling), tpu) is None
+
+
+def test_a_kernel_that_cannot_take_the_tokens_is_refused():
+  config = changed(
+    model={'attention': 'spatio_temporal', 'attention_kernel': 'short'}, mesh={'context': 2}
+  )
+  with pytest.raises(ConfigError, match="attention_kernel='short' takes whole sequences, which"):
+    compiled(config, 2)

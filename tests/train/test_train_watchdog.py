@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hangs is ended with the stacks of all threads, even if it holds the interpreter's lock."""
+"""A hung process is ended with the stacks of all threads, even if it holds the interpreter lock."""
 
 import signal
 import subprocess

@@ -55,8 +55,8 @@ def test_a_service_that_fails_is_said_once_and_the_run_goes_on(tmp_path, capsys)
       run.train(step, {'loss': 0.5})
   warnings = capsys.readouterr().err.splitlines()
   assert warnings == [
-    'vivit: warning: Someone gets no more of this run (ConnectionError: no answer at step 1); '
-    'metrics.jsonl has all of it'
+    'vivit: warning: Someone receives no more of this run (ConnectionError: no answer at step 1); '
+    'metrics.jsonl has all metrics'
   ]
 
 
@@ -67,7 +67,7 @@ def test_a_service_that_does_not_take_the_run_is_one_line(tmp_path, monkeypatch)
   monkeypatch.setitem(writers.TRACKERS, 'wandb', ('Someone', (), refuse))
   with pytest.raises(ConfigError) as caught:
     open_trackers(Config(log=Log(wandb='digits')), tmp_path)
-  assert 'does not take the run: ValueError: not logged in; ' in str(caught.value)
+  assert 'rejects the run: ValueError: not logged in; ' in str(caught.value)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # its own, of its database

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call for every format, its account of what it took, and the ways on from there."""
+"""Loading any format with one call, its report of loaded parameters, and uses of the result."""
 
 import dataclasses
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_conversion_and_back_is_the_identity(tmp_path, to):
 def test_image_model_is_no_run(tmp_path, capsys):
   source = str(REFERENCE / 'augreg/vit.npz')
   assert main.main(['convert', source, str(tmp_path / 'run'), '--to=orbax']) == 2
-  assert 'no video classifier' in capsys.readouterr().err
+  assert 'not a video classifier' in capsys.readouterr().err
 
 
 def test_existing_target_is_not_overwritten(tmp_path, capsys):

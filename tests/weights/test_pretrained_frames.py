@@ -78,7 +78,7 @@ def test_raw_frames_take_the_weights_range_and_channel_order(pretrained, frames)
     (np.zeros((8, 48, 56), np.uint8), r'uint8 \[8, 48, 56\]: give \[F, H, W, 3\] or'),
     (np.zeros((8, 3, 48, 56), np.uint8), r'uint8 \[8, 3, 48, 56\]: give \[F, H, W, 3\] or'),
     (np.zeros((8, 0, 56, 3), np.uint8), r'give \[F, H, W, 3\] or'),
-    (np.zeros((9, 48, 56, 3), np.uint8), 'these weights see clips of 8 frames'),
+    (np.zeros((9, 48, 56, 3), np.uint8), 'these weights need clips of 8 frames'),
   ],
 )
 def test_other_frames_are_refused_in_one_line(pretrained, wrong, message):

@@ -20,7 +20,8 @@ from vivit_jax.evaluate.metrics import compute
 from vivit_jax.evaluate.ranks import hits
 from vivit_jax.evaluate.report import write_report
 from vivit_jax.weights.model_card import make_card
-from vivit_jax.weights.pretrained import load_pretrained, write_run
+from vivit_jax.weights.pretrained import load_pretrained
+from vivit_jax.weights.runs import write_run
 
 # The hub's library uploads by a name that its own HTTP library will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -106,11 +107,11 @@ def test_what_was_pushed_is_read_back(service, run, capsys):
   ('change', 'message'),
   [
     ('name', "'new' is not of the form owner/name"),
-    ('no report', 'has no report.json, of which the model card is made: run `vivit evaluate'),
+    ('no report', 'has no report.json, which the model card needs: run `vivit evaluate'),
     ('other step', 'is about step 7, but the best is step 0: run `vivit evaluate'),
     ('damaged', 'report.json is damaged'),
     ('old report', "is of an earlier version (no 'classes'): run `vivit evaluate"),
-    ('no login', 'the hub wants a login: run `hf auth login`, or set HF_TOKEN'),
+    ('no login', 'the hub needs a login: run `hf auth login` or set HF_TOKEN'),
     ('exists', 'owner/name exists on the hub: give another name, or --update'),
     ('refused', 'the login was refused (HTTP 403)'),
   ],

@@ -107,7 +107,7 @@ def test_file_comes_with_what_lies_beside_it(service, address):
   service.files |= {'scenic/a.msgpack': WEIGHTS, 'scenic/a.json': b'{"a": 1}', 'scenic/b.npz': b'b'}
   path = download(f'{address}/scenic/a.msgpack')
   assert names(path.parent) == {'a.msgpack', 'a.json'}
-  assert 'name one: ' in refused(f'{address}/scenic')
+  assert 'give one of: ' in refused(f'{address}/scenic')
   del service.files['scenic/b.npz']
   assert download(f'{address}/scenic').name == 'a.msgpack'
 
@@ -138,7 +138,7 @@ def test_only_pickles_are_refused_with_the_safe_conversion(service, address):
 def test_other_content_than_announced_is_deleted(service, tmp_path):
   service.files, service.wrong = {'model.safetensors': WEIGHTS}, True
   message = refused('gs://bucket/owner/name/model.safetensors')
-  assert 'the file is deleted, try again' in message
+  assert 'the file was deleted, try again' in message
   assert not [path for path in tmp_path.rglob('*model.safetensors*') if path.is_file()]
   service.wrong = False
   path = download('gs://bucket/owner/name/model.safetensors')
@@ -189,7 +189,7 @@ def test_without_network_the_cache_serves_or_an_error_helps(service, address, ca
   path = download(address)
   service.stop()
   assert download(address) == path
-  assert 'its copy in the cache is used' in capsys.readouterr().err
+  assert 'using the copy in the cache' in capsys.readouterr().err
   message = refused(f'{address}/config.json')
   assert 'cannot be reached (' in message
   assert ('hf download owner/name' if address.startswith('hf') else 'gcloud storage cp') in message

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders beyond ViViT: each is the original's function, written back, adapted, or refused."""
+"""Encoders other than ViViT: equal to the originals, written back, adapted, or rejected."""
 
 import dataclasses
 import functools
@@ -273,9 +273,9 @@ def _without_bias(tensors, config):
 @pytest.mark.parametrize(
   'spoil, message',
   [
-    (_other_config, "model_type is 'timesformer', the tensors say videomae"),
+    (_other_config, "model_type is 'timesformer', but the tensors are of videomae"),
     (_without_layer, r'spacetime/block_0/attention/query/kernel \(in our names\) is missing'),
-    (_additional_layer, 'layers is 3 by the tensors, but 2 by the side-car'),
+    (_additional_layer, 'layers is 3 in the tensors, but 2 in the side-car'),
     (_missing_tensor, 'misses .spacetime/norm/bias.'),
     (_foreign_tensors, "unknown parameters 'vjepa2.encoder.layer.0.norm1.weight'"),
     (_wide_head, r'head/kernel \(in our names\) has shape \(48, 7\), its model needs \(32, 7\)'),

@@ -198,10 +198,10 @@ def test_timm_layer_scale_and_cls_without_position(timm, tmp_path):
 @pytest.mark.parametrize(
   'name, reason',
   [
-    ('dist_token', 'a distillation token, a second token that ours lack'),
-    ('reg_token', 'register tokens that ours lack'),
-    ('fc_norm.weight', 'a norm after pooling (ours is before it)'),
-    ('blocks.0.attn.q_norm.weight', 'norms of queries and keys that ours lack'),
+    ('dist_token', 'a distillation token, i.e. a second token (not supported)'),
+    ('reg_token', 'register tokens (not supported)'),
+    ('fc_norm.weight', 'a norm after pooling (not supported)'),
+    ('blocks.0.attn.q_norm.weight', 'norms of queries and keys (not supported)'),
   ],
 )
 def test_timm_variants_are_refused_by_name(timm, tmp_path, name, reason):
@@ -221,7 +221,7 @@ def test_what_tensors_cannot_tell_must_be_said(tmp_path, timm):
   def alone(name):
     return shutil.copy(REFERENCE / f'scenic/{name}.msgpack', tmp_path / f'{name}.msgpack')
 
-  start = 'the tensors do not tell, so say as arguments: '
+  start = 'the tensors do not determine these, so give them: '
   assert message(alone('spatio_temporal_gap'), CLIP) == (
     start + "attention: 'spatio_temporal' or 'factorised_dot_product' (their tensors are alike)"
   )
@@ -278,7 +278,7 @@ def test_contradictions_name_both_sides(tmp_path):
   config = json.loads((REFERENCE / 'scenic/spatio_temporal_cls.json').read_text())
   config['model']['num_heads'] = 8
   (tmp_path / 'x.json').write_text(json.dumps(config))
-  assert message(path, CLIP) == 'heads is 4 by the tensors, but 8 by the side-car'
+  assert message(path, CLIP) == 'heads is 4 in the tensors, but 8 in the side-car'
   assert message(REFERENCE / 'scenic/spatio_temporal_cls.msgpack', CheckpointFacts(frames=6)) == (
     'positions hold 64 tokens, which 3 does not divide'
   )
@@ -289,14 +289,14 @@ def test_contradictions_name_both_sides(tmp_path):
   [
     (
       'vivit', {'tubelet_size': [4, 8, 8]},
-      'patch is (2, 8, 8) by the tensors, but (4, 8, 8) by the side-car',
+      'patch is (2, 8, 8) in the tensors, but (4, 8, 8) in the side-car',
     ),
-    ('vivit', {'tubelet_size': 2}, 'patch is (2, 8, 8) by the tensors, but (2,) by the side-car'),
+    ('vivit', {'tubelet_size': 2}, 'patch is (2, 8, 8) in the tensors, but (2,) in the side-car'),
     (
       'vit', {'patch_size': 16},
-      'patch is (1, 8, 8) by the tensors, but (1, 16, 16) by the side-car',
+      'patch is (1, 8, 8) in the tensors, but (1, 16, 16) in the side-car',
     ),
-    ('vivit', {'num_channels': 1}, 'num_channels is 1, ours have 3'),
+    ('vivit', {'num_channels': 1}, 'num_channels is 1, but only 3 is supported'),
     (
       'vivit', {'qkv_bias': False},
       "qkv_bias is False, but the tensors have 'spacetime/block_0/attention/key/bias' and 8 more",
@@ -314,13 +314,13 @@ def test_huggingface_config_that_contradicts_the_tensors(tmp_path, folder, chang
 @pytest.mark.parametrize(
   'changes, reason',
   [
-    ({'stride': -3}, 'stride is -3, need a whole number from 1 on'),
-    ({'stride': 10**30}, f'stride is {10**30}, need a whole number from 1 on'),
+    ({'stride': -3}, 'stride is -3, need a whole number >= 1'),
+    ({'stride': 10**30}, f'stride is {10**30}, need a whole number >= 1'),
     (
       {'stride': 2.0},
-      'its metadata cannot be used: preprocessing.stride=2.0 has the wrong type: float, need int',
+      'its metadata is invalid: preprocessing.stride=2.0 has the wrong type: float, need int',
     ),
-    ({'short_side': 0}, 'short_side is 0, need a whole number from 1 on'),
+    ({'short_side': 0}, 'short_side is 0, need a whole number >= 1'),
     ({'stride_seconds': math.nan}, 'stride_seconds is nan, need a number above 0'),
     ({'mean': [math.nan] * 3}, 'mean is (nan, nan, nan), need finite numbers'),
     ({'std': [1.0, math.inf, 1.0]}, 'std is (1.0, inf, 1.0), need finite numbers'),
@@ -342,7 +342,7 @@ def test_a_stride_of_scenic_that_no_video_can_have(tmp_path):
   config = json.loads((REFERENCE / 'scenic/spatio_temporal_cls.json').read_text())
   config['dataset_configs'] = {'num_frames': 8, 'stride': 0, 'crop_size': 32}
   (tmp_path / 'x.json').write_text(json.dumps(config))
-  assert message(path) == 'stride is 0, need a whole number from 1 on'
+  assert message(path) == 'stride is 0, need a whole number >= 1'
 
 
 def test_image_model_of_scenic(tmp_path):

@@ -14,9 +14,10 @@ from vivit_jax.config.model import ON_A_GRID
 from vivit_jax.config.schema import Attention, Init, Model, Task
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights import rename
-from vivit_jax.weights.initialize import SCENIC, format_table, initialize
+from vivit_jax.weights.initialize import SCENIC, initialize
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.names import SCENIC as SCENIC_NAMES
+from vivit_jax.weights.origins import format_table
 from vivit_jax.weights.positions import linear_weights, resize_positions
 from vivit_jax.weights.source import Preprocessing, Source, shapes
 
@@ -200,14 +201,14 @@ def test_refusals_name_both_sides(image):
   video = video_source(of(), (4, 4, 4), 7)
   assert reason(of(patch=(4, 8, 8)), video) == (
     'tokenizer/kernel has shape (2, 8, 8, 3, 48), the model to initialize (4, 8, 8, 3, 48): only '
-    '2D patches can be made longer'
+    '2D patches can be extended in time'
   )
   assert reason(of(), video, options=Init(head='load')) == (
     'head/bias has shape (7,), the model to initialize (5,)'
   )
   assert reason(of(attention='factorised_encoder'), video) == (
-    'is spatio_temporal, which cannot start a factorised_encoder: one of them has two '
-    'transformers; start from an image model'
+    'is spatio_temporal, which cannot initialize factorised_encoder, since only one of them has '
+    'two transformers; start from an image model'
   )
 
 

@@ -24,8 +24,9 @@ from vivit_jax.weights import export
 from vivit_jax.weights.families import FAMILIES, IMAGENET_MEAN, IMAGENET_STD
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.normalization import fold
-from vivit_jax.weights.pretrained import load_run, write_run
+from vivit_jax.weights.pretrained import load_run
 from vivit_jax.weights.processor import processor_config, read_processor
+from vivit_jax.weights.runs import write_run
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 ALL = {  # nothing at its default
@@ -61,7 +62,7 @@ OWN = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     ('videomae', said(HALF, HALF), IMAGENET, "Hugging Face's default"),
     ('videomae', {'do_resize': True}, IMAGENET, "Hugging Face's default"),
     ('videomae', said(*IMAGENET), IMAGENET, None),
-    ('videomae', said(*OWN), OWN, 'taken so'),
+    ('videomae', said(*OWN), OWN, 'using the file'),
     ('timesformer', said(*IMAGENET), ((0.45,) * 3, (0.225,) * 3), "Hugging Face's default"),
     ('timesformer', said((0.45,) * 3, (0.225,) * 3), ((0.45,) * 3, (0.225,) * 3), None),
     ('vjepa2', {'do_resize': True}, IMAGENET, None),
@@ -100,7 +101,7 @@ def test_the_processor_that_we_write_says_what_we_read(tmp_path, name):
   assert (found, notes) == (dataclasses.replace(wants, short_side=short), ())
   _, notes = read_processor(tmp_path, name, (32, 32), CheckpointFacts())
   crops = name != 'videoprism'
-  assert [note.endswith('sees 32x32: taken the latter') for note in notes] == [True] * crops
+  assert [note.endswith('needs 32x32: using the latter') for note in notes] == [True] * crops
 
 
 @pytest.mark.parametrize('name', [name for name in FAMILIES if name != 'image_vit'])
@@ -198,7 +199,7 @@ def test_contradictions_are_one_line(tmp_path):
   with pytest.raises(CheckpointError, match="stride=2 contradicts sampling='whole_video'"):
     load_source(ROOT / 'tests/reference/huggingface/vivit', facts)
   export.write(model.source, tmp_path / 'x')
-  with pytest.raises(CheckpointError, match="sampling is 'stride' by the file, but 'whole_video'"):
+  with pytest.raises(CheckpointError, match="sampling is 'stride' in the file, but you gave"):
     load_source(tmp_path / 'x', CheckpointFacts(sampling='whole_video'))
   found = load_source(
     ROOT / 'tests/reference/huggingface/vivit', CheckpointFacts(sampling='whole_video')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no checkpoint, or a hostile one, end in one line that names file and reason."""
+"""Invalid or hostile checkpoint files give a one-line error with file and reason."""
 
 import hashlib
 import json
@@ -80,7 +80,7 @@ def test_shards(tmp_path):
 def test_shards_that_do_not_agree(tmp_path):
   index, weight_map = split_in_two(tmp_path)
   assert 'at most 1000 allowed' in reason(tmp_path, max_bytes=1000)
-  assert 'give the digest of one file' in reason(tmp_path, sha256=digest(index))
+  assert 'sha256 is for a single file' in reason(tmp_path, sha256=digest(index))
   index.write_text(json.dumps({'weight_map': weight_map | {'a': '../../etc/passwd'}}))
   assert reason(tmp_path) == "names a shard outside its folder: '../../etc/passwd'"
   index.write_text(json.dumps({'weight_map': weight_map | {'a': 'b.safetensors'}}))
@@ -88,7 +88,7 @@ def test_shards_that_do_not_agree(tmp_path):
   weight_map.pop('classifier.bias')
   index.write_text(json.dumps({'weight_map': weight_map}))
   assert reason(tmp_path) == (
-    "holds other tensors than model.safetensors.index.json says: 'classifier.bias'"
+    "has other tensors than listed in model.safetensors.index.json: 'classifier.bias'"
   )
 
 
@@ -111,7 +111,7 @@ def test_bfloat16_is_widened_exactly(tmp_path):
 
 def test_what_is_no_checkpoint(tmp_path):
   assert reason(tmp_path / 'none') == 'does not exist'
-  assert reason(tmp_path).startswith('holds none of model.safetensors, ')
+  assert reason(tmp_path).startswith('has none of model.safetensors, ')
   assert (
     reason(written(tmp_path / 'x', b'')) == 'is neither safetensors, npz nor msgpack, or is damaged'
   )
@@ -154,7 +154,7 @@ def test_pickle_is_refused_with_the_way_out(tmp_path):
     (header(tensor(), b'\xff' * 8), 'a contains non-finite values'),
     (header({'a': [1], '__metadata__': {}}), 'invalid JSON in header'),
     (header({'x' * 600: tensor()['a']}, bytes(8)), 'a name of 600 characters'),
-    (header(tensor(shape=(1,) * 8 + (2,)), bytes(8)), "'a' has the impossible shape"),
+    (header(tensor(shape=(1,) * 8 + (2,)), bytes(8)), "'a' has the invalid shape"),
     (TWICE, 'a key appears twice'),
   ],
 )
@@ -175,10 +175,10 @@ def array(shape=(2,), dtype='float32', data=bytes(8)):
   [
     (packed({'a': array()})[:-1], 'incomplete input'),
     (packed({'a': array()}) + b'\0', 'received extra data'),
-    (packed({'a': msgpack.ExtType(7, b'x')}), 'extension type 7 is none of flax'),
-    (packed({'a': array(shape=(3,))}), 'needs 12 bytes, the file gives it 8'),
+    (packed({'a': msgpack.ExtType(7, b'x')}), 'extension type 7 is not one of flax'),
+    (packed({'a': array(shape=(3,))}), 'needs 12 bytes, but the file has 8'),
     (packed({'a': array(dtype='object')}), "has type 'object'"),
-    (packed({'a': array(shape=(1,) * 9)}), "'a' has the impossible shape"),
+    (packed({'a': array(shape=(1,) * 9)}), "'a' has the invalid shape"),
     (packed({'x' * 600: 1}), 'is longer than 512'),
     (b'\xdf\xff\xff\xff\xff\xa1a\xc0', '4294967295 exceeds max_map_len'),
     (b'\x81\xa1a\xdd\xff\xff\xff\xff' + b'\xc0' * 400_000, '4294967295 exceeds max_array_len'),
@@ -221,5 +221,5 @@ def test_fortran_order_and_compression(tmp_path):
 
 def test_foreign_parameters(tmp_path):
   np.savez(tmp_path / 'x.npz', weight=np.ones(3, np.float32))
-  with pytest.raises(CheckpointError, match='holds no vision transformer that we know'):
+  with pytest.raises(CheckpointError, match='has no supported vision transformer'):
     load_source(tmp_path / 'x.npz')

@@ -61,9 +61,9 @@ def test_own_export_keeps_several_heads_and_loads_without(tmp_path):
 def test_own_export_refuses_other_settings(tmp_path):
   source = load_source(REFERENCE / 'scenic/factorised_encoder_cls.msgpack')
   export.write(source, tmp_path / 'x')
-  with pytest.raises(CheckpointError, match="attention is 'factorised_encoder' by the file, but"):
+  with pytest.raises(CheckpointError, match="attention is 'factorised_encoder' in the file, but"):
     load_source(tmp_path / 'x', CheckpointFacts(attention='spatio_temporal'))
-  with pytest.raises(CheckpointError, match='frames is 8 by the file, but 16 by you'):
+  with pytest.raises(CheckpointError, match='frames is 8 in the file, but you gave 16'):
     load_source(tmp_path / 'x', CheckpointFacts(frames=16))
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `import vivit_jax` offers: loaded models and training, by the commands' own code."""
+"""The Python API: models and training, implemented with the same code as the commands."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loaded checkpoint that answers for videos: what the commands do, from Python."""
+"""A loaded checkpoint with methods for prediction, features, attention maps and export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,18 +32,18 @@ Format: TypeAlias = Literal['onnx', 'stablehlo', 'page']
 def load(
   checkpoint: str | Path, sha256: str | None = None, **facts: str | int | float | bool
 ) -> 'Model':
-  """Loads a checkpoint of any format; which one is found out from its content.
+  """Loads a checkpoint of any format; the format is detected from its content.
 
   Args:
     checkpoint: a workdir of `train`, `WORKDIR/checkpoints/STEP`, a Hugging Face folder, a file of
-      Scenic, of the original ViT, of timm or of ours, `hf://owner/name` or `gs://bucket/path`
-      (these two need vivit_jax[hub]).
-    sha256: digest that the file must have.
-    **facts: what the checkpoint does not tell, e.g. attention='factorised_encoder'; an error names
-      what is missing, `config.schema.CheckpointFacts` all of them.
+      Scenic, of the original ViT, of timm or of this package, `hf://owner/name` or
+      `gs://bucket/path` (the last two need vivit_jax[hub]).
+    sha256: expected digest of the file.
+    **facts: settings that the checkpoint does not have, e.g. attention='factorised_encoder'. An
+      error lists missing ones; see `config.schema.CheckpointFacts` for all.
 
   Raises:
-    UserError: one line naming file, reason and remedy.
+    UserError: one line with file, reason and remedy.
   """
   keep_compiled_programs()
   with quieten_libraries():
@@ -51,14 +51,14 @@ def load(
 
 
 class Model:
-  """A model with its labels and the preprocessing that its weights expect; made by `load`.
+  """A model with its labels and preprocessing, created by `load`.
 
-  A video is a file, or uint8 RGB frames [F, H, W, 3] of all of it, any number and size of them.
-  Errors are `UserError`s of one line. Programs are compiled once and kept.
+  A video is a file, or all its frames as uint8 RGB [F, H, W, 3], with any F, H and W. Errors are
+  one-line `UserError`s. Programs are compiled once and reused.
   """
 
   def __init__(self, pretrained: Pretrained):
-    """Takes a checkpoint; compiles nothing yet."""
+    """Takes a loaded checkpoint; compiles nothing yet."""
     self._pretrained = pretrained
     self._extractors: dict[tuple[Level, float | None, float | None], Extractor] = {}
     self._explainers: dict[tuple[str | None, int], Explainer] = {}
@@ -66,7 +66,7 @@ class Model:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """Names of the classes, those of several heads one after the other as `HEAD:LABEL`."""
+    """Class names; with several heads, those of all heads in order as `HEAD:LABEL`."""
     several = len(self._names) > 1
     return tuple(f'{h}:{n}' if several else n for h, names in self._names.items() for n in names)
 
@@ -94,26 +94,26 @@ class Model:
     fps: float | None = None,
     progress: bool = False,
   ) -> Labels | list[Prediction]:
-    """Names what videos show, as `vivit predict`.
+    """Predicts the labels of videos, like `vivit predict`.
 
     Args:
-      x: a video; or a list of files, of folders (searched for videos) and of CSV files with a
-        `path` column. A folder or a CSV file may also stand without a list, but a type checker
-        cannot tell it from a video.
-      views: temporal x spatial, over which logits are averaged; None = those of the checkpoint,
-        else (4, 3).
-      top: labels per head.
-      fps: frames per second of an array of frames; needed where the weights take frames by
-        seconds, else 25.
-      progress: shows a bar.
+      x: a video; or a list of files, folders (searched for videos) and CSV files with a column
+        `path`. A single folder or CSV file may be given without a list, but type checkers cannot
+        distinguish it from a video.
+      views: temporal x spatial views over which logits are averaged; None = those of the
+        checkpoint, or else (4, 3).
+      top: number of labels per head.
+      fps: frames per second of an array of frames; required if the weights need frames at given
+        times, otherwise 25 is assumed.
+      progress: whether to show a progress bar.
 
     Returns:
-      Of one video, (label, probability) pairs, the most probable first; of models with several
-      heads those of one head after the other, with labels as HEAD:LABEL. Otherwise a `Prediction`
-      for each video in order: `path`, `labels` as above, and `error`, why there are none.
+      For one video, (label, probability) pairs, most probable first; with several heads, those of
+      all heads in order, with labels HEAD:LABEL. Otherwise a `Prediction` for each video, in order:
+      `path`, `labels` as above, and `error`, the reason if there are no labels.
 
     Raises:
-      UserError: one video that cannot be read, or arguments that cannot be used.
+      UserError: a single video cannot be read, or an argument is invalid.
     """
     one = is_one(x)
     videos: list[Video] | list[Video | FrameArray]
@@ -151,26 +151,26 @@ class Model:
     window: float | None = None,
     fps: float | None = None,
   ) -> Features:
-    """Returns what the model makes of a video before its classifier, as `vivit features`.
+    """Returns features of a video, the outputs before the classifier, like `vivit features`.
 
     Args:
       x: a video.
-      level: 'clip', what the classifier sees; 'frames', a row per tubelet of frames; 'tokens', a
-        row per tubelet with all its patches.
-      whole: windows over the whole video instead of the clip in the middle.
-      hop: seconds from one window to the next; None = one begins where the last one ends.
-      window: seconds that a clip lasts; None = as the stride of the weights makes it.
+      level: 'clip' = the classifier's input; 'frames' = one row per tubelet of frames; 'tokens' =
+        one row per tubelet with all its patches.
+      whole: whether to use windows over the whole video instead of the central clip.
+      hop: seconds between windows; None = the duration of a window.
+      window: duration of a clip in seconds; None = by the stride of the weights.
       fps: see `predict`.
 
     Returns:
-      `values` of the clip in the middle, [D], [T, D] or [T, S, D] by level, or of all windows,
+      `values` of the central clip, [D], [T, D] or [T, S, D] by level, or of all windows,
       [windows, D], [windows * T, D] or [windows * T, S, D]; and `seconds` of each row.
 
     Raises:
-      UserError: a video that cannot be read, or arguments that cannot be used.
+      UserError: the video cannot be read, or an argument is invalid.
     """
     if hop is not None and not whole:
-      raise ConfigError(f'hop={hop} is between the windows of a whole video: give whole=True too')
+      raise ConfigError(f'hop={hop} is only for windows over the whole video: give whole=True too')
     key = (level, window, hop)
     if key not in self._extractors:
       _check(level, ('clip', 'frames', 'tokens'), 'level')
@@ -190,17 +190,17 @@ class Model:
     top: int = 5,
     fps: float | None = None,
   ) -> Attention:
-    """Returns where the model looks in the clip in the middle of a video, as `vivit explain`.
+    """Returns an attention map of the central clip of a video, like `vivit explain`.
 
     Args:
       x: a video.
-      label: takes the absolute gradient of this class, which tells what would change that answer;
-        None: attention rollout, which tells what reaches the classifier, whatever it answers.
-      top: labels of the result.
+      label: compute the absolute gradient of this class, i.e. which parts would change its logit.
+        None = attention rollout, i.e. which parts reach the classifier, for no particular class.
+      top: number of labels in the result.
       fps: see `predict`.
 
     Raises:
-      UserError: a video that cannot be read, or a label that is not there.
+      UserError: the video cannot be read, or the label does not exist.
     """
     key = (label, top)
     if key not in self._explainers:
@@ -215,16 +215,16 @@ class Model:
   def timeline(
     self, x: str | Path | Frames, *, hop: float | None = None, fps: float | None = None
   ) -> Timeline:
-    """Returns which label holds from when to when in a video, as `vivit timeline`.
+    """Returns the labels of a video over time, as segments, like `vivit timeline`.
 
     Args:
       x: a video of any length.
-      hop: seconds from one window to the next; None = one tubelet of frames, or where a window
-        costs as much as a clip, a quarter of it.
+      hop: seconds between windows; None = one tubelet of frames for factorised encoders, otherwise
+        a quarter of a window.
       fps: see `predict`.
 
     Raises:
-      UserError: a video that cannot be read, or a hop that does not fit it.
+      UserError: the video cannot be read, or the hop is invalid for it.
     """
     if hop not in self._timeliners:
       self._timeliners[hop] = Timeliner(self._pretrained, hop)
@@ -244,24 +244,24 @@ class Model:
     batch: int | None = None,
     uint8: bool = True,
   ) -> float:
-    """Writes the model for other programs, as `vivit export`, and compares what they compute.
+    """Exports the model, like `vivit export`, and verifies the logits of the export.
 
     Args:
       target: file (onnx) or folder to write; must not exist.
       to: 'onnx', 'stablehlo' or 'page', a folder for any static web server.
-      batch: clips at a time; None = any.
-      uint8: input is RGB pixels, else values as the weights expect them, float32.
+      batch: batch size; None = any.
+      uint8: whether the input is uint8 RGB pixels; otherwise normalized float32 values.
 
     Returns:
-      By how much its logits are off at most.
+      The maximum difference of the logits.
 
     Raises:
-      UserError: it cannot be exported, or logits are off by more than 1e-4; nothing is left.
+      UserError: it cannot be exported, or logits differ by more than 1e-4; nothing is written.
     """
     write = writer(to)
     if to == 'page' and (batch is not None or not uint8):
       raise ConfigError("to='page' takes neither batch nor uint8: its page calls the model itself")
-    # Compared in full float32, which accelerators do not have by default.
+    # Verified in full float32 on the CPU; accelerators use lower precision by default.
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
       return write(make_export(self._pretrained, uint8, batch), Path(target))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model answers, as arrays and plain values."""
+"""Result types of the Python API."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ class Features:
   """Features of one video.
 
   Attributes:
-    values: float32; of one clip [D], [T, D] or [T, S, D] by level, of a whole video [rows, D] or
+    values: float32; for one clip [D], [T, D] or [T, S, D] by level, for a whole video [rows, D] or
       [rows, S, D].
-    seconds: of each row, from its first frame until its last is no longer shown; float64 [2] where
-      there is one row, else [rows, 2].
+    seconds: start and end of each row, including the duration of its last frame; float64 [2] if
+      there is one row, otherwise [rows, 2].
   """
 
   values: NDArray[np.float32]
@@ -31,16 +31,16 @@ class Features:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Attention:
-  """Where a model looked in one clip.
+  """Attention map of one clip.
 
   Attributes:
-    map: how much each token counts, float32 [T, S]; sums to 1.
-    grid: the same as [T, H, W]: S tokens are H rows of W.
-    of: the label that the map is about; None: about none, see `Model.attention`.
-    labels: (label, probability) of the most probable ones for this clip.
-    seconds: of the clip, from its first frame until its last is no longer shown.
-    frames: RGB as the model saw them, uint8 [F, height, width, 3].
-    shown: seconds that each is shown.
+    map: weight of each token, float32 [T, S]; sums to 1.
+    grid: the same as [T, H, W], with S = H * W in row-major order.
+    of: label of a gradient map; None for attention rollout, see `Model.attention`.
+    labels: (label, probability) of the most probable labels for this clip.
+    seconds: start and end of the clip, including the duration of its last frame.
+    frames: the model's input frames in RGB, uint8 [F, height, width, 3].
+    shown: duration of each frame in seconds.
   """
 
   map: NDArray[np.float32]
@@ -53,19 +53,19 @@ class Attention:
 
   @property
   def overlay(self) -> NDArray[np.uint8]:
-    """The frames in gray under the map in color, RGB uint8 [F, height, width, 3], made larger."""
+    """Grayscale frames with the map in color on top, RGB uint8 [F, height, width, 3], enlarged."""
     return overlay(self.frames, self.grid)
 
   def mp4(self) -> bytes:
-    """Returns the overlay as a video file, as long as the clip."""
+    """Returns the overlay as an mp4 file with the duration of the clip."""
     return as_mp4(self.overlay, self.shown)
 
   def png(self) -> bytes:
-    """Returns a picture: a strip of frames above their overlays."""
+    """Returns an image with a strip of frames above their overlays."""
     return as_png(self.frames, self.overlay)
 
   def _repr_png_(self) -> bytes:
-    """What a notebook shows."""
+    """Display in notebooks."""
     return self.png()
 
   def __repr__(self) -> str:
@@ -76,14 +76,14 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Timeline:
-  """Labels over the time of one video.
+  """Labels of one video over time.
 
   Attributes:
-    segments: from when to when which label holds, of all heads, by their start.
-    seconds: of each window, float64 [windows, 2].
+    segments: segments of all heads with label, start and end, sorted by start.
+    seconds: start and end of each window, float64 [windows, 2].
     probabilities: per head, float64 [windows, classes].
-    labels: names of each head's classes.
-    duration: seconds of the video.
+    labels: class names of each head.
+    duration: duration of the video in seconds.
   """
 
   segments: tuple[Segment, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training from Python: what `vivit train` does, in one process."""
+"""Training from Python, like `vivit train`, in one process."""
 
 import dataclasses
 import signal
@@ -20,21 +20,21 @@ Setting: TypeAlias = str | int | float | bool | tuple[str | int | float, ...] | 
 
 @runtime_checkable
 class SettingsTree(Protocol):
-  """A ConfigDict of ml_collections, as recipes make it."""
+  """A ConfigDict of ml_collections, as returned by recipes."""
 
   def to_dict(self) -> dict[str, object]:
-    """Returns nested plain values."""
+    """Returns nested dicts of plain values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run that has ended.
+  """A finished run.
 
   Attributes:
-    workdir: its folder, which `load` reads.
-    step: that was evaluated, the best one.
-    metrics: of the final evaluation, e.g. top1, top5 and loss; fractions are from 0 to 1.
-    report: page of all results.
+    workdir: folder of the run, for use with `load`.
+    step: the best step, which was evaluated.
+    metrics: metrics of the final evaluation, e.g. top1, top5 and loss; fractions are in [0, 1].
+    report: path of report.html.
   """
 
   workdir: Path
@@ -52,19 +52,19 @@ def train(
 ) -> Run:
   """Trains a model, or continues the run in `workdir`, then evaluates and reports.
 
-  What is printed and written is what `vivit train` prints and writes. A signal or an interrupt
-  saves the state first; the same call then continues. It must be called in the main thread.
+  It prints and writes the same as `vivit train`. After a signal or an interrupt, the state is saved
+  first; the same call then continues. It must be called in the main thread.
 
   Args:
     config: a recipe, e.g. 'moving_digits' or 'kinetics400:B/16x2,factorised_encoder', the path of
       a config file, a ConfigDict or a `Config`.
     workdir: folder of the run.
-    settings: changes of single settings, e.g. {'train.steps': 100}.
+    settings: overrides of single settings, e.g. {'train.steps': 100}.
     allow_changes: continue although the run in `workdir` has other settings or data.
 
   Raises:
-    UserError: one line naming the setting, file or step, and the remedy.
-    KeyboardInterrupt: after an interrupt, with the state on disk.
+    UserError: one line with the setting, file or step, and the remedy.
+    KeyboardInterrupt: after an interrupt; the state is saved.
   """
   found = resolve(config, settings or {})
   keep_compiled_programs()
@@ -81,7 +81,7 @@ def train(
 
 
 def resolve(config: str | Path | Config | SettingsTree, settings: Mapping[str, Setting]) -> Config:
-  """Returns the checked configuration that `train` uses; see there."""
+  """Returns the checked config for `train`; see there."""
   if isinstance(config, str | Path):
     overrides = [f'--config.{name}={value}' for name, value in settings.items()]
     return file.load([f'--config={config}', *overrides])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users give as a video: a file, or frames in memory; and what else it may be taken for."""
+"""Arguments that are videos: files or frames in memory, as opposed to collections of videos."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ Many: TypeAlias = list[str] | list[Path] | list[str | Path] | tuple[str | Path, 
 
 
 def is_one(x: str | Path | Frames | Many) -> bool:
-  """Whether it is a single video, not any number of them."""
+  """Returns whether the argument is a single video, not a collection."""
   if isinstance(x, str | Path):
     return not Path(x).is_dir() and Path(x).suffix.lower() != '.csv'
   return isinstance(x, np.ndarray)
@@ -29,20 +29,20 @@ def is_one(x: str | Path | Frames | Many) -> bool:
 def one_video(
   x: str | Path | Frames, fps: float | None, stride_seconds: float | None
 ) -> Video | FrameArray:
-  """Returns a video as everything below takes it.
+  """Converts a user's video to the internal type.
 
   Args:
-    x: file or frames.
-    fps: frames per second, of frames.
-    stride_seconds: between the frames that a model takes, where that is a time.
+    x: a file or frames.
+    fps: frames per second of frames in memory.
+    stride_seconds: the model's stride in seconds, if it has one.
 
   Raises:
-    InputError: frames of another type or shape, or whose time is needed and unknown.
-    DataError: a file that does not exist.
+    InputError: frames have a wrong type or shape, or their fps is needed but not given.
+    DataError: the file does not exist.
   """
   if isinstance(x, str | Path):
     if not is_one(x):
-      raise InputError(f'{x} is not one video: give the file of one, or use the command for many')
+      raise InputError(f'{x} is not one video: give a video file, or use the command for many')
     (video,) = collect_videos([x])
     return video
   if problem := wrong_frames(x):
@@ -50,13 +50,13 @@ def one_video(
   if fps is not None and not 0 < fps < float('inf'):
     raise InputError(f'fps={fps} is not a number of frames per second')
   if fps is None and stride_seconds is not None:
-    raise InputError(f'these weights take a frame every {stride_seconds:g} s: give the fps too')
+    raise InputError(f'these weights need a frame every {stride_seconds:g} s: give the fps too')
   return FrameArray(x, FPS if fps is None else fps)
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Makes a video that cannot be read a user's error."""
+  """Converts DecodeError to a UserError."""
   try:
     yield
   except DecodeError as error:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run keeps on disk: checkpoints, their fingerprints, and the workdir."""
+"""Files of a run: checkpoints, their fingerprints, and the workdir."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of arrays that do not depend on sharding: shape, type and a hash of the bits.
+"""Fingerprints of arrays, independent of sharding: shape, type and a hash of the bits.
 
-Orbax restores an array with a flipped bit or another type without an error.
+They are needed because Orbax restores an array with a flipped bit or a wrong type without an error.
 """
 
 from typing import Any
@@ -9,22 +9,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}  # by bytes; others are read as several of 32 bits
+UNSIGNED = {1: jnp.uint8, 2: jnp.uint16}  # by item size; larger items are read as several uint32
 
 
 def describe(tree: Any) -> dict[str, tuple[str, int]]:
-  """Returns type and shape, and the fingerprint, of each array of a tree, by name."""
-  # One at a time: concurrent sums over several hosts can deadlock.
+  """Returns the type and shape, and the fingerprint, of every array in a tree, by name."""
+  # One at a time: concurrent reductions over several hosts can deadlock.
   return {name: (kind(leaf), int(fingerprint(leaf))) for name, leaf in named_leaves(tree).items()}
 
 
 def kinds(tree: Any) -> dict[str, str]:
-  """Returns type and shape of each array or shape of a tree, by name, as in `float32[4, 3]`."""
+  """Returns the type and shape of every leaf in a tree, by name, e.g. `float32[4, 3]`."""
   return {name: kind(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-  """Returns the leaves of a tree by their path a/b/c, for all kinds of tree nodes."""
+  """Returns the leaves of a tree by path a/b/c, for all node types."""
   return {
     '/'.join(str(getattr(p, 'key', getattr(p, 'name', getattr(p, 'idx', p)))) for p in path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -32,7 +32,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def kind(leaf: Any) -> str:
-  """Returns type and shape of one array."""
+  """Returns the type and shape of an array, e.g. `float32[4, 3]`."""
   return f'{leaf.dtype}{list(leaf.shape)}'
 
 
@@ -41,8 +41,9 @@ def fingerprint(array: Any) -> jax.Array:
   """Returns a 32-bit hash of the bits of an array and their positions.
 
   Each element is mixed with its position by a bijection (MurmurHash3's finalizer, public domain, by
-  Austin Appleby). A change of one element is always detected, a change of several is missed once in
-  2^32 times. The sum modulo 2^32 does not depend on the order, so neither on mesh nor sharding.
+  Austin Appleby), and the results are summed modulo 2^32. A change of one element is always
+  detected; a change of several is missed with probability 2^-32. The sum does not depend on the
+  order of the elements, and therefore not on mesh or sharding.
   """
   if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
     array = jax.random.key_data(array)
@@ -56,7 +57,7 @@ def fingerprint(array: Any) -> jax.Array:
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-  """Returns each element's index in the whole array, modulo 2^32, without moving data."""
+  """Returns the index of every element in the global array, modulo 2^32, without communication."""
   position, stride = jnp.zeros(shape, jnp.uint32), 1
   for axis in reversed(range(len(shape))):
     place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of numbered steps, each a tree of arrays that is verified when it is read."""
+"""A folder of numbered steps, each a tree of arrays that is verified when read."""
 
 import contextlib
 import dataclasses
@@ -28,25 +28,25 @@ from vivit_jax.checkpoint.step_files import (
 from vivit_jax.errors import CheckpointError, DamagedError, SaveError
 
 DAMAGED = 'damaged-'
-# Fields of saved training states that have a new name since; both are read.
+# Renamed fields of saved training states, old to new; both are accepted when reading.
 RENAMED = {'average': 'ema_params'}
 LEFTOVERS = '*.orbax-checkpoint-tmp*'
-METADATA = 4096  # bytes on disk per array besides its values, as measured
+METADATA = 4096  # measured overhead on disk per array, in bytes
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Store:
-  """Steps `folder/STEP`, written in the background: the arrays `item`, and JSON values `about`."""
+  """Steps `folder/STEP`, saved in the background: the arrays `item` and the JSON values `about`."""
 
   def __init__(self, folder: Path, item: str, keep: int, read_only: bool):
     self.folder = folder.absolute()
     self._item, self._keep, self._read_only = item, keep, read_only
-    self._writing: tuple[int, int] | None = None  # step and its bytes
+    self._writing: tuple[int, int] | None = None  # step and size in bytes
     self._place, self._release = literal_path(self.folder, make=not read_only)
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    if self._read_only:  # a reader that cleans up would delete unfinished saves of the writer
+    if self._read_only:  # a reader's cleanup would delete the writer's unfinished saves
       options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, max_to_keep=None, save_interval_steps=0
       )
@@ -56,20 +56,20 @@ class Store:
         max_to_keep=self._keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
       )
     try:
-      for file in self.folder.glob('*/_CHECKPOINT_METADATA'):  # Orbax opens all to list the steps
-        with contextlib.suppress(FileNotFoundError):  # a trainer has removed the step since
+      for file in self.folder.glob('*/_CHECKPOINT_METADATA'):  # Orbax opens all of them
+        with contextlib.suppress(FileNotFoundError):  # removed by a trainer meanwhile
           check_regular(file)
       return ocp.CheckpointManager(self._place, options=options)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
       raise DamagedError(
         f'{self.folder}/*/_CHECKPOINT_METADATA cannot be read ({_first_line(error)}): delete the '
-        'damaged one, which no step needs'
+        'damaged file, which is not needed'
       ) from None
 
   def _remove_leftovers(self) -> None:
-    """Removes leftovers of killed and failed saves; Orbax overlooks empty folders."""
+    """Removes files of killed and failed saves, and empty folders, which Orbax leaves."""
     if jax.process_index() == 0:
-      for _ in range(50):  # writer threads that are still running may add files
+      for _ in range(50):  # running writer threads may still add files
         leftovers = list(self.folder.glob(LEFTOVERS))
         for leftover in leftovers:
           shutil.rmtree(leftover, ignore_errors=True)
@@ -79,14 +79,14 @@ class Store:
 
   @property
   def steps(self) -> list[int]:
-    """Steps, ascending, including one that is being written."""
+    """Steps, ascending, including a step that is being written."""
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
     """Starts writing a step.
 
     Raises:
-      SaveError: it does not fit on the disk, or the save before it failed.
+      SaveError: the disk is full, or the previous save failed.
     """
     self.wait()
     size = sum(leaf.nbytes + METADATA for leaf in jax.tree.leaves(tree))
@@ -100,7 +100,7 @@ class Store:
     try:
       with self._noticing_failure():
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
-    except KeyboardInterrupt:  # then there is nothing to wait for
+    except KeyboardInterrupt:  # then no save is pending
       self._writing = None
       raise
 
@@ -118,7 +118,7 @@ class Store:
     if self._writing is not None:
       with self._noticing_failure():
         self._manager.wait_until_finished()
-        # After an interrupt, Orbax's join wrongly reports that the thread has ended (Python 3.11).
+        # After an interrupt, Orbax's join returns before the thread has ended (Python 3.11).
         while not self._is_written() and self._manager.is_saving_in_progress():
           time.sleep(0.005)
         self._manager.wait_until_finished()
@@ -129,12 +129,12 @@ class Store:
       self._writing = None
 
   def _is_written(self) -> bool:
-    """Returns whether the last step has its final name, which only the first process can tell."""
+    """Returns whether the last step has its final name; process 0 checks for all processes."""
     assert self._writing is not None
     return jax.process_index() > 0 or (self.folder / str(self._writing[0])).is_dir()
 
   def close(self) -> None:
-    """Waits as `wait` does, and ends the writer threads."""
+    """Waits like `wait`, then ends the writer threads."""
     failure = None
     try:
       self.wait()
@@ -152,9 +152,9 @@ class Store:
     except Exception as error:
       assert self._writing is not None
       failed, self._writing = self._writing, None
-      with contextlib.suppress(Exception):  # reports the same error again
+      with contextlib.suppress(Exception):  # it raises the same error again
         self._manager.close()
-      self._manager = self._open()  # a new one does not list the failed step
+      self._manager = self._open()  # a new manager does not list the failed step
       reason = ' '.join(str(error).replace(str(self._place), str(self.folder)).split())
       raise self._not_saved(*failed, reason) from None
 
@@ -171,11 +171,11 @@ class Store:
     )
 
   def about(self, step: int) -> dict[str, Any]:
-    """Returns what was stored with a step.
+    """Returns the JSON values stored with a step.
 
     Raises:
-      CheckpointError: there is no such step.
-      DamagedError: it is not what was written.
+      CheckpointError: the step does not exist.
+      DamagedError: the values differ from what was written.
     """
     if step not in self.steps:
       steps = ', '.join(map(str, self.steps)) or 'none'
@@ -189,11 +189,11 @@ class Store:
       return about
 
   def restore(self, step: int, abstract: Any) -> Any:
-    """Returns the arrays of a step, placed as the abstract tree's shardings say.
+    """Returns the arrays of a step with the shardings of the abstract tree.
 
     Raises:
       CheckpointError: the step is missing, or its arrays differ from `abstract`.
-      DamagedError: the arrays are not those that were written.
+      DamagedError: the arrays differ from what was written.
     """
     written = self.about(step)['arrays']
     target = self._with_stored_names(step, abstract)
@@ -205,12 +205,12 @@ class Store:
           f'{self.folder}/{step}: {name} holds {has}, but this model needs {want}'
         )
     if found:
-      raise CheckpointError(f'{self.folder}/{step}: {next(iter(found))} has no place in this model')
+      raise CheckpointError(f'{self.folder}/{step}: {next(iter(found))} is not in this model')
     tree = self._load(step, target, written)
     return tree if target is abstract else dataclasses.replace(abstract, **_with_new_names(tree))
 
   def _with_stored_names(self, step: int, abstract: Any) -> Any:
-    """Returns a training state as a dict with the old names if it was saved under those."""
+    """Returns a training state as a dict with the field names under which the step was saved."""
     with self._naming_damage(step):
       stored = self._metadata(step)
     old = {new: old for old, new in RENAMED.items() if old in stored and hasattr(abstract, new)}
@@ -228,7 +228,7 @@ class Store:
     return metadata.tree
 
   def read(self, step: int) -> Any:
-    """Returns the arrays of a step as nested dicts and lists of NumPy arrays; errors as above."""
+    """Returns the arrays of a step as nested dicts and lists of NumPy arrays; see `restore`."""
     written = self.about(step)['arrays']
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with self._naming_damage(step):
@@ -245,12 +245,12 @@ class Store:
       now = {name: list(array) for name, array in describe(tree).items()}
       for name in {**written, **now}:
         if written.get(name) != now.get(name):
-          raise ValueError(f'{name} is not what was written')
+          raise ValueError(f'{name} differs from what was written')
     return tree
 
   @contextlib.contextmanager
   def _naming_damage(self, step: int) -> Iterator[None]:
-    """Turns any error of Orbax about missing or changed files into one that names the step."""
+    """Converts Orbax's errors about missing or changed files to a DamagedError with the step."""
     try:
       yield
     except Exception as error:
@@ -260,11 +260,11 @@ class Store:
       ) from None
 
   def look_again(self) -> None:
-    """Updates the list of steps, which another process may have changed."""
+    """Rereads the list of steps, which another process may have changed."""
     self._manager.reload()
 
   def set_aside(self, step: int) -> str:
-    """Renames a damaged step, so that it can be written again, and returns its new name."""
+    """Renames a damaged step, so that it can be saved again, and returns the new name."""
     number = 1
     while (aside := self.folder / f'{DAMAGED}{step}{f"-{number}" * (number > 1)}').exists():
       number += 1
@@ -277,12 +277,12 @@ class Store:
 
 
 def all_hosts(here: bool) -> bool:
-  """Returns whether the value is True on all hosts; a barrier, which all must call."""
+  """Returns whether the value is True on all hosts; a barrier that all hosts must call."""
   return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
 
 
 def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
-  """Returns a state with today's names of its fields."""
+  """Returns a training state with the current field names."""
   return {RENAMED.get(name, name): value for name, value in state.items()}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The snapshot of an experiment in its workdir, and whether a command may continue the run."""
+"""config.json in the workdir, and the check whether a command may resume its run."""
 
 import contextlib
 import datetime
@@ -26,10 +26,10 @@ from vivit_jax.files import LockedError, locked, naming, write_json
 SNAPSHOT = 'config.json'
 LOCK = '.lock'
 
-# Sections that define what the weights mean; each checkpoint stores them, except settings in FREE.
+# Sections that define the meaning of the weights. Checkpoints store them, except settings in FREE.
 MEANING = ('task', 'model', 'clip')
 
-# Settings that change neither the results of a run nor the meaning of its checkpoints.
+# Settings that affect neither the results of a run nor the meaning of its checkpoints.
 FREE = (
   'checkpoint', 'evaluate', 'faults', 'mesh', 'data.workers', 'data.decode_timeout_seconds',
   'data.root', 'data.max_bad_fraction', 'train.grad_accum_steps', 'train.log_every',
@@ -40,12 +40,12 @@ FREE = (
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-  """Creates and locks the workdir, since two trainers would destroy each other's checkpoints.
+  """Creates and locks the workdir; two trainers would overwrite each other's checkpoints.
 
-  The lock is released when the process ends, however it ends.
+  The lock is released when the process ends, even if it is killed.
 
   Raises:
-    ConfigError: the folder cannot be created, or another process trains in it.
+    ConfigError: the folder cannot be created, or another process is training in it.
   """
   with contextlib.ExitStack() as stack:
     try:
@@ -70,7 +70,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 def _this_process() -> str:
   try:
     user = getpass.getuser()
-  except (KeyError, OSError):  # a user ID without a name, as in a container
+  except (KeyError, OSError):  # the user ID has no name, e.g. in a container
     user = str(os.getuid())
   now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
   return f'process {os.getpid()} of {user} on {socket.gethostname()} since {now}'
@@ -83,25 +83,25 @@ def check_compatible(
   allow_changes: bool = False,
   saved: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-  """Returns how this command differs from the run in the workdir; prints it to standard error.
+  """Returns the differences between this command and the run in the workdir, and prints them.
 
   If the run has no checkpoint yet, any configuration may be used.
 
   Args:
-    workdir: of the run.
-    config: of this command.
+    workdir: workdir of the run.
+    config: config of this command.
     data: fingerprint of the training data.
-    allow_changes: whether the command may differ.
-    saved: what the checkpoints store about themselves (see `Checkpoints.abouts`). Their settings
-      are compared too, in case config.json was changed.
+    allow_changes: whether differences are allowed.
+    saved: JSON values stored in the checkpoints (see `Checkpoints.abouts`). Their settings are
+      compared too, in case config.json was edited.
 
   Raises:
-    ConfigError: the command differs and `allow_changes` is False; names the settings.
+    ConfigError: there are differences and `allow_changes` is False; names the settings.
   """
   different = []
   history: list[dict[str, Any]] = []
   if _saved(workdir) and (workdir / SNAPSHOT).exists():
-    # With the defaults of settings that this version has and the run's did not.
+    # Settings that are newer than the run get their defaults.
     different = [
       f'config.{name} was {old!r} and is {new!r}'
       for name, old, new in _differences(_plain(read_config(workdir)), _plain(config))
@@ -119,7 +119,7 @@ def check_compatible(
   if different and not allow_changes:
     raise ConfigError(
       f'{workdir} holds another run: {"; ".join(different)}; give another --workdir, or '
-      '--allow-changes to go on so from its last checkpoint'
+      '--allow-changes to continue from its last checkpoint with these changes'
     )
   for line in different:
     print(f'vivit: warning: changed in this run: {line}', file=sys.stderr, flush=True)
@@ -133,14 +133,14 @@ def write_snapshot(
   class_names: Mapping[str, Sequence[str]],
   changes: Sequence[str] = (),
 ) -> None:
-  """Writes the snapshot of a run that begins, or of one that this command continues.
+  """Writes config.json for a new run, or updates it for a resumed run.
 
   Args:
-    workdir: of the run.
-    config: of this command.
+    workdir: workdir of the run.
+    config: config of this command.
     data: fingerprint of the training data.
-    class_names: per head, so that the weights can name what they predict without the data.
-    changes: of `check_compatible`; the snapshot lists them, each with the step after which.
+    class_names: class names per head, so that predictions can be named without the data.
+    changes: result of `check_compatible`; recorded with the last step before the change.
   """
   saved = _saved(workdir)
   history = _read(workdir)['changes'] if saved and (workdir / SNAPSHOT).exists() else []
@@ -155,23 +155,23 @@ def write_snapshot(
 
 
 def meaning(config: Config) -> dict[str, Any]:
-  """Returns the settings that define what weights mean, as JSON values by `model.gelu`."""
+  """Returns the settings that define the meaning of the weights, by name such as `model.gelu`."""
   plain = _plain(config)
   settings = flatten_dict({section: plain[section] for section in MEANING}, sep='.')
   return {name: value for name, value in settings.items() if not _is_free(name)}
 
 
 def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
-  """Returns the configuration of a run with the settings that these weights were saved with.
+  """Returns the config of a run with the settings under which these weights were saved.
 
-  They are those of config.json unless `--allow-changes` has changed them since.
+  They are the settings of config.json unless `--allow-changes` has changed some later.
 
   Args:
-    workdir: of the run.
-    about: what was stored about the weights; earlier versions stored no settings.
+    workdir: workdir of the run.
+    about: JSON values stored with the weights; earlier versions stored no settings.
 
   Raises:
-    CheckpointError: config.json differs, and no `--allow-changes` explains it.
+    CheckpointError: config.json differs, and `--allow-changes` was not used to change it.
   """
   config, step = read_config(workdir), about['step']
   for name, saved, found in _contradictions(config, about, _read(workdir)['changes']):
@@ -187,7 +187,7 @@ def config_of_weights(workdir: Path, about: Mapping[str, Any]) -> Config:
 def _contradictions(
   config: Config, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Any, Any]]:
-  """Yields name, saved and current value of settings that no later `--allow-changes` explains."""
+  """Yields name, saved value and current value of settings changed without `--allow-changes`."""
   now = meaning(config)
   later = [line for entry in history if entry['after_step'] >= about['step']
            for line in entry['changes']]  # fmt: skip
@@ -213,10 +213,10 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def read_config(workdir: Path) -> Config:
-  """Returns the configuration of a run.
+  """Returns the config of a run.
 
   Raises:
-    CheckpointError: the folder has no run, or its settings do not exist in this version.
+    CheckpointError: the folder has no run, or this version does not have all of its settings.
   """
   try:
     return parse(modernize(_read(workdir)['config']))
@@ -225,7 +225,7 @@ def read_config(workdir: Path) -> Config:
 
 
 def read_class_names(workdir: Path) -> dict[str, list[str]]:
-  """Returns the class names of a run, per head."""
+  """Returns the class names of a run by head."""
   return _read(workdir)['class_names']
 
 
@@ -233,7 +233,7 @@ def _read(workdir: Path) -> dict[str, Any]:
   file = workdir / SNAPSHOT
   if not file.is_file():
     raise CheckpointError(
-      f'{workdir} holds no run (no {SNAPSHOT}): give the --workdir of a `vivit train`'
+      f'{workdir} has no run (no {SNAPSHOT}): give the --workdir of a `vivit train`'
     )
   try:
     content = json.loads(file.read_bytes())
@@ -242,7 +242,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     wrong = [name for name, value in found.items() if not CONTENT[name](value)]
     if not wrong:
       return found
-    problem = f'{wrong[0]!r} is not what `vivit train` writes there'
+    problem = f'{wrong[0]!r} has a wrong type'
   except KeyError as error:
     problem = f'it has no {error}'
   except (ValueError, TypeError, RecursionError) as error:
@@ -254,7 +254,7 @@ def _are_texts(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-# The entries of the snapshot, each with a check of its type.
+# The entries of config.json, each with a check of its type.
 CONTENT: dict[str, Callable[[Any], bool]] = {
   'config': lambda value: isinstance(value, dict),
   'data': lambda value: isinstance(value, str),

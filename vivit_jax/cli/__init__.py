@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vivit` command, one file a subcommand; libraries are imported late: --help is quick."""
+"""The `vivit` command, one file per subcommand; libraries are imported late to keep --help fast."""

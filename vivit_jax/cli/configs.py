@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit configs`: lists the recipes, and copies them to be changed."""
+"""`vivit configs`: lists recipes, and copies them for editing."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 from vivit_jax.cli.options import add_command
 
 HELP = """
-A recipe is used by its name: --config=kinetics400:B/16x2,factorised_encoder. Its file says which
-variants it has, after the colon.
+Use a recipe by its name: --config=kinetics400:B/16x2,factorised_encoder. The variants, after the
+colon, are described in its file.
 
 examples:
   vivit configs
@@ -22,8 +22,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'configs',
     run,
-    summary='list the recipes that come with the package, or copy one',
-    description='Lists the recipes, which --config takes by name.',
+    summary='list the recipes of this package, or copy one',
+    description='Lists the recipes, which can be used by name with --config.',
     usage='[copy NAME [TARGET]]',
     epilog=HELP,
   )
@@ -32,19 +32,19 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     actions,
     'configs copy',
     run_copy,
-    summary='write the file of a recipe, to be changed',
-    description='Writes the file of a recipe.',
+    summary='copy the file of a recipe for editing',
+    description='Copies the file of a recipe.',
     usage='NAME [TARGET]',
     epilog='',
   )
-  copying.add_argument('name', metavar='NAME', help='of a recipe, e.g. finetune')
+  copying.add_argument('name', metavar='NAME', help='name of a recipe, e.g. finetune')
   copying.add_argument(
     'target',
     nargs='?',
     type=Path,
     default=Path(),
     metavar='TARGET',
-    help='file to write, or the folder to write NAME.py into (this one)',
+    help='file to write, or folder for NAME.py (default: current folder)',
   )
 
 

@@ -20,7 +20,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     'convert',
     run,
     summary='write a checkpoint in another format',
-    description='Writes a checkpoint of any format as another program or a training run reads it.',
+    description='Converts a checkpoint of any format for another library or for training.',
     usage='SOURCE TARGET --to=FORMAT',
     epilog=HELP,
   )
@@ -31,8 +31,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     required=True,
     choices=('huggingface', 'safetensors', 'orbax'),
     metavar='FORMAT',
-    help='huggingface (a folder for VivitForVideoClassification), safetensors (one file, all '
-    'models) or orbax (a workdir as `vivit train` leaves it)',
+    help='huggingface (a folder for transformers), safetensors (one file, all models) or orbax (a '
+    'workdir like that of `vivit train`)',
   )
   add_facts(command)
 
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
   """Runs the command."""
   use_cpu()
   from vivit_jax.weights import export, huggingface
-  from vivit_jax.weights.pretrained import load_pretrained, write_run
+  from vivit_jax.weights.pretrained import load_pretrained
+  from vivit_jax.weights.runs import write_run
 
   target = Path(options.target)
   if target.exists():

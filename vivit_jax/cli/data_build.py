@@ -8,8 +8,9 @@ from vivit_jax.cli.options import add_command
 from vivit_jax.errors import ConfigError
 
 HELP = """
-Videos are checked frame by frame, copied (or encoded anew, if asked) into ArrayRecord shards that
-tensorflow-datasets reads too, and read back. Killed, the same command goes on where it was.
+All frames of the videos are checked. The videos are copied (or re-encoded, with the options below)
+into ArrayRecord shards, which tensorflow-datasets can also read, and verified. If the command is
+interrupted, run it again to resume.
 
 examples:
   vivit data build kinetics400 kinetics400-256 --short-side=256 --key-frames=12
@@ -23,21 +24,21 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data build',
     run,
-    summary='prepare videos for training: checked, encoded, in shards',
-    description='Prepares the videos of a folder of manifests, for --config.data.root.',
+    summary='prepare videos for training: check, encode, write shards',
+    description='Prepares the videos of a folder of manifests for --config.data.root.',
     usage='SOURCE_ROOT TARGET [--short-side=N] [--key-frames=N] [--max-bad-fraction=FRACTION]',
     epilog=HELP,
   )
-  command.add_argument('source', metavar='SOURCE_ROOT', help='folder of train.csv and classes/')
+  command.add_argument('source', metavar='SOURCE_ROOT', help='folder with train.csv and classes/')
   command.add_argument('target', metavar='TARGET', help='folder to write')
   command.add_argument(
-    '--short-side', type=int, metavar='N', help='encode with the shorter side of N pixels, at most'
+    '--short-side', type=int, metavar='N', help='re-encode with a shorter side of at most N pixels'
   )
   command.add_argument(
     '--key-frames',
     type=int,
     metavar='N',
-    help='encode with a key frame every N frames (12 where encoding has another reason)',
+    help='re-encode with a key frame every N frames (12 if re-encoding for another reason)',
   )
   command.add_argument(
     '--max-bad-fraction',

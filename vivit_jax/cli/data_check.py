@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data check`: which videos of a data set cannot be read."""
+"""`vivit data check`: finds unreadable videos of a data set."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 from vivit_jax.cli.options import add_command
 
 HELP = """
-An interrupted check goes on where it was when it is run again; files that did not change are not
-read again. Training and evaluation leave out what FOLDER/quarantine.csv lists.
+If the check is interrupted, run it again to resume; unchanged files are not read again. Training
+and evaluation skip the videos listed in FOLDER/quarantine.csv.
 
 examples:
   vivit data check FOLDER
@@ -22,23 +22,25 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data check',
     run,
-    summary='find the videos that cannot be read',
+    summary='find videos that cannot be read',
     description=(
-      'Decodes every video that manifests name and writes a list of the bad ones, quarantine.csv.\n'
-      'Files that crash, stall or flood the decoder end one process only. Exit code 1 if any is '
-      'bad.'
+      'Decodes all videos in manifests and writes a list of the bad ones, quarantine.csv.\n'
+      'Files that crash or hang the decoder, or exhaust its memory, only end one worker process.\n'
+      'Exit code 1 if any video is bad.'
     ),
     usage='FOLDER|CSV [--split=SPLIT] [--quick] [--workers=N] [--timeout=S] [--output=FILE]',
     epilog=HELP,
   )
-  command.add_argument('source', type=Path, metavar='FOLDER|CSV', help='manifests, or one of them')
-  command.add_argument('--split', metavar='SPLIT', help='train, validation or test (all)')
+  command.add_argument(
+    'source', type=Path, metavar='FOLDER|CSV', help='folder of manifests, or one manifest'
+  )
+  command.add_argument('--split', metavar='SPLIT', help='train, validation or test (default: all)')
   command.add_argument(
     '--quick', action='store_true', help='decode the first, middle and last frames instead of all'
   )
-  command.add_argument('--workers', type=int, metavar='N', help='processes (one per core)')
+  command.add_argument('--workers', type=int, metavar='N', help='processes (default: one per core)')
   command.add_argument(
-    '--timeout', type=float, metavar='S', help='seconds per video (30, and one per megabyte)'
+    '--timeout', type=float, metavar='S', help='seconds per video (30, plus 1 per megabyte)'
   )
   command.add_argument(
     '--output', type=Path, metavar='FILE', help='list to write (FOLDER/quarantine.csv)'
@@ -46,7 +48,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs the command; 1 where a video is bad."""
+  """Runs the command; returns 1 if a video is bad."""
   import os
 
   from vivit_jax.data.prepare.check import Check, files_of, splits_of
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     check.run(workers, options.timeout)
   except KeyboardInterrupt:
     done = len(check.found)
-    print(f'{done:,} of {len(check.files):,} files are known: run it again to go on')
+    print(f'{done:,} of {len(check.files):,} files are checked: run it again to resume')
     raise
   if not check.bad:
     print(f'all {len(check.files):,} files can be read')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit data index`: manifests from a folder of videos or official annotation files."""
+"""`vivit data index`: creates manifests from a folder of videos or official annotation files."""
 
 import argparse
 import re
@@ -19,14 +19,15 @@ examples:
   vivit data index EPIC-KITCHENS --annotations=epic-kitchens-100-annotations
   vivit data index UCF-101 --annotations=ucfTrainTestlist --format=ucf101:2
 
-formats: folder (one's own), kinetics, something_something, epic_kitchens, moments_in_time, ucf101
+formats: folder (one's own), unlabeled (all videos of a folder, for masked pretraining), kinetics,
+something_something, epic_kitchens, moments_in_time, ucf101
 (ucf101:2 and ucf101:3 for its other two divisions)
 
-docs/data.md says how the folders of each format look.
+docs/data.md describes the folders of each format.
 """
 
 
-RECIPES = {  # by format and number of classes per head: a part of a data set has fewer
+RECIPES = {  # by format and number of classes per head; a subset may have fewer
   ('kinetics', (400,)): 'kinetics400',
   ('kinetics', (600,)): 'kinetics600',
   ('something_something', (174,)): 'something_something_v2',
@@ -42,48 +43,57 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'data index',
     run,
-    summary='list the videos of a folder or of a public data set for training',
+    summary='create manifests for a folder of videos or a public data set',
     description=(
-      'Writes train.csv, validation.csv, test.csv and classes/, from which `vivit train` trains.\n'
-      'Videos that annotations name but that are not there are left out and listed in missing.csv.'
+      'Writes train.csv, validation.csv, test.csv and classes/ for `vivit train`.\n'
+      'Annotated videos that do not exist are left out and listed in missing.csv.'
     ),
     usage='FOLDER [--format=FORMAT] [--annotations=FOLDER] [--output=FOLDER] [--force]',
     epilog=HELP,
   )
-  command.add_argument('source', metavar='FOLDER', help='where the videos are, or a CSV of them')
-  command.add_argument('--format', metavar='FORMAT', help='found out from the files')
   command.add_argument(
-    '--annotations', type=Path, metavar='FOLDER', help='of the annotation files, if elsewhere'
+    'source', metavar='FOLDER', help='folder of the videos, or a CSV that lists them'
   )
   command.add_argument(
-    '--output', type=Path, metavar='FOLDER', help='to write to (default: FOLDER)'
+    '--format', metavar='FORMAT', help='format of the annotations (default: detected)'
   )
-  command.add_argument('--force', action='store_true', help='replace manifests that differ')
+  command.add_argument(
+    '--annotations',
+    type=Path,
+    metavar='FOLDER',
+    help='folder of the annotation files (default: FOLDER)',
+  )
+  command.add_argument(
+    '--output', type=Path, metavar='FOLDER', help='output folder (default: FOLDER)'
+  )
+  command.add_argument('--force', action='store_true', help='replace existing manifests')
 
 
 def run(options: argparse.Namespace) -> int:
   """Runs the command."""
-  from vivit_jax.data.index.formats import FORMATS, OWN, read_index
+  from vivit_jax.data.index.formats import FORMATS, OWN, UNLABELED, read_index
   from vivit_jax.data.index.write import MISSING, as_table, write
   from vivit_jax.errors import ConfigError, nearest, printable
 
-  if options.format not in (None, OWN, *FORMATS):
-    raise ConfigError(
-      f'--format={options.format} is unknown{nearest(options.format, [*FORMATS, OWN])}'
-    )
+  known = [*FORMATS, OWN, UNLABELED]
+  if options.format not in (None, *known):
+    raise ConfigError(f'--format={options.format} is unknown{nearest(options.format, known)}')
   form, index, folder = read_index(Path(options.source), options.format, options.annotations)
   output = options.output or folder
   write(index, folder, output, options.force)
   print(f'{form}: {printable(str(folder))}\n{as_table(index)}')
   missing = sum(row.path is None for row in index.rows)
   if missing:
-    print(printable(f'{missing:,} annotated videos are not there: {output / MISSING}'))
+    print(printable(f'{missing:,} annotated videos do not exist: {output / MISSING}'))
   print(f'\n{printable(_next_command(form, index, output))}')
   return 0
 
 
 def _next_command(form: str, index: 'Index', output: Path) -> str:
-  """Returns what trains on the data: its own recipe where it is whole, else a fine-tune."""
+  """Returns the command to train on the data: its recipe if it is complete, or else finetune."""
+  if not index.classes:
+    root = shlex.quote(str(output))
+    return f'vivit train --config=pretrain:B/16x2 --config.data.root={root} --workdir=RUN'
   counts = tuple(len(names) for names in index.classes.values())
   recipe = RECIPES.get((form.partition(':')[0], counts))
   words = [f'vivit train --config={recipe or "finetune"}']
@@ -93,7 +103,7 @@ def _next_command(form: str, index: 'Index', output: Path) -> str:
     words.append('--config.task.kind=multi_label')
   if recipe is None and heads != ('label',):
     names = f"('{heads[0]}',)" if len(heads) == 1 else str(heads).replace(' ', '')
-    plain = re.fullmatch(r"[\w(), '.-]+", names) is not None  # shlex would quote each quote
+    plain = re.fullmatch(r"[\w(), '.-]+", names) is not None  # shlex would escape every quote
     quoted = f'"{names}"' if plain else shlex.quote(names)
     words.append(f'--config.task.heads={quoted}')
   if recipe is None and heads == ('verb', 'noun'):

@@ -21,14 +21,14 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     'evaluate',
     run,
     summary='evaluate a trained model with several views',
-    description='Evaluates a run on its test videos; writes report.json, pictures and report.html.',
+    description='Evaluates a run on its test videos; writes report.json, figures and report.html.',
     usage='--workdir=FOLDER [--step=STEP] [--views=TxS] [--split=SPLIT] [--output=FOLDER] '
     '[--predictions=FORMAT]',
     epilog=HELP,
   )
   command.add_argument('--workdir', metavar='FOLDER', help='folder of the run')
   command.add_argument(
-    '--step', default='best', metavar='STEP', help="'best' (default), 'last' or a kept step"
+    '--step', default='best', metavar='STEP', help="'best' (default), 'last' or a saved step"
   )
   command.add_argument(
     '--views', metavar='TxS', help='temporal x spatial views (default: those of the run, e.g. 4x3)'
@@ -37,20 +37,20 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     '--split',
     choices=('train', 'validation', 'test'),
     metavar='SPLIT',
-    help='train, validation or test (default: test, or validation where there is no test.csv)',
+    help='train, validation or test (default: test, or validation if there is no test.csv)',
   )
   command.add_argument(
     '--output',
     metavar='FOLDER',
-    help="of the report (default: WORKDIR/evaluations/SPLIT-STEP-VIEWS, or WORKDIR, training's own "
-    'report, where nothing else is asked for)',
+    help='folder of the report (default: WORKDIR/evaluations/SPLIT-STEP-VIEWS, or WORKDIR if no '
+    'other option is given)',
   )
   command.add_argument(
     '--predictions',
     choices=('csv', 'parquet'),
     metavar='FORMAT',
-    help='also write predictions.csv or .parquet beside the report: each video with the '
-    'probability of every class',
+    help='csv or parquet: also write predictions.FORMAT beside the report, with the probability of '
+    'every class for each video',
   )
   add_launch(command)
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
   folder = workdir(options)
   views = parse_views(options.views) if options.views else None
-  start(options, Faults().heartbeat_timeout_seconds)  # before the run's own can be read
+  start(options, Faults().heartbeat_timeout_seconds)  # the run's config cannot be read yet
   keep_compiled_programs()
   names = ('step', 'views', 'split', 'output', 'predictions')
   assert_equal_on_all_hosts(versions() | {f'--{name}': getattr(options, name) for name in names})

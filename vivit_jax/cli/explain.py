@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit explain`: where a model looks."""
+"""`vivit explain`: attention maps."""
 
 import argparse
 from pathlib import Path
@@ -7,10 +7,10 @@ from pathlib import Path
 from vivit_jax.cli.options import add_checkpoint, add_command, facts
 
 HELP = """
-Explains the clip in the middle of the video. By default the map is attention rollout: which parts
-of the clip reach the classifier, whatever it answers. With --class it is the absolute gradient of
-one class: which parts would change that answer. Colors have one scale for the whole clip, so frames
-can be compared. FOLDER gets NAME.mp4, NAME.png (frames above, map below) and NAME.npy (the map).
+Explains the central clip of the video. By default the map is attention rollout: which parts of the
+clip reach the classifier, for no particular class. With --class it is the absolute gradient of one
+class: which parts would change its logit. The color scale is the same for the whole clip, so frames
+can be compared. Writes NAME.mp4, NAME.png (frames above, map below) and NAME.npy (the map).
 
 examples:
   vivit explain runs/digits clip.mp4 --output=why
@@ -24,16 +24,19 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'explain',
     run,
-    summary='show where in space and time a model looks',
-    description='Writes a map of where a model looks in a video, over its frames.',
+    summary='show what a model attends to in space and time',
+    description='Writes an attention map over the frames of a video.',
     usage='CHECKPOINT VIDEO --output=FOLDER [--class=LABEL]',
     epilog=HELP,
   )
   add_checkpoint(command)
   command.add_argument('video', type=Path, metavar='VIDEO', help='a video file')
-  command.add_argument('--output', type=Path, required=True, metavar='FOLDER', help='to write into')
+  command.add_argument('--output', type=Path, required=True, metavar='FOLDER', help='output folder')
   command.add_argument(
-    '--class', dest='label', metavar='LABEL', help='explain this class, by gradient (rollout)'
+    '--class',
+    dest='label',
+    metavar='LABEL',
+    help='explain this class by its gradient (default: rollout)',
   )
 
 
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
   target = options.output / options.video.stem
   for suffix in ('.mp4', '.png', '.npy'):
     if target.with_name(target.name + suffix).exists():
-      raise ConfigError(f'{target}{suffix} exists: give another --output, or delete it first')
+      raise ConfigError(f'{target}{suffix} exists: give another --output or delete it first')
   pretrained = load_pretrained(options.checkpoint, **facts(options))
   explainer = Explainer(pretrained, options.label, stride=options.stride)
   try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit export`: a trained model for other programs."""
+"""`vivit export`: exports a trained model for other programs."""
 
 import argparse
 from pathlib import Path
@@ -7,13 +7,13 @@ from pathlib import Path
 from vivit_jax.cli.options import add_checkpoint, add_command, facts
 
 HELP = """
-The exported program is run on made-up clips before it gets its name: if its logits are off by more
-than 0.0001, nothing is left and the reason is printed.
+The exported program is verified on synthetic clips. If its logits differ by more than 0.0001,
+nothing is written and the difference is printed.
 
 formats:
-  onnx       one file, and beside it FILE.data for parameters of a gigabyte or more
-  stablehlo  a folder that JAX and NumPy alone can run, on CPUs, GPUs and TPUs
-  page       a folder for any web server: drop a video, see the best labels; no network needed
+  onnx       one file, plus FILE.data for parameters of a gigabyte or more
+  stablehlo  a folder that needs only JAX and NumPy to run, on CPUs, GPUs and TPUs
+  page       a folder for any web server: drop a video, see the top labels; no network needed
 
 examples:
   vivit export runs/digits digits.onnx --to=onnx
@@ -28,13 +28,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'export',
     run,
-    summary='write a model for other programs: ONNX, StableHLO, or a web page',
-    description='Writes a trained model as ONNX, as StableHLO or as a web page.',
+    summary='export a model: ONNX, StableHLO, or a web page',
+    description='Exports a trained model as ONNX, StableHLO or a web page.',
     usage='CHECKPOINT TARGET --to=FORMAT [--batch=N|any] [--input=uint8|float]',
     epilog=HELP,
   )
   add_checkpoint(command)
-  command.add_argument('target', type=Path, metavar='TARGET', help='to write; must not exist')
+  command.add_argument('target', type=Path, metavar='TARGET', help='output; must not exist')
   command.add_argument(
     '--to',
     required=True,
@@ -42,20 +42,20 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     metavar='FORMAT',
     help='onnx, stablehlo or page',
   )
-  command.add_argument('--batch', default='any', metavar='N|any', help='clips at a time (any)')
+  command.add_argument('--batch', default='any', metavar='N|any', help='batch size (any)')
   command.add_argument(
     '--input',
     default='uint8',
     choices=('uint8', 'float'),
     metavar='TYPE',
-    help='uint8: RGB pixels, preprocessing inside (default); float: values, described in the '
-    'metadata',
+    help='uint8: RGB pixels, with normalization inside (default); float: normalized values, see '
+    'the metadata',
   )
   command.add_argument(
     '--runtime',
     type=Path,
     metavar='FOLDER',
-    help="page: folder of npm's onnxruntime-web package (fetched by npm)",
+    help='page: folder of the npm package onnxruntime-web (default: download it with npm)',
   )
 
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
   """Runs the command."""
   import jax
 
-  # Leaves accelerators to a run that may hold them, and compares in full float32.
+  # Does not take accelerators from a running job, and compares in full float32.
   jax.config.update('jax_platforms', 'cpu')
   from vivit_jax.errors import ConfigError
   from vivit_jax.inference.export import make_export, megabytes
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
       '--to=page takes neither --batch nor --input: its page calls the model itself'
     )
   if options.runtime is not None and options.to != 'page':
-    raise ConfigError(f'--runtime={options.runtime} goes with --to=page')
+    raise ConfigError(f'--runtime={options.runtime} is only for --to=page')
   if options.target.exists():
     raise ConfigError(f'{options.target} exists: give another TARGET, or delete it first')
   write = writer(options.to)
@@ -98,5 +98,5 @@ def _batch(text: str) -> int | None:
   if text == 'any':
     return None
   if not text.isdecimal():
-    raise ConfigError(f'--batch={text} is no number of clips: give 1 or more, or any')
+    raise ConfigError(f'--batch={text} is not a number of clips: give 1 or more, or any')
   return int(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit features`: what a model makes of videos, in files that other programs read."""
+"""`vivit features`: writes features of videos to NumPy or Parquet files."""
 
 import argparse
 from pathlib import Path
@@ -7,15 +7,14 @@ from pathlib import Path
 from vivit_jax.cli.options import add_checkpoint, add_command, facts
 
 HELP = """
-FOLDER gets one file per video and index.csv, which says what became of each. Windows follow each
-other over the whole video; each row has the seconds it is of. Run the same command again to
-continue one that was stopped: finished videos are not read again. Exit code 1 if a video could not
-be read.
+Writes one file per video and index.csv, with the result for each video, to FOLDER. Windows cover
+the whole video; each row has its start and end in seconds. Run the same command again to resume:
+finished videos are not read again. Exit code 1 if a video could not be read.
 
 levels:
-  clip    a row [D] per window: what the classifier sees
-  frames  a row [D] per tubelet of frames
-  tokens  a row [S, D] per tubelet: each patch of it, row by row
+  clip    one row [D] per window: the input of the classifier
+  frames  one row [D] per tubelet of frames
+  tokens  one row [S, D] per tubelet: its patches, row by row
 
 examples:
   vivit features runs/digits VIDEOS --output=features
@@ -29,14 +28,14 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'features',
     run,
-    summary='write what a model makes of videos before its classifier',
-    description='Writes features of videos, with their seconds, as NumPy or Parquet files.',
+    summary='write features of videos',
+    description='Writes features of videos, with their times, to NumPy or Parquet files.',
     usage='CHECKPOINT VIDEO... --output=FOLDER [--level=L] [--window=S] [--hop=S] [--to=FORMAT]',
     epilog=HELP,
   )
   add_checkpoint(command)
   command.add_argument('videos', nargs='+', metavar='VIDEO', help='video, folder, or CSV with path')
-  command.add_argument('--output', type=Path, required=True, metavar='FOLDER', help='to write into')
+  command.add_argument('--output', type=Path, required=True, metavar='FOLDER', help='output folder')
   command.add_argument(
     '--level',
     default='clip',
@@ -45,10 +44,13 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     help='clip, frames or tokens (%(default)s)',
   )
   command.add_argument(
-    '--window', type=float, metavar='S', help="seconds of a window (as the checkpoint's stride is)"
+    '--window',
+    type=float,
+    metavar='S',
+    help="seconds per window (default: by the checkpoint's stride)",
   )
   command.add_argument(
-    '--hop', type=float, metavar='S', help='seconds from one window to the next (one window)'
+    '--hop', type=float, metavar='S', help='seconds between windows (default: one window)'
   )
   command.add_argument(
     '--to',
@@ -60,7 +62,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs the command; 1 where a video could not be read."""
+  """Runs the command; returns 1 if a video could not be read."""
   from vivit_jax.data.index.videos import collect_videos
   from vivit_jax.distributed.launch import keep_compiled_programs
   from vivit_jax.errors import ConfigError

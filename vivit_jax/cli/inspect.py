@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit inspect`: what a configuration means, or what a checkpoint holds."""
+"""`vivit inspect`: shows a config or a checkpoint."""
 
 import argparse
 
@@ -20,10 +20,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'inspect',
     run,
-    summary='show a configuration or a checkpoint: tokens, parameters, cost, memory',
+    summary='show a config or a checkpoint: tokens, parameters, cost, memory',
     description=(
-      'Shows what a configuration means, without data, parameters, compilation or accelerator;\n'
-      'or what a checkpoint of any format holds.'
+      'Shows the model and cost of a config, without data, parameters, compiler or accelerator;\n'
+      'or the content of a checkpoint of any format.'
     ),
     usage=(
       '(--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] [--devices=N] | CHECKPOINT) '
@@ -33,31 +33,32 @@ def add(subcommands: argparse._SubParsersAction) -> None:
   )
   command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help=CHECKPOINT)
   command.add_argument(
-    '--devices', type=int, metavar='N', help='where it is to run (default: as config.mesh says)'
+    '--devices', type=int, metavar='N', help='number of devices (default: by config.mesh)'
   )
   command.add_argument('--json', action='store_true', help='print the same as JSON')
   add_facts(command)
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs `vivit inspect`, of a configuration or of a checkpoint."""
+  """Runs the command."""
   use_cpu()
   from vivit_jax.config.file import load
   from vivit_jax.data.splits import with_classes
   from vivit_jax.plan.summary import as_json, as_text, summarise, summarise_checkpoint
+  from vivit_jax.weights.architecture import with_architecture
 
   if bool(options.checkpoint) == bool(options.settings):
     raise ConfigError('give either --config=FILE or a CHECKPOINT to inspect')
   if options.checkpoint and options.devices is not None:
-    raise ConfigError(f'--devices={options.devices} goes with --config=FILE, which has the mesh')
+    raise ConfigError(f'--devices={options.devices} is only for --config=FILE, which has the mesh')
   if options.checkpoint:
     from vivit_jax.weights.pretrained import load_pretrained
 
     summary = summarise_checkpoint(load_pretrained(options.checkpoint, **facts(options)).source)
   else:
-    config = load(options.settings)
+    config = with_architecture(load(options.settings))
     if config.data.root is not None or config.data.source != 'manifests':
-      config = with_classes(config)  # without data they stay unknown
+      config = with_classes(config)  # unknown without data
     summary = summarise(config, options.devices)
   print(as_json(summary) if options.json else as_text(summary))
   return 0

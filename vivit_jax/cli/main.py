@@ -33,8 +33,8 @@ from vivit_jax.distributed import shutdown
 from vivit_jax.distributed.allocator import use_fast_allocator
 from vivit_jax.distributed.launch import quieten_libraries
 
-# Each module declares its command by `add(subcommands)` and runs it by `run(options)`, which
-# returns the exit code and imports what it needs, so that --help is quick.
+# Each module declares its command in `add(subcommands)` and runs it in `run(options)`, which
+# returns the exit code and imports libraries late, so that --help is fast.
 COMMANDS = (
   *(train, evaluate, inspect, convert, predict, plan, configs),
   *(features, explain, timeline, export, push, serve),
@@ -59,10 +59,10 @@ def make_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs one command; reports a user's mistake in one line with exit code 2."""
+  """Runs one command; a UserError is printed in one line, with exit code 2."""
   parser = make_parser()
   arguments = _join_settings(sys.argv[1:] if arguments is None else arguments)
-  # Before argparse, which takes an unknown option with a space in it for a positional argument.
+  # Before argparse, which treats an unknown option that contains a space as a positional argument.
   settings, others = _split_settings(arguments)
   options, rest = parser.parse_known_args(others)
   for argument in rest if options.takes_config else [*rest, *settings]:
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join_settings(arguments: Sequence[str]) -> list[str]:
-  """Joins `--config.name value` to `--config.name=value`, or argparse would take the value."""
+  """Joins `--config.name value` to `--config.name=value`; argparse would take the value."""
   joined: list[str] = []
   for argument in arguments:
     if joined and _is_setting(joined[-1]) and '=' not in joined[-1] and argument[:2] != '--':
@@ -97,7 +97,7 @@ def _is_setting(argument: str) -> bool:
 
 
 def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
-  """Returns the `--config` arguments and all others; after `--` there are only others."""
+  """Splits off the `--config` arguments; arguments after `--` are not settings."""
   end = arguments.index('--') if '--' in arguments else len(arguments)
   settings = [argument for argument in arguments[:end] if _is_setting(argument)]
   others = [argument for argument in arguments[:end] if not _is_setting(argument)]
@@ -105,7 +105,7 @@ def _split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _quieten_orbax() -> None:
-  """Silences Orbax's threads on failures that are also raised, and reported in one line."""
+  """Silences errors in Orbax's threads that are also raised and reported in one line."""
 
   def is_orbax(unraisable: 'sys.UnraisableHookArgs') -> bool:
     closed = str(unraisable.exc_value) == 'Event loop is closed'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the commands, and options that several of them have."""
+"""Parsers of the commands, and options shared by several commands."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from vivit_jax.files import discard_output
 
 
 class Parser(argparse.ArgumentParser):
-  """Reports a wrong command line in one line."""
+  """An ArgumentParser that reports errors in one line."""
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
@@ -36,13 +36,13 @@ def add_command(
   """Declares one command; its parser takes `--config` settings if `usage` has them.
 
   Args:
-    subcommands: of the program, or of the group that the command belongs to.
-    name: with that of its group, e.g. 'data index'.
-    run: runs the command; returns the exit code.
+    subcommands: subparsers of the program, or of the command's group.
+    name: name, including the group, e.g. 'data index'.
+    run: runs the command and returns the exit code.
     summary: one line for the list of commands.
-    description: above the options.
-    usage: follows the name.
-    epilog: below the options; examples.
+    description: text above the options.
+    usage: arguments in the usage line, after the name.
+    epilog: text below the options, with examples.
   """
   command = subcommands.add_parser(
     name.split()[-1],
@@ -58,7 +58,7 @@ def add_command(
 
 
 def open_standard_streams() -> None:
-  """Opens streams that the caller closed (`>&-`), or the next file would get their numbers."""
+  """Opens closed standard streams (`>&-`), since other files would get their descriptors."""
   while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
   os.close(nowhere)
@@ -80,8 +80,8 @@ def flush_output(code: int) -> int:
 
 CONFIG_HELP = """\
 settings:
-  --config=FILE[:VARIANT]         a recipe, e.g. moving_digits or kinetics400:B/16x2, of those that
-                                  `vivit configs` lists; or an ml_collections file, e.g. mine.py
+  --config=FILE[:VARIANT]         a recipe listed by `vivit configs`, e.g. moving_digits or
+                                  kinetics400:B/16x2; or an ml_collections file, e.g. mine.py
   --config.SECTION.NAME=VALUE     overrides one setting, e.g. --config.train.steps=100
                                   (`vivit inspect --config=FILE` lists all of them)
 """
@@ -94,9 +94,9 @@ CHECKPOINT = (
 
 
 def add_facts(command: Parser) -> None:
-  """Adds what a checkpoint's tensors do not tell, one option per field of `CheckpointFacts`."""
+  """Adds one option per field of `CheckpointFacts`, for settings that checkpoints may not have."""
   group = command.add_argument_group(
-    'what the checkpoint does not tell (errors list what is missing)'
+    'settings that the checkpoint does not have (errors list missing ones)'
   )
   for name, hint in typing.get_type_hints(CheckpointFacts).items():
     kind = required(hint)
@@ -112,33 +112,33 @@ def add_facts(command: Parser) -> None:
 
 
 def add_checkpoint(command: Parser) -> None:
-  """Adds the checkpoint as the first argument, and what it does not tell."""
+  """Adds the checkpoint as the first argument, and the options of `add_facts`."""
   command.add_argument('checkpoint', metavar='CHECKPOINT', help=CHECKPOINT)
   add_facts(command)
 
 
 def facts(options: argparse.Namespace) -> dict[str, Any]:
-  """Returns the options of `add_facts` that were given, by the names of `CheckpointFacts`."""
+  """Returns the given options of `add_facts`, by field of `CheckpointFacts`."""
   given = {name: getattr(options, name, None) for name in typing.get_type_hints(CheckpointFacts)}
   return {name: value for name, value in given.items() if value is not None}
 
 
 def workdir(options: argparse.Namespace) -> Path:
-  """Returns --workdir, which is required, though not of argparse: it would hide a misspelt one."""
+  """Returns --workdir. It is required here, as argparse would not report a misspelt option."""
   if not options.workdir:
     options.command.error('give the folder of the run as --workdir=FOLDER')
   return Path(options.workdir)
 
 
 def use_cpu() -> None:
-  """Runs on the CPU: a training run may hold the accelerators."""
+  """Runs on the CPU, since a training run may be using the accelerators."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
 
 
 def parse_views(text: str) -> tuple[int, int]:
-  """Returns temporal and spatial views from `TxS`."""
+  """Parses temporal and spatial views from `TxS`."""
   match = re.fullmatch(r'([1-9]\d{0,8})x([1-9]\d{0,8})', text, re.ASCII)
   if match is None:
     raise ConfigError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit plan`: whether a training step fits, before anything runs."""
+"""`vivit plan`: checks whether a training step fits into memory, before anything runs."""
 
 import argparse
 import sys
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
   from vivit_jax.plan.compile import Compiler
 
 HELP = """
-For TPUs and --device=h100 the step is compiled as it will be, which takes minutes, but needs no
-device (install vivit_jax[plan]; without it an H100 is estimated). For other GPUs it is estimated.
-Where it does not fit, changes are tried from cheap to dear: bfloat16, fsdp, accumulation,
-rematerialisation, context; the table shows what each needs.
+For TPUs and --device=h100, the real step is compiled, which takes minutes but needs no device
+(install vivit_jax[plan]; without it, the memory on an H100 is estimated). For other GPUs it is
+estimated. If the step does not fit, changes are tried from cheap to costly: bfloat16, fsdp,
+accumulation, rematerialization, context. The table shows the memory with each.
 
 examples:
   vivit plan --config=kinetics400:L/16x2,factorised_encoder --topology=v5e:8x8
@@ -31,10 +31,10 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'plan',
     run,
-    summary='say whether training fits into the memory of devices, before anything runs',
+    summary='check whether training fits into device memory, before anything runs',
     description=(
-      'Says whether a training step fits into the memory of devices that need not be there, and\n'
-      'if not, what makes it fit. Exit code 1 if nothing does.'
+      'Checks whether a training step fits into the memory of devices that this machine may not\n'
+      'have, and if not, which changes make it fit. Exit code 1 if none does.'
     ),
     usage=(
       '--config=FILE[:VARIANT] [--config.x=y ...] (--topology=v5e:8x8 |'
@@ -42,26 +42,26 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     ),
     epilog=HELP,
   )
-  command.add_argument('--topology', metavar='NAME:SHAPE', help='of TPUs, e.g. v5e:8x8 or v6e:4x4')
-  command.add_argument('--device', metavar='NAME', help='kind of GPU that is compiled for: h100')
-  command.add_argument('--device-memory', metavar='SIZE', help='of each GPU, e.g. 80GB')
+  command.add_argument('--topology', metavar='NAME:SHAPE', help='TPUs, e.g. v5e:8x8 or v6e:4x4')
+  command.add_argument('--device', metavar='NAME', help='GPU to compile for: h100')
+  command.add_argument('--device-memory', metavar='SIZE', help='memory of each GPU, e.g. 80GB')
   command.add_argument('--devices', type=int, metavar='N', help='number of GPUs')
   command.add_argument(
-    '--seconds', type=float, default=900.0, metavar='S', help='to compile one step at most (900)'
+    '--seconds', type=float, default=900.0, metavar='S', help='time limit per compilation (900)'
   )
   command.add_argument('--json', action='store_true', help='print the same as JSON')
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs the command; 1 where nothing makes the step fit."""
+  """Runs the command; returns 1 if nothing makes the step fit."""
   use_cpu()
   from vivit_jax.config.file import load
-  from vivit_jax.data.splits import with_classes
   from vivit_jax.plan import report
   from vivit_jax.plan.search import GPU_SHARE, search
+  from vivit_jax.weights.architecture import resolved
 
   devices, memory = _devices(options)
-  config = with_classes(load(options.settings))
+  config = resolved(load(options.settings))
   topology = options.topology or (options.device and f'{options.device}:{devices}')
   compiler = _compiler(topology, options) if topology else None
   available = memory if options.topology else int(GPU_SHARE * memory)
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compiler(topology: str, options: argparse.Namespace) -> 'Compiler | None':
-  """Returns the compiler for a topology; none for a GPU whose compiler is not installed."""
+  """Returns the compiler for a topology, or None for a GPU whose compiler is not installed."""
   from vivit_jax.plan.compile import Compiler
 
   try:
@@ -82,7 +82,7 @@ def _compiler(topology: str, options: argparse.Namespace) -> 'Compiler | None':
   except ConfigError as error:
     if options.topology:
       raise
-    print(f'vivit: {error}; estimated instead', file=sys.stderr)
+    print(f'vivit: {error}; using an estimate instead', file=sys.stderr)
     return None
 
 
@@ -98,7 +98,7 @@ def _devices(options: argparse.Namespace) -> tuple[int, int]:
       'give either --topology=v5e:8x8, or --devices=8 with --device=h100 or --device-memory=80GB'
     )
   if options.devices < 1:
-    raise ConfigError(f'--devices={options.devices} is no number of GPUs')
+    raise ConfigError(f'--devices={options.devices} is not a number of GPUs')
   if options.device is None:
     return options.devices, parse_memory(options.device_memory)
   if options.device != 'h100':

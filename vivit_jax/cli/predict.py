@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit predict`: the most probable classes of videos."""
+"""`vivit predict`: predicts the classes of videos."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'predict',
     run,
-    summary='name what videos show',
+    summary='predict the classes of videos',
     description='Prints the most probable classes of videos, averaged over several views.',
     usage='--checkpoint=CHECKPOINT VIDEO... [--views=TxS] [--top=N] [--json | --output=FILE]',
     epilog=HELP,
@@ -28,14 +28,14 @@ def add(subcommands: argparse._SubParsersAction) -> None:
   command.add_argument('videos', nargs='+', metavar='VIDEO', help='video, folder, or CSV with path')
   command.add_argument('--checkpoint', required=True, metavar='CHECKPOINT', help=CHECKPOINT)
   command.add_argument(
-    '--views', metavar='TxS', help='temporal x spatial (those of the checkpoint, else 4x3)'
+    '--views', metavar='TxS', help='temporal x spatial (default: those of the checkpoint, or 4x3)'
   )
   command.add_argument('--top', type=int, default=5, metavar='N', help='classes per video (5)')
   command.add_argument(
     '--output',
     type=Path,
     metavar='FILE',
-    help='instead of printing, write FILE.csv or FILE.parquet (new), with the probability of every '
+    help='instead of printing, write a new .csv or .parquet file with the probability of every '
     'class',
   )
   command.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -43,7 +43,7 @@ def add(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs `vivit predict`; 1 where a video could not be read."""
+  """Runs the command; returns 1 if a video could not be read."""
   from vivit_jax.inference.predict import run
   from vivit_jax.weights.pretrained import load_pretrained
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit serve`: a page on this machine that answers dropped videos."""
+"""`vivit serve`: a local web page that analyzes dropped videos."""
 
 import argparse
 
 from vivit_jax.cli.options import add_checkpoint, add_command, facts
 
 HELP = """
-Only this machine can reach the page (127.0.0.1). Uploads are deleted as soon as they are answered.
-Ctrl-C ends it.
+The page is reachable only from this machine (127.0.0.1). Uploads are deleted after the analysis.
+Press Ctrl-C to stop.
 
 example:
   vivit serve runs/digits
@@ -22,14 +22,14 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     run,
     summary='show labels, timeline and attention of dropped videos on a local page',
     description='Serves a page on 127.0.0.1: drop a video, see its labels, their timeline\n'
-    'and where the model looked.',
+    'and an attention map.',
     usage='CHECKPOINT [--port=N] [--max-megabytes=N]',
     epilog=HELP,
   )
   add_checkpoint(command)
   command.add_argument('--port', type=int, default=8000, metavar='N', help='(%(default)s)')
   command.add_argument(
-    '--max-megabytes', type=int, default=200, metavar='N', help='of an upload (%(default)s)'
+    '--max-megabytes', type=int, default=200, metavar='N', help='upload limit (%(default)s)'
   )
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
   pretrained = load_pretrained(options.checkpoint, **facts(options))
   answerer = Answerer(pretrained, stride=options.stride)
   with Server(answerer, options.checkpoint, options.port, options.max_megabytes) as server:
-    print(f'{server.url} (Ctrl-C ends it)', flush=True)
+    print(f'{server.url} (press Ctrl-C to stop)', flush=True)
     try:
       server.serve_forever()
     except KeyboardInterrupt:

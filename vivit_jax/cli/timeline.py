@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit timeline`: labels over time."""
+"""`vivit timeline`: labels of long videos over time."""
 
 import argparse
 import csv
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 TOP = 5  # labels of each window in JSON and CSV
 
 HELP = """
-Windows as long as a clip of the model follow each other, --hop seconds apart; neighbours of one
-label become a segment. With a factorised encoder each tubelet of frames is encoded once for all
-windows, so a hop of one tubelet (the default) costs little. A video shorter than a window is one
-window, which begins again. Exit code 1 if a video could not be read.
+The model is run on windows of the length of a clip, --hop seconds apart; consecutive windows with
+the same label are merged to a segment. With a factorised encoder, each tubelet of frames is encoded
+once for all windows, so a hop of one tubelet (the default) is cheap. A video shorter than a window
+is looped. Exit code 1 if a video could not be read.
 
 examples:
   vivit timeline runs/digits long.mp4
@@ -39,8 +39,8 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     subcommands,
     'timeline',
     run,
-    summary='name what long videos show, and when',
-    description='Prints which labels hold from when to when.',
+    summary='predict the labels of long videos over time',
+    description='Prints segments of videos with their labels, start and end.',
     usage='CHECKPOINT VIDEO... [--hop=S] [--json | --csv] [--html=FILE]',
     epilog=HELP,
   )
@@ -50,18 +50,18 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     '--hop',
     type=float,
     metavar='S',
-    help='seconds from one window to the next (one tubelet; for other models than the factorised '
-    'encoder a quarter of a window)',
+    help='seconds between windows (default: one tubelet; for models other than the factorised '
+    'encoder, a quarter of a window)',
   )
   form = command.add_mutually_exclusive_group()
   form.add_argument('--json', action='store_true', help='print segments and windows as JSON')
-  form.add_argument('--csv', action='store_true', help='print the best labels of each window')
-  command.add_argument('--html', type=Path, metavar='FILE', help='write a page too')
+  form.add_argument('--csv', action='store_true', help='print the top labels of each window')
+  command.add_argument('--html', type=Path, metavar='FILE', help='also write a web page')
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """One video's timeline; or why there is none."""
+  """One video's timeline, or the error if there is none."""
 
   path: str
   error: str | None = None
@@ -71,7 +71,7 @@ class Answer:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Runs the command; 1 where a video could not be read."""
+  """Runs the command; returns 1 if a video could not be read."""
   from vivit_jax.data.index.videos import collect_videos
   from vivit_jax.data.video.reader import DecodeError
   from vivit_jax.distributed.launch import keep_compiled_programs
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _windows(answer: Answer, names: dict[str, tuple[str, ...]]) -> list[tuple[Any, ...]]:
-  """Returns (start, end, head, label, probability) of the best labels of each window."""
+  """Returns (start, end, head, label, probability) of the top labels of each window."""
   assert answer.timeline is not None
   rows = []
   for k, (start, end) in enumerate(answer.timeline.seconds.tolist()):

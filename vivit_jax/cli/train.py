@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vivit train`: trains a model, or continues a run that was stopped."""
+"""`vivit train`: trains a model, or continues a stopped run."""
 
 import argparse
 import signal
@@ -23,23 +23,23 @@ def add(subcommands: argparse._SubParsersAction) -> None:
     summary='train a model, evaluate it and write a report',
     description=(
       'Trains a model, evaluates it with several views and writes a report.\n'
-      'Run the same command again to continue a run that was stopped.'
+      'Run the same command again to continue a stopped run.'
     ),
     usage='--config=FILE[:VARIANT] [--config.SECTION.NAME=VALUE ...] --workdir=FOLDER',
     epilog=CONFIG_HELP + HELP,
   )
-  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; made if missing')
+  command.add_argument('--workdir', metavar='FOLDER', help='folder of the run; created if missing')
   command.add_argument(
     '--overfit-one-batch',
     action='store_true',
-    help='instead, check in a minute whether the model can learn one batch by heart (exit code 1 '
-    'if not); writes nothing',
+    help='instead, check within a minute that the model can overfit one batch (exit code 1 if '
+    'not); writes nothing',
   )
   command.add_argument(
     '--allow-changes',
     action='store_true',
-    help='continue the run although settings or data are no longer those it was trained with so '
-    'far; config.json then lists what changed',
+    help='continue the run even if settings or data have changed; the changes are recorded in '
+    'config.json',
   )
   command.add_argument(
     '--profile',

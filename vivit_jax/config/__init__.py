@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is made of: settings, their defaults and checks, and config files."""
+"""Settings of a run with their defaults and checks, and config files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ml_collections files and command-line overrides in, a checked `Config` out."""
+"""Turns an ml_collections file and command-line overrides into a checked `Config`."""
 
 import ast
 import dataclasses
@@ -22,9 +22,9 @@ from vivit_jax.errors import ConfigError, nearest
 
 
 def defaults() -> config_dict.ConfigDict:
-  """Returns all settings with their defaults as a locked ConfigDict, for a config file to change.
+  """Returns all settings with their defaults as a locked ConfigDict that config files modify.
 
-  Settings that may be None are placeholders, so that files can set them.
+  Settings that may be None are placeholders, so config files can set them.
   """
   return _section(Config()).lock()
 
@@ -43,7 +43,7 @@ def _section(section: Any) -> config_dict.ConfigDict:
 
 
 def _plain_type(hint: Any) -> type:
-  """Returns the type of an optional setting's values: int for int | None."""
+  """Returns the type of an optional setting without None: int for int | None."""
   kind = required(hint)
   return type(typing.get_args(kind)[0]) if typing.get_origin(kind) is typing.Literal else kind
 
@@ -62,7 +62,7 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
   match = re.fullmatch(r'([A-Za-z]+)/(\d+)x(\d+)', name)
   if match is None or match[1] not in SIZES:
     raise ConfigError(
-      f'{variant!r} names no model: write SIZE/PATCHxTUBELET[,ATTENTION], e.g. '
+      f'{variant!r} is not a model name: write SIZE/PATCHxTUBELET[,ATTENTION], e.g. '
       f'B/16x2,factorised_encoder, with SIZE one of {", ".join(SIZES)}'
     )
   if attention:
@@ -80,10 +80,10 @@ def apply_variant(config: config_dict.ConfigDict, variant: str) -> config_dict.C
 def load(arguments: Sequence[str]) -> Config:
   """Reads `--config=FILE[:VARIANT]` and `--config.section.name=value` overrides.
 
-  FILE is a path, or the name of a recipe that comes with the package; a file wins.
+  FILE is a path or the name of a recipe of this package. If both exist, the file is used.
 
   Raises:
-    ConfigError: one line, for a missing file, a misspelt setting or a value that cannot be used.
+    ConfigError: in one line, for a missing file, a misspelt setting or an invalid value.
   """
   overrides = [a for a in arguments if a.startswith('--config.')]
   files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
@@ -102,18 +102,18 @@ def load(arguments: Sequence[str]) -> Config:
 
 
 def finish(config: Config) -> Config:
-  """Returns a configuration with what depends on where it is read; raises ConfigError."""
+  """Returns the config with environment-dependent settings resolved; raises ConfigError."""
   check_views(config.evaluate.temporal_views, config.evaluate.spatial_views, config.clip)
   root = config.data.root
   if root is None or '://' in root:
     return config
-  # A run that is continued or evaluated from another folder must find the same videos.
+  # Absolute, so a run resumed or evaluated from another folder finds the same videos.
   root = str(Path(root).expanduser().absolute())
   return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
 def _split_variant(text: str) -> tuple[Path, str]:
-  """Returns FILE and VARIANT of `FILE[:VARIANT]`; a path may have colons itself."""
+  """Returns FILE and VARIANT of `FILE[:VARIANT]`; FILE may contain colons."""
   parts = text.split(':')
   for count in range(len(parts), 0, -1):
     path = Path(':'.join(parts[:count]))
@@ -123,14 +123,14 @@ def _split_variant(text: str) -> tuple[Path, str]:
 
 
 def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
-  """Returns what the file's `get_config` gives for `variant` (its own default if empty)."""
+  """Returns the result of the file's `get_config(variant)`; no argument if `variant` is empty."""
   try:
     get_config = runpy.run_path(str(path)).get('get_config')
     tree = get_config(*([variant] if variant else [])) if callable(get_config) else None
   except ConfigError as error:
     raise ConfigError(f'--config={path}: {error}') from None
   except (Exception, SystemExit) as error:
-    # The user's own code: name the line where it failed, without our frames.
+    # The error is in the user's file: report its line, not a traceback through this package.
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     if isinstance(error, SyntaxError):
@@ -145,16 +145,16 @@ def _run_file(path: Path, variant: str) -> config_dict.ConfigDict:
 
 
 def _set(tree: config_dict.ConfigDict, override: str) -> None:
-  """Puts the value of `--config.section.name=value` into the tree.
+  """Applies `--config.section.name=value` to the tree.
 
   Raises:
-    ConfigError: there is no such setting, no value, or one that the setting cannot have.
+    ConfigError: the setting does not exist, or the value is missing or invalid.
   """
   name, equals, text = override.removeprefix('--config.').partition('=')
   if not equals:
     raise ConfigError(f'{override} has no value: write {override}=VALUE')
   hint = setting_type(name)
-  # Checked here too, before settings that follow this one are computed from it.
+  # Checked already here, because other settings may be computed from this one.
   value = convert(hint, _literal(text, hint), f'config.{name}')
   *sections, last = name.split('.')
   try:
@@ -172,7 +172,7 @@ BOOLEANS = {'true': True, 'false': False, '1': True, '0': False}
 
 
 def _literal(text: str, hint: Any) -> Any:
-  """Returns the value that a text stands for in a setting of this type; else the text itself."""
+  """Returns the text parsed as a literal of the setting's type, or the text itself."""
   kind = required(hint)
   if text == 'None' and kind is not hint:
     return None
@@ -188,9 +188,9 @@ def _literal(text: str, hint: Any) -> Any:
 
 
 def _one_line(error: BaseException) -> str:
-  # ml_collections lists all fields of a section with their values; its suggestion comes after.
+  # ml_collections lists all fields of the section before its suggestion; drop the list.
   text = re.sub(r"^'(.*) Other fields present: .*\}\"(?:\\n)?(.*)'$", r'\1 \2', str(error))
-  if isinstance(error, AttributeError | KeyError):  # of a locked section, which it does not name
+  if isinstance(error, AttributeError | KeyError):  # locked section, without its name
     for old in NAMES:
       if re.search(rf'^\W*(Key ")?{old.rpartition(".")[2]}\b', text):
         return unknown(f'config.{old}', ())

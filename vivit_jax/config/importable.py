@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that name a user's own code, as `module:name`: checked, and imported when needed."""
+"""Settings that name user code as `module:name`: checked early, imported when needed."""
 
 import importlib
 import os
@@ -11,50 +11,50 @@ from typing import cast
 
 from vivit_jax.errors import ConfigError, nearest
 
-BUILT_IN = ('manifests', 'moving_digits')  # sources of data that are no user's own
+BUILT_IN = ('manifests', 'moving_digits')  # data sources of this package
 _NAME = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*')
 
 
 def is_own(source: str) -> bool:
-  """Whether `config.data.source` names a user's own code."""
+  """Whether `config.data.source` names user code."""
   return ':' in source
 
 
 def check_names(source: str, custom: Sequence[str]) -> None:
-  """Refuses names that cannot be imported whatever is installed; imports nothing.
+  """Rejects malformed names; imports nothing.
 
   Args:
     source: `config.data.source`.
     custom: `config.augment.custom`.
 
   Raises:
-    ConfigError: naming the setting.
+    ConfigError: a name is invalid; the message names the setting.
   """
   own = [('config.augment.custom', name) for name in custom]
   if is_own(source):
     own.append(('config.data.source', source))
   elif source not in BUILT_IN:
     raise ConfigError(
-      f'config.data.source={source!r} is not a choice{nearest(source, BUILT_IN)}; or '
-      "'module:name' for one's own, see docs/python.md"
+      f'config.data.source={source!r} is not a choice{nearest(source, BUILT_IN)}; '
+      "for your own source, write 'module:name', see docs/python.md"
     )
   for setting, name in own:
     if not _NAME.fullmatch(name):
       raise ConfigError(f"{setting}={name!r} is not of the form 'module:name'")
     if name.startswith('__main__:'):
       raise ConfigError(
-        f'{setting}={name!r} cannot be imported by worker processes: put it into a module, a '
-        'file beside this one'
+        f'{setting}={name!r} cannot be imported by worker processes: move it into a separate '
+        'module, e.g. a file beside this one'
       )
 
 
 def import_named(name: str, setting: str) -> Callable[..., object]:
   """Returns the class or function that `module:name` names.
 
-  The current folder is searched last, for the `vivit` command too.
+  The current folder is searched last, also when called from the `vivit` command.
 
   Raises:
-    ConfigError: it is not there, or importing its module fails.
+    ConfigError: it does not exist, or importing its module fails.
   """
   module_name, _, path = name.partition(':')
   if not {'', os.getcwd()} & set(sys.path):
@@ -74,10 +74,10 @@ def import_named(name: str, setting: str) -> Callable[..., object]:
 
 
 def describe(error: Exception) -> str:
-  """Returns an error of a user's code in one line, with the place in the file that we called."""
+  """Returns an exception from user code in one line, with file and line of the user's module."""
   text = ' '.join(str(error).split())
   ours = ('<', os.path.dirname(importlib.__file__))
-  frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is our call
+  frames = traceback.extract_tb(error.__traceback__)[1:]  # the first frame is this package's call
   frames = [frame for frame in frames if not frame.filename.startswith(ours)]
   lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
   where = f' ({os.path.basename(frames[0].filename)} line {lines[-1]})' if lines else ''

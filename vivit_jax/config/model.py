@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the architecture, the section `model` of an experiment."""
+"""Settings of the architecture: the config section `model`."""
 
 import dataclasses
 from typing import Literal
@@ -19,17 +19,17 @@ Attention = Literal[
   'factorised_encoder',
   'factorised_self_attention',
   'factorised_dot_product',
-  # A factorised encoder whose second transformer looks along time once for every patch, with
-  # nothing pooled between: VideoPrism's, arXiv 2402.13217.
+  # A factorised encoder without pooling in between: its second transformer attends along time,
+  # separately for every patch (VideoPrism, arXiv 2402.13217).
   'factorised_encoder_by_patch',
 ]
-# Ways from tokens to the representation that the head sees; see model/pooling.py.
+# How tokens are pooled into the head's input; see model/pooling.py.
 Pooling = Literal['cls', 'shared_cls', 'mean', 'attention', 'attention_block', 'none']
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """Architecture; paper sections 3.1 to 3.3, defaults are B/16x2 of Table 2."""
+  """Architecture (paper sections 3.1 to 3.3); the defaults are B/16x2 of Table 2."""
 
   attention: Attention = 'spatio_temporal'
   layers: Layers = 12  # of the (spatial) transformer
@@ -40,60 +40,62 @@ class Model:
   patch: tuple[Count, Count, Count] = (2, 16, 16)  # (t, h, w); t = 1 for uniform_frame_sampling
   sampled_frames: Count | None = None  # n_t of uniform_frame_sampling, paper section 3.2
   tubelet_init: Literal['central_frame', 'inflation', 'random'] = 'central_frame'  # equation 9, 8
-  # Both factorised encoders only; 0 = average over time (Table 3).
+  # For the two factorised encoders only; 0 = mean over time (Table 3).
   temporal_layers: LayersOrZero = 4
   order: Literal['space_time', 'time_space'] = 'space_time'  # factorised_self_attention only
-  # shared_cls: one cls token for all frames (TimeSformer); attention: of a learned query over all
-  # tokens (VideoPrism), attention_block: in a whole block behind blocks of self-attention (V-JEPA
-  # 2); none: the tokens themselves, for which there is no head.
+  # shared_cls: one cls token for all frames (TimeSformer). attention: a learned query attends to
+  # all tokens (VideoPrism). attention_block: the same in a full block, after blocks of
+  # self-attention (V-JEPA 2). none: returns the tokens themselves, without a head.
   pooling: Pooling = 'cls'
-  pooler_layers: LayersOrZero = 0  # blocks of self-attention before attention_block's query
-  pooler_width: Count | None = None  # of attention's queries, keys and values; None = width
-  # before_pooling: of all tokens; after_pooling: of their mean (VideoMAE).
+  pooler_layers: LayersOrZero = 0  # self-attention blocks before attention_block's query
+  pooler_width: Count | None = None  # width of pooling queries, keys and values; None = width
+  # before_pooling: norm of all tokens; after_pooling: norm of their mean (VideoMAE).
   final_norm: Literal['before_pooling', 'after_pooling', 'none'] = 'before_pooling'
   final_norm_epsilon: NonNegative | None = None  # None = norm_epsilon
-  # sincos: fixed, along the sequence of all tokens (VideoMAE); separable: one for each place and
-  # one for each time (TimeSformer); rotary: queries and keys turned by time, row and column, whose
-  # sines V-JEPA 2 tiles over a head's channels, while V-JEPA 2.1 interleaves them.
+  # sincos: fixed, along the sequence of all tokens (VideoMAE). separable: the sum of a spatial and
+  # a temporal embedding (TimeSformer). rotary: queries and keys are rotated by time, row and
+  # column; V-JEPA 2 tiles the sines over a head's channels, V-JEPA 2.1 interleaves them.
   positions: Literal['learned', 'sincos', 'separable', 'rotary_tiled', 'rotary_interleaved'] = (
     'learned'
   )
-  # Tokens of a row and a column to which rotary positions are scaled, whatever the clip's: 16 in
-  # V-JEPA 2.1.
+  # Side of the token grid, in tokens, to which rotary positions are scaled for any clip size; 16
+  # in V-JEPA 2.1.
   rotary_grid: Count | None = None
-  key_bias: bool = True  # of the attention; VideoMAE has none
-  logit_cap: Positive | None = None  # attention logits x become cap * tanh(x / cap); VideoPrism: 50
-  time_dense: bool = False  # a second linear layer behind the attention along time (TimeSformer)
+  key_bias: bool = True  # bias of the key projection; VideoMAE has none
+  # Attention logits x become cap * tanh(x / cap); VideoPrism: 50.
+  logit_cap: Positive | None = None
+  time_dense: bool = False  # second linear layer after temporal attention (TimeSformer)
   dropout: Rate = 0.0
   attention_dropout: Rate = 0.0
-  head_dropout: Rate = 0.0  # of the representation before the head
+  head_dropout: Rate = 0.0  # dropout of the head's input
   drop_path: Rate = 0.0  # stochastic depth rate p of the last layer, section 4.2
   drop_path_schedule: Literal['from_zero', 'paper'] = 'from_zero'  # l/(L-1)*p | l/L*p, l = 1..L
-  drop_path_rescale: bool = False  # divide what is kept by 1 - rate; Scenic does not
+  drop_path_rescale: bool = False  # divide kept updates by 1 - rate; Scenic does not
   gelu: Literal['tanh', 'exact'] = 'tanh'
   norm_epsilon: NonNegative = 1e-6
   dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations; parameters stay float32
-  # In which gradients of matrices are summed over devices; bfloat16 sends half of the bytes.
+  # Type in which gradients of matrices are summed over devices; bfloat16 sends half the bytes.
   gradient_dtype: Literal['float32', 'bfloat16'] = 'float32'
-  # How attention is computed, see model/kernels.py; cudnn needs an NVIDIA GPU and bfloat16, splash
+  # How attention is computed; see model/kernels.py. cudnn needs an NVIDIA GPU and bfloat16, splash
   # and short a TPU.
   attention_kernel: Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short'] = 'auto'
-  scan: bool = False  # layers as a scan: compiles faster; with remat the least memory
-  # What is computed again in the backward pass instead of kept: elementwise = norms and GELU; dots
-  # = all but queries, keys, values, attention and the hidden layer; attention = all but the first
-  # four; block = all but a block's input. auto: elementwise on NVIDIA's GPUs, none elsewhere.
+  scan: bool = False  # run layers with lax.scan: faster compilation; with remat, least memory
+  # What is recomputed in the backward pass instead of stored. elementwise: norms and GELU. dots:
+  # all but queries, keys, values, the attention output and the MLP's hidden layer. attention: all
+  # but queries, keys, values and the attention output. block: all but a block's input. auto:
+  # elementwise on NVIDIA GPUs, none elsewhere.
   remat: Literal['auto', 'none', 'elementwise', 'dots', 'attention', 'block'] = 'auto'
 
 
-# Attentions whose tokens stay on a grid, without a place for one cls token or one a frame.
+# Attentions whose tokens stay on a grid, so a cls token cannot be added.
 ON_A_GRID = ('factorised_self_attention', 'factorised_dot_product', 'factorised_encoder_by_patch')
 
 
 def check_variant(model: Model) -> None:
-  """Refuses combinations of settings that no model has.
+  """Rejects invalid combinations of settings.
 
   Raises:
-    ConfigError: naming the settings, their values and the remedy.
+    ConfigError: names the settings, their values and the remedy.
   """
   attention, pooling = model.attention, model.pooling
   if pooling == 'cls' and attention in ON_A_GRID:
@@ -113,12 +115,12 @@ def check_variant(model: Model) -> None:
   if rotary and model.width // model.heads < 6:
     raise ConfigError(
       f'config.model.heads={model.heads} leaves heads of {model.width // model.heads} channels: '
-      'rotary positions need 6, two for each axis'
+      'rotary positions need at least 6, two for each axis'
     )
 
 
 def _requirements(model: Model) -> tuple[tuple[str, bool, bool, str], ...]:
-  """Returns setting, whether its value needs something, whether that is there, and what it is."""
+  """Returns rows of setting, whether it has a requirement, whether that is met, and its text."""
   pooling, positions = model.pooling, model.positions
   joint = model.attention == 'spatio_temporal'
   divided = model.attention == 'factorised_self_attention'
@@ -131,7 +133,7 @@ def _requirements(model: Model) -> tuple[tuple[str, bool, bool, str], ...]:
       'pooling',
       attends or pooling == 'none',
       model.attention != 'factorised_encoder',
-      'an attention that leaves tokens: factorised_encoder pools each frame',
+      'an attention that keeps all tokens: factorised_encoder pools each frame',
     ),
     (
       'pooler_layers',
@@ -149,7 +151,7 @@ def _requirements(model: Model) -> tuple[tuple[str, bool, bool, str], ...]:
       'final_norm',
       model.final_norm == 'after_pooling',
       pooling == 'mean' and not by_patch,
-      "config.model.pooling='mean' and another attention than factorised_encoder_by_patch",
+      "config.model.pooling='mean' and an attention other than factorised_encoder_by_patch",
     ),
     (
       'positions',
@@ -157,7 +159,7 @@ def _requirements(model: Model) -> tuple[tuple[str, bool, bool, str], ...]:
       joint,
       "config.model.attention='spatio_temporal'",
     ),
-    ('positions', rotary, pooling != 'cls', 'another pooling than cls, whose token has no place'),
+    ('positions', rotary, pooling != 'cls', 'a pooling other than cls, which has no position'),
     ('positions', positions == 'separable', divided, only_divided),
     ('rotary_grid', model.rotary_grid is not None, rotary, 'rotary positions'),
     ('time_dense', model.time_dense, divided, only_divided),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From plain nested values to a checked `Config`: types, choices, ranges and combinations."""
+"""Converts nested plain values to a checked `Config`: types, choices, ranges, combinations."""
 
 import dataclasses
 import types
@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from vivit_jax.config.augment import Augment
+from vivit_jax.config.clip import check_clip
 from vivit_jax.config.importable import check_names
 from vivit_jax.config.model import check_variant
+from vivit_jax.config.pretraining import check_masked
 from vivit_jax.config.renamed import not_a_choice, unknown
 from vivit_jax.config.schema import Clip, Config, Mesh, Mix, Model
 from vivit_jax.errors import ConfigError, nearest
 
-# Bytes of all views of one video, of which a few are decoded at a time: 4 x 3 views of 296 frames
-# of 224 x 224.
+# Limit for all views of one video in bytes, since several videos are decoded at a time: 4 x 3 views
+# of 296 frames of 224 x 224.
 MAX_VIEWS = 2**29
 
 
@@ -26,10 +28,10 @@ def parse(tree: Mapping[str, Any]) -> Config:
     tree: settings by section; missing ones take their defaults.
 
   Returns:
-    The configuration, every value of its declared type and every combination possible.
+    The config, with values of the declared types and valid combinations.
 
   Raises:
-    ConfigError: naming the setting, the value and what would be valid.
+    ConfigError: names the setting, the value and what would be valid.
   """
   config = typing.cast(Config, convert(Config, tree, 'config'))
   check(config)
@@ -37,22 +39,22 @@ def parse(tree: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-  """Returns the settings as nested plain values that `parse` takes back."""
+  """Returns the settings as nested plain values, the inverse of `parse`."""
   return dataclasses.asdict(config)
 
 
 def required(kind: Any) -> Any:
-  """Returns X for the type `X | None`, and any other type itself."""
+  """Returns X for the type `X | None`, and other types unchanged."""
   if typing.get_origin(kind) not in (typing.Union, types.UnionType):
     return kind
   return next(part for part in typing.get_args(kind) if part is not type(None))
 
 
 def setting_type(path: str) -> Any:
-  """Returns the annotated type of the setting `path`, e.g. of `train.steps`.
+  """Returns the annotated type of a setting, e.g. of `train.steps`.
 
   Raises:
-    ConfigError: there is no such setting, or it is a section.
+    ConfigError: the setting does not exist or is a section.
   """
   kind: Any = Config
   done = 'config'
@@ -72,7 +74,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def convert(kind: Any, value: Any, path: str) -> Any:
-  """Returns `value` as the annotated `kind`, or raises a ConfigError that names `path`."""
+  """Converts `value` to the annotated type `kind`; raises a ConfigError that names `path`."""
   origin = typing.get_origin(kind)
   if dataclasses.is_dataclass(kind):
     return _convert_section(typing.cast(type, kind), value, path)
@@ -123,19 +125,22 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
 
 
 def check(config: Config) -> None:
-  """Refuses impossible combinations of settings, before any device or data is used.
+  """Rejects invalid combinations of settings, before any device or data is used.
 
   Raises:
-    ConfigError: naming the settings, their values and the remedy.
+    ConfigError: names the settings, their values and the remedy.
   """
   check_model(config.model, config.clip)
   check_clip(config.clip)
   task, train = config.task, config.train
+  if task.kind == 'masked':
+    check_masked(config)
   if any(',' in head for head in task.heads):
     raise ConfigError(
       f"config.task.heads={task.heads} has a comma in a name: write \"('verb', 'noun')\""
     )
-  if not task.heads or (task.classes and len(task.heads) != len(task.classes)):
+  no_head = not task.heads and task.kind != 'masked'
+  if no_head or (task.classes and len(task.heads) != len(task.classes)):
     raise ConfigError(
       f'config.task.heads={task.heads} and config.task.classes={task.classes} differ in length: '
       'give one class count per head'
@@ -152,7 +157,7 @@ def check(config: Config) -> None:
     raise ConfigError(f'config.task.joint={task.joint!r} is the name of a head; give another')
   if (balance := config.data.balance) is not None and balance not in task.heads:
     choices = nearest(balance, task.heads)
-    raise ConfigError(f'config.data.balance={balance!r} is no head of this task{choices}')
+    raise ConfigError(f'config.data.balance={balance!r} is not a head of this task{choices}')
   if train.class_weights and train.balanced_loss:
     raise ConfigError('config.train.class_weights and config.train.balanced_loss: use one of them')
   check_names(config.data.source, config.augment.custom)
@@ -185,7 +190,7 @@ def check(config: Config) -> None:
   if train.grad_clip_groups and train.grad_accum_steps > 1:
     raise ConfigError(
       f'config.train.grad_accum_steps={train.grad_accum_steps} and config.train.grad_clip_groups='
-      f'{train.grad_clip_groups} both split the batch, each in its own way: use one of them'
+      f'{train.grad_clip_groups} both split the batch, in different ways: use one of them'
     )
   check_mesh(config.mesh)
 
@@ -206,19 +211,18 @@ def _check_augment(augment: Augment) -> None:
 def _check_mix(mix: Mix, repeats: int) -> None:
   if (mix.mixup or mix.cutmix) and repeats > 1 and mix.group_size % (2 * repeats):
     raise ConfigError(
-      f'config.mix.group_size={mix.group_size} would blend clips of one video with each other, of '
-      f'which config.augment.repeated_augmentation={repeats} stand together: give a multiple of '
-      f'{2 * repeats}'
+      f'config.mix.group_size={mix.group_size} would blend clips of the same video, because of '
+      f'config.augment.repeated_augmentation={repeats}: give a multiple of {2 * repeats}'
     )
 
 
 def check_views(temporal: int, spatial: int, clip: Clip) -> None:
-  """Refuses views of a video that are the same, or that take too much memory.
+  """Rejects views that are redundant or need too much memory.
 
-  A checkpoint may claim any size.
+  This also limits the sizes that a checkpoint can claim.
 
   Raises:
-    ConfigError: naming how many views of which size they are, and what is wrong with them.
+    ConfigError: has the number and size of the views and the problem.
   """
   if spatial > 1 and clip.resize == 'whole_frame':
     raise ConfigError(
@@ -230,23 +234,12 @@ def check_views(temporal: int, spatial: int, clip: Clip) -> None:
     raise ConfigError(
       f'{temporal}x{spatial} views of {clip.frames} frames of {clip.height}x{clip.width} pixels '
       f'take {size // 2**20:,} MiB for each video, more than {MAX_VIEWS // 2**20}: give fewer '
-      'views, or check that the clip is meant to be so long'
-    )
-
-
-def check_clip(clip: Clip) -> None:
-  """Refuses two ways of choosing frames at once."""
-  if clip.stride_seconds is not None and clip.stride_seconds <= 0:
-    raise ConfigError(f'config.clip.stride_seconds={clip.stride_seconds} must be above 0')
-  if clip.stride_seconds is not None and clip.sampling != 'stride':
-    raise ConfigError(
-      f'config.clip.stride_seconds={clip.stride_seconds} has no meaning for config.clip.sampling='
-      f'{clip.sampling!r}, whose frames lie as far apart as the video is long'
+      'views, or check the length of the clip'
     )
 
 
 def check_model(model: Model, clip: Clip) -> None:
-  """Refuses impossible models, and clips that the patch does not divide."""
+  """Rejects invalid models, and clip sizes that are not divisible by the patch."""
   t, h, w = model.patch
   check_variant(model)
   if model.width % model.heads:
@@ -256,7 +249,7 @@ def check_model(model: Model, clip: Clip) -> None:
   if model.attention == 'factorised_dot_product' and model.heads % 2:
     raise ConfigError(
       f'config.model.heads={model.heads} must be even for factorised_dot_product: half of the '
-      'heads look along time, half along space'
+      'heads attend along time, half along space'
     )
   if model.attention_dropout and model.attention_kernel not in ('auto', 'plain'):
     raise ConfigError(
@@ -289,7 +282,7 @@ def check_model(model: Model, clip: Clip) -> None:
 
 
 def check_mesh(mesh: Mesh) -> None:
-  """Refuses axes that no number of devices fits."""
+  """Rejects invalid axis sizes."""
   sizes = dataclasses.asdict(mesh)
   for name, size in sizes.items():
     if size == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes that come with the package: where they are, what they are for, and copies of them."""
+"""Finds, lists and copies the recipes of this package."""
 
 import ast
 from pathlib import Path
@@ -8,12 +8,12 @@ from vivit_jax.errors import ConfigError, nearest
 from vivit_jax.files import replace_file
 
 PACKAGE = Path(__file__).parents[1]
-# In a wheel they lie in the package; in a clone, also of an editable install, beside it.
+# A wheel has them inside the package; a clone (or editable install) has them beside it.
 FOLDERS = (PACKAGE / 'configs', PACKAGE.parent / 'configs')
 
 
 def recipes() -> dict[str, Path]:
-  """Returns the file of each recipe by its name, e.g. kinetics400."""
+  """Returns the recipe files by recipe name, e.g. kinetics400."""
   folder = next((folder for folder in FOLDERS if (folder / 'moving_digits.py').is_file()), None)
   if folder is None:
     return {}
@@ -26,7 +26,7 @@ def summary(file: Path) -> str:
 
 
 def not_found(path: Path) -> str:
-  """Returns why there is neither a file nor a recipe of this name, and which there may be meant."""
+  """Returns the error message for a --config that is neither a file nor a recipe."""
   known = recipes()
   if path.stem in known:
     return f'--config={path} is not a file; the recipe of that name is --config={path.stem}'
@@ -39,18 +39,18 @@ def not_found(path: Path) -> str:
 
 
 def copy(name: str, target: Path) -> Path:
-  """Copies a recipe to a file, or into a folder, and returns the file.
+  """Copies a recipe to a file or into a folder and returns the new file.
 
   Raises:
-    ConfigError: there is no such recipe, or the file exists.
+    ConfigError: the recipe does not exist, or the target file already exists.
   """
   known = recipes()
   if name not in known:
     raise ConfigError(f'there is no recipe {name!r}{nearest(name, known)}')
   file = target / f'{name}.py' if target.is_dir() else target
   if file.exists():
-    raise ConfigError(f'{file} exists: give another TARGET, or delete it first')
+    raise ConfigError(f'{file} exists: give another TARGET or delete the file first')
   if not file.parent.is_dir():
-    raise ConfigError(f'{file.parent} is not a folder: make it first')
+    raise ConfigError(f'{file.parent} is not a folder: create it first')
   replace_file(file, known[name].read_bytes())
   return file

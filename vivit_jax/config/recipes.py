@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the recipes in configs/: words of a variant, fine-tuning, larger batches."""
+"""Code shared by the recipes in configs/: variant words, fine-tuning, larger batches."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from vivit_jax.config.file import apply_variant, defaults
 from vivit_jax.config.schema import SIZES, Attention
 from vivit_jax.errors import ConfigError, nearest
 
-BATCHES = {'batch_256': 256, 'batch_1024': 1024}  # offered by every recipe
+BATCHES = {'batch_256': 256, 'batch_1024': 1024}  # words of every recipe
 EXCLUSIVE = (('scenic', 'modern'), tuple(BATCHES))
 
 
@@ -21,13 +21,13 @@ def read_variant(
 
   Args:
     variant: `SIZE/PATCHxTUBELET[,ATTENTION][,WORD...]`, see `config.file.apply_variant`.
-    offered: the words of the recipe beside BATCHES.
+    offered: words that the recipe supports in addition to BATCHES.
 
   Returns:
-    The config, before the recipe is applied, and the words that were given.
+    The config before the recipe is applied, and the words in `variant`.
 
   Raises:
-    ConfigError: a part is unknown, or two words exclude each other.
+    ConfigError: a part is unknown, or two words are mutually exclusive.
   """
   name, *parts = variant.split(',')
   words = [part for part in parts if part in (*offered, *BATCHES)]
@@ -41,15 +41,15 @@ def read_variant(
   for rivals in (get_args(Attention), *EXCLUSIVE):
     given = [part for part in parts if part in rivals]
     if len(given) > 1:
-      raise ConfigError(f'{" and ".join(given)} exclude each other: give one of them')
+      raise ConfigError(f'{" and ".join(given)} are mutually exclusive: give only one')
   return apply_variant(defaults(), ','.join([name, *attention])), frozenset(words)
 
 
 def scale_batch(config: config_dict.ConfigDict, words: Collection[str]) -> config_dict.ConfigDict:
-  """Returns the config with the batch size that a word sets, if any.
+  """Returns the config with the batch size set by one of the words, if any.
 
-  The learning rate grows with the batch (arXiv 1706.02677), and averaged weights look back over as
-  many clips as before (arXiv 2307.13813).
+  The learning rate is scaled linearly with the batch size (arXiv 1706.02677), and the EMA decay so
+  that the average spans the same number of clips (arXiv 2307.13813).
   """
   for size in (BATCHES[word] for word in words if word in BATCHES):
     times = size / config.train.batch_size
@@ -73,21 +73,22 @@ def finetune_as_videomae(
 ) -> None:
   """Sets VideoMAE's fine-tuning (github.com/MCG-NJU/VideoMAE, run_class_finetuning.py).
 
-  These are its defaults, except for averaged weights, an option there. RandAugment is timm's
-  `rand-m7-n4-mstd0.5-inc1`, with the operations of TensorFlow models and without noise on the
-  magnitude. VideoMAE's batches and epochs count videos, of which a step sees two clips each; ours
-  count clips.
+  These are its defaults, except for the EMA of the weights, which is optional there. RandAugment is
+  timm's `rand-m7-n4-mstd0.5-inc1`, but with the operations of TensorFlow Models and without noise
+  on the magnitude. VideoMAE's batch sizes and epochs count videos, with two clips of each in a
+  step; ours count clips.
 
   Args:
-    config: to change.
-    epochs: of the script of the data set and size in its scripts/, as all that follows.
-    rate: peak learning rate of a batch of 256 videos.
+    config: modified in place.
+    epochs: from VideoMAE's script for the data set and model size in scripts/, as are all
+      following arguments.
+    rate: peak learning rate for a batch of 256 videos.
     layer_decay: see config.Train.
-    lowest: learning rate at the end, beside `rate`.
-    start: learning rate at the start of the warm-up, beside `rate`.
+    lowest: final learning rate, for the same batch size as `rate`.
+    start: learning rate at the start of the warm-up, for the same batch size as `rate`.
     drop_path: see config.Model.
     head_dropout: see config.Model.
-    videos: of a batch; None keeps the recipe's number of clips.
+    videos: videos per batch; None keeps the recipe's number of clips.
   """
   repeats = config.augment.repeated_augmentation = 2
   if videos is not None:
@@ -120,7 +121,7 @@ def finetune_as_videomae(
   )
 
 
-# By size: scripts/kinetics/videomae_vit_*_patch16_224_tubemasking_ratio_0.9_epoch_1600.
+# By model size: scripts/kinetics/videomae_vit_*_patch16_224_tubemasking_ratio_0.9_epoch_1600.
 KINETICS = {
   'S': {'epochs': 150.0},
   'B': {'epochs': 75.0},
@@ -140,13 +141,13 @@ SOMETHING_SOMETHING = {
 def finetune_by_script(
   config: config_dict.ConfigDict, scripts: Mapping[str, Mapping[str, Any]], **changes: Any
 ) -> None:
-  """Sets VideoMAE's fine-tuning by the script of the model's size; a size without one takes B's."""
+  """Sets VideoMAE's fine-tuning from the script for the model size; B's if there is none."""
   size = next(name for name, size in SIZES.items() if size.width == config.model.width)
   script = scripts[size if size in scripts else 'B']
   finetune_as_videomae(config, **{**script, **changes})
 
 
 def finetune_on_kinetics(config: config_dict.ConfigDict) -> None:
-  """Sets VideoMAE's fine-tuning on Kinetics-400, and its views."""
+  """Sets VideoMAE's fine-tuning and test views for Kinetics-400."""
   finetune_by_script(config, KINETICS)
   config.evaluate.temporal_views = 5

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that earlier versions named otherwise: read from their files, refused when written."""
+"""Renamed settings: accepted in files of earlier versions, rejected on the command line."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vivit_jax.errors import nearest
 
-# The earlier name, with its section, and the name that took its place there.
+# Old name with its section -> new name in that section.
 NAMES = {
   'augment.colour': 'color_jitter',
   'augment.erase': 'random_erasing',
@@ -26,7 +26,7 @@ NAMES = {
   'train.frozen': 'freeze',
 }
 
-# Earlier values, by the name that their setting has now.
+# Setting (new name) -> its old values and their new names.
 VALUES = {
   'augment.flip': {'paper': 'horizontal'},
   'faults.on_disk_full': {'end': 'stop', 'go_on': 'continue'},
@@ -35,17 +35,17 @@ VALUES = {
   'init.temporal_attention': {'copied': 'copy'},
 }
 
-# Of commands.
+# Command-line options: old -> new.
 OPTIONS = {'--max-bad-share': '--max-bad-fraction'}
 
 
 def modernize(tree: Mapping[str, Any], section: str = '') -> dict[str, Any]:
-  """Returns the settings that a run or an export was saved with, under the names they have now.
+  """Returns the settings saved by an earlier version under their current names.
 
   Args:
-    tree: settings by section. Where one stands there under both names, both are kept, so that
-      `parse` refuses the earlier one.
-    section: of these settings, with a dot at its end; empty for all sections.
+    tree: settings by section. If a setting is present under both names, both are kept, so that
+      `parse` rejects the old one.
+    section: section of these settings, with a trailing dot; empty for the whole tree.
   """
   result = {}
   for name, value in tree.items():
@@ -61,11 +61,11 @@ def modernize(tree: Mapping[str, Any], section: str = '') -> dict[str, Any]:
 
 
 def unknown(path: str, known: Iterable[str]) -> str:
-  """Returns why there is no such setting: it has another name now, or is misspelt.
+  """Returns the error message for an unknown setting: it was renamed or is misspelt.
 
   Args:
-    path: of the setting, e.g. `config.train.clip_norm`.
-    known: names of the settings of its section.
+    path: full name of the setting, e.g. `config.train.clip_norm`.
+    known: names of all settings in its section.
   """
   section, _, name = path.rpartition('.')
   new = NAMES.get(path.removeprefix('config.'))
@@ -75,7 +75,7 @@ def unknown(path: str, known: Iterable[str]) -> str:
 
 
 def not_a_choice(path: str, value: Any, choices: Iterable[str]) -> str:
-  """Returns why a setting cannot have this value: it has another name now, or is misspelt."""
+  """Returns the error message for an invalid choice: it was renamed or is misspelt."""
   new = VALUES.get(path.removeprefix('config.'), {}).get(str(value))
   if new:
     return f'{path}={value!r} is now called {new!r}'

@@ -10,6 +10,7 @@ from vivit_jax.config.augment import (
   Count,
   CountOrZero,
   Fraction,
+  Layers,
   NonNegative,
   Range,
   Rate,
@@ -23,22 +24,50 @@ from vivit_jax.config.model import Model as Model
 from vivit_jax.config.model import Size as Size
 from vivit_jax.config.surroundings import Checkpoint, Faults, Log
 
+TaskKind = Literal['single_label', 'multi_label', 'masked']
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is predicted: one softmax per head (`single_label`) or one sigmoid per class."""
+  """What is predicted: one softmax per head (`single_label`), or one sigmoid per class.
 
-  kind: Literal['single_label', 'multi_label'] = 'single_label'
-  heads: tuple[str, ...] = ('label',)  # manifest columns, one head each
-  # Classes per head that the recipe expects in the data; () takes the number of names in classes/,
-  # which the run's config.json then records.
+  `masked` predicts the pixels of hidden patches, see Masked. It needs no labels and has no classes.
+  """
+
+  kind: TaskKind = 'single_label'
+  # Manifest columns, one head each. A masked task uses them only for the nearest-neighbor probe.
+  heads: tuple[str, ...] = ('label',)
+  # Expected number of classes per head; () = the number of names in classes/, which is then
+  # recorded in the run's config.json.
   classes: tuple[Count, ...] = (400,)
   joint: str | None = None  # name of the metric 'all heads right', e.g. 'action' = verb + noun
 
 
 @dataclasses.dataclass(frozen=True)
+class Masked:
+  """Masked pretraining (VideoMAE, arXiv 2203.12602); used if task.kind is `masked`."""
+
+  # Fraction of the places of the patch grid that are hidden, in all tubelets of a clip (tubes).
+  ratio: Annotated[float, Range(0.0, 1.0)] = 0.9
+  # The decoder's transformer; the defaults are VideoMAE's for ViT-B.
+  decoder_attention: Literal[
+    'spatio_temporal', 'factorised_self_attention', 'factorised_dot_product'
+  ] = 'spatio_temporal'
+  decoder_layers: Layers = 4
+  decoder_width: Count = 384
+  decoder_mlp_dim: Count = 1536
+  decoder_heads: Count = 6
+  # tubelet: pixels of a patch less their mean, divided by their deviation, for each channel alone
+  # (VideoMAE); patch: over all its channels together (MAE, arXiv 2111.06377); pixels: in [0, 1].
+  target: Literal['tubelet', 'patch', 'pixels'] = 'tubelet'
+  # Training videos that the nearest-neighbor probe of an evaluation looks at; 0 = no probe. Only if
+  # task.heads names labels.
+  probe_videos: CountOrZero = 2000
+
+
+@dataclasses.dataclass(frozen=True)
 class MovingDigits:
-  """The embedded data set (see data/moving_digits.py); used when data.source is moving_digits."""
+  """The built-in data set (see data/moving_digits.py), used if data.source is moving_digits."""
 
   train_videos: Count = 1600
   validation_videos: Count = 160
@@ -48,66 +77,69 @@ class MovingDigits:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where the videos are and how they are read."""
+  """Location and reading of videos."""
 
-  source: str = 'manifests'  # or moving_digits, or one's own 'module:name', see docs/python.md
+  source: str = 'manifests'  # or moving_digits, or a user's 'module:name', see docs/python.md
   root: str | None = None  # folder of train.csv, validation.csv, test.csv and classes/; or gs://
   moving_digits: MovingDigits = MovingDigits()
-  # Head whose classes are all shown equally often in training; epochs still count examples.
+  # Head whose classes are shown equally often in training; epochs still count examples.
   balance: str | None = None
-  freeze_time: bool = False  # control experiment: every frame of a clip is its first one
-  # Decoding processes; 0 = threads of the trainer; None = one per core but one, on one core threads
+  freeze_time: bool = False  # control experiment: repeat the first frame of each clip
+  # Decoding processes; 0 = threads of the trainer; None = cores - 1 (threads on a single core)
   workers: CountOrZero | None = None
-  decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # a video (workers > 0)
+  decode_timeout_seconds: Annotated[float, Range(0.1, 1e6)] = 60.0  # per video (workers > 0)
   max_bad_fraction: Fraction = 0.1  # stop if more than this fraction of the videos cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """Optimisation; defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
+  """Optimization; the defaults are the paper's Kinetics recipe (Table 7, supplement A)."""
 
   batch_size: Count = 64  # clips over all devices and hosts
-  # Parts of the batch whose gradients are summed sequentially: less memory, same update.
+  # Number of parts of the batch that are processed sequentially: less memory, same update.
   grad_accum_steps: Count = 1
   epochs: NonNegative = 30.0
   warmup_epochs: NonNegative = 2.5  # linear
-  steps: Count | None = None  # instead of epochs; the warm-up keeps its share
+  steps: Count | None = None  # instead of epochs; the warm-up is scaled accordingly
   optimizer: Literal['sgd', 'adamw'] = 'sgd'
   learning_rate: NonNegative = 0.1  # peak, then cosine decay
-  warmup_start: Fraction = 0.0  # learning rate of the first step, as a share of the peak
-  final_rate: Fraction = 0.0  # learning rate that the cosine ends at, as a share of the peak
+  warmup_start: Fraction = 0.0  # initial learning rate, as a fraction of the peak
+  final_rate: Fraction = 0.0  # final learning rate, as a fraction of the peak
   momentum: Rate = 0.9  # sgd
+  # adamw: decay of the averaged squares of gradients; 0.95 in masked pretraining.
+  second_moment_decay: Rate = 0.999
   weight_decay: NonNegative = 0.0  # adamw: decoupled; matrices only
-  grad_clip_norm: NonNegative = 1.0  # largest norm of the gradient; 0 = off
-  # 0: the gradient of the whole batch is clipped; n: those of n equal parts of the batch, before
-  # their mean, as Scenic does with n = devices.
+  grad_clip_norm: NonNegative = 1.0  # maximum norm of the gradient; 0 = off
+  # 0: clip the gradient of the whole batch. n: clip the gradients of n equal parts of the batch
+  # before averaging them, as in Scenic with n = number of devices.
   grad_clip_groups: CountOrZero = 0
   label_smoothing: Rate = 0.0
-  # Of classes in the loss, e.g. (('fall', 5.0),), others 1; 'head:class' where two heads have it.
+  # Class weights in the loss, e.g. (('fall', 5.0),); others have 1. Write 'head:class' if several
+  # heads have the class.
   class_weights: tuple[tuple[str, NonNegative], ...] = ()
-  balanced_loss: bool = False  # weights 1 / videos of the class instead, of mean 1 over the videos
-  # Learning rate of a layer relative to the next one up, arXiv 2106.08254 appendix; 1 = off.
+  balanced_loss: bool = False  # weights proportional to 1 / videos of the class
+  # Learning rate of a layer relative to the next higher one, arXiv 2106.08254 appendix; 1 = off.
   layer_decay: Fraction = 1.0
-  ema_decay: Rate = 0.0  # of the averaged weights, which are then those evaluated; 0 = off
-  # Parameters that are not trained, by the start of their path: ('tokenizer', 'spatial') as in
-  # arXiv 2306.04822; all but 'head' is a linear probe.
+  ema_decay: Rate = 0.0  # of the EMA weights, which are then evaluated; 0 = off
+  # Path prefixes of frozen parameters, e.g. ('tokenizer', 'spatial') as in arXiv 2306.04822;
+  # everything except 'head' gives a linear probe.
   freeze: tuple[str, ...] = ()
   log_every: Count = 20  # steps
   evaluate_every: Count = 1000  # steps; one view of each validation video
   checkpoint_every: Count = 500  # steps
-  # Evaluations in a row without a new best top1 or mAP (or, if equal, loss) that end the run.
+  # Evaluations in a row without a new best top1 or mAP (ties: loss) after which the run ends.
   patience: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-  """Mixup and CutMix: blending of clips and labels within a batch, inside the step."""
+  """Mixup and CutMix of clips and labels within a batch, computed in the step."""
 
   mixup: NonNegative = 0.0  # alpha of Beta(alpha, alpha), arXiv 1710.09412; 0 = off
-  cutmix: NonNegative = 0.0  # the same of arXiv 1905.04899; one box in all frames of a clip
-  cutmix_fraction: Fraction = 0.5  # of the groups, if both are on
-  # Neighboring clips in the batch that share one draw; the i-th is blended with the i-th last.
-  # 2 = pairs; in Scenic a group is the clips of one device.
+  cutmix: NonNegative = 0.0  # likewise, arXiv 1905.04899; one box for all frames of a clip
+  cutmix_fraction: Fraction = 0.5  # fraction of groups with CutMix, if both are on
+  # Consecutive clips in the batch that share one draw; clip i is blended with the i-th last one.
+  # 2 = pairs; in Scenic, a group is the clips of one device.
   group_size: Annotated[int, Range(2)] = 2
 
 
@@ -117,35 +149,35 @@ class Evaluate:
 
   temporal_views: Count = 4
   spatial_views: Count = 3  # crops along the longer side
-  # Pixels to which frames' shorter side is scaled before the crop; None = that of training
-  # (augment.crop.short_side), 256 for crops of 224, as Scenic's min_resize is of both.
+  # Shorter side of frames before the crop, in pixels; None = augment.crop.short_side, e.g. 256 for
+  # crops of 224 (Scenic's min_resize, for both).
   short_side: Count | None = None
   batch_size: Count = 64  # views over all devices and hosts
 
 
 def usual_views(wants: Preprocessing) -> tuple[int, int]:
-  """Returns temporal and spatial views of a test: the weights' own, else the paper's 4 x 3."""
+  """Returns temporal and spatial test views: the weights' own, or else the paper's 4 x 3."""
   temporal, spatial = Evaluate.temporal_views, Evaluate.spatial_views
-  # More crops of a whole frame would be the same.
+  # With whole frames, all crops would be equal.
   return wants.views or (temporal, 1 if wants.resize == 'whole_frame' else spatial)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices per axis; one may be -1 and takes all remaining ones; see docs/scale.md."""
+  """Number of devices per mesh axis; one axis may be -1 = all remaining; see docs/scale.md."""
 
-  data: Annotated[int, Range(-1)] = -1  # each has clips of its own
-  fsdp: Annotated[int, Range(-1)] = 1  # the same, and a part of every large parameter
-  # Devices that share a clip, each with some of its frames; all on one host, which decodes whole
-  # clips.
+  data: Annotated[int, Range(-1)] = -1  # data parallel: each device has its own clips
+  fsdp: Annotated[int, Range(-1)] = 1  # as data, with large parameters sharded over the axis
+  # Devices that share a clip, each with some of its frames; they must be on one host, which decodes
+  # whole clips.
   context: Annotated[int, Range(-1)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFacts:
-  """Facts about a checkpoint that the caller supplies; None = its tensors or side-car tell.
+  """Facts about a checkpoint, given by the caller; None = taken from its tensors or side-car.
 
-  If tensors, side-car and caller contradict each other, the checkpoint is refused.
+  If tensors, side-car and caller contradict each other, the checkpoint is rejected.
   """
 
   attention: Attention | None = None
@@ -154,45 +186,49 @@ class CheckpointFacts:
   gelu: Literal['tanh', 'exact'] | None = None
   norm_epsilon: NonNegative | None = None
   tokenizer: Literal['tubelet', 'uniform_frame_sampling', 'image'] | None = None
-  frames: Count | None = None  # of the clip that the positions belong to
+  frames: Count | None = None  # of the clip that matches the positions
   height: Count | None = None  # pixels
   width: Count | None = None
-  stride: Count | None = None  # in frames of the source
+  stride: Count | None = None  # in frames of the video
   sampling: Sampling | None = None  # how frames are chosen, as in Clip
-  # Processors of Hugging Face feed other values than the weights were trained on; ViViT's e.g. maps
-  # 0..255 to [-1, 1] and then subtracts 0.5 and divides by 0.5 once more.
+  # Some Hugging Face processors have another value range than the weights' training. For example,
+  # ViViT's maps 0..255 to [-1, 1] and then subtracts 0.5 and divides by 0.5 again.
   value_range: Literal['trained', 'processor'] = 'trained'
-  head: bool = True  # False leaves the classifier out, to initialize another model
+  head: bool = True  # False = ignore the classifier, to initialize another model
 
 
 @dataclasses.dataclass(frozen=True)
 class Init:
   """Weights to start from (paper section 3.4), without step and optimizer state."""
 
-  checkpoint: str | None = None  # anything that load_pretrained reads
+  checkpoint: str | None = None  # any path for load_pretrained
+  # checkpoint: settings of model and clip that stand at their defaults become those of the weights,
+  # with a pooling that a classifier can have.
+  architecture: Literal['config', 'checkpoint'] = 'config'
   positions: Literal['linear', 'scenic'] = (
     'linear'  # how they are resized, see weights/positions.py
   )
-  # Of factorised_self_attention from a model without it: the paper's adds nothing at first;
-  # `copy` repeats the spatial attention, as Scenic does.
+  # For factorised_self_attention from a model without temporal attention. zero_projection: it has
+  # no effect initially (paper). copy: copied from spatial attention (Scenic).
   temporal_attention: Literal['zero_projection', 'copy'] = 'zero_projection'
-  # Of factorised_encoder from an image model; Scenic keeps it under another name and so never
-  # finds it.
+  # cls of the spatial stage, for factorised_encoder from an image model; Scenic has another name
+  # for it and therefore does not load it.
   spatial_cls: Literal['load', 'init'] = 'load'
-  # auto: loaded from a video model with the same number of classes; never from an image model,
-  # whose classes are others even if their number is the same.
+  # auto: load from a video model with the same number of classes, but not from an image model,
+  # whose classes differ even if their number is the same.
   head: Literal['auto', 'load', 'init'] = 'auto'
   facts: CheckpointFacts = CheckpointFacts()
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """One experiment."""
+  """All settings of an experiment."""
 
   seed: Seed = 0
   task: Task = Task()
   model: Model = Model()
   clip: Clip = Clip()
+  masked: Masked = Masked()
   data: Data = Data()
   augment: Augment = Augment()
   train: Train = Train()
@@ -206,13 +242,13 @@ class Config:
 
   @property
   def test_short_side(self) -> int:
-    """Pixels of frames' shorter side in validation, testing and prediction."""
+    """Shorter side of frames in validation, testing and prediction, in pixels."""
     crop = self.augment.crop
     return self.evaluate.short_side or crop.short_side or self.clip.usual_short_side
 
 
 def head_slices(task: Task) -> dict[str, slice]:
-  """Returns where each head's classes lie along the last axis of the logits [B, sum(classes)]."""
+  """Returns the slice of each head along the last axis of the logits [B, sum(classes)]."""
   stops = list(accumulate(task.classes))
   starts = [0, *stops[:-1]]
   return {head: slice(*ends) for head, *ends in zip(task.heads, starts, stops, strict=True)}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which axis of which array of a training state `config.mesh.fsdp` splits; one table."""
+"""The axis along which `config.mesh.fsdp` shards each array of the training state."""
 
 import re
 
-# End of the path -> the axis that is split over `fsdp`: the model's width D, which all of these
-# have. All other arrays (biases, norms, cls tokens: below 0.2 % of a model) are replicated, and so
-# are those that fsdp does not divide. Moments and averages are sharded like their parameters.
+# End of the path -> the axis sharded over `fsdp`, which is always the model width D. All other
+# arrays (biases, norms, cls tokens: below 0.2 % of a model) are replicated, and so are arrays whose
+# axis is not divisible by fsdp. Optimizer moments and EMA weights are sharded like the parameters.
 RULES = {
   r'tokenizer/kernel': -1,  # [t, h, w, c, D]
   r'position': -1,  # [1, tokens, D]
@@ -19,17 +19,17 @@ RULES = {
 
 
 def rule_of(path: str) -> str | None:
-  """Returns the row of the table for a path such as 'params/spatial/block_0/mlp/hidden/kernel'."""
+  """Returns the key of RULES that matches a path such as 'params/head/kernel', or None."""
   return next((rule for rule in RULES if re.search(f'(^|/){rule}$', path)), None)
 
 
 def split_axis(path: str, shape: tuple[int, ...], fsdp: int) -> int | None:
-  """Returns which axis of an array of the training state is split over `fsdp` devices, if any.
+  """Returns the axis along which an array of the training state is sharded, or None.
 
   Args:
-    path: in the state.
-    shape: of the whole array.
-    fsdp: devices along that axis of the mesh.
+    path: path in the training state.
+    shape: global shape of the array.
+    fsdp: number of devices along the fsdp axis of the mesh.
   """
   rule = rule_of(path)
   if fsdp == 1 or rule is None or shape[RULES[rule]] % fsdp:

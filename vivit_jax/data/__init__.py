@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos on disk to uint8 batches."""
+"""Reads videos from disk into uint8 batches."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts examples, decoded by others and in any order, into batches that come in their order."""
+"""Assembles examples, which are decoded in any order, into batches in a fixed order."""
 
 import dataclasses
 import queue
@@ -16,9 +16,9 @@ from vivit_jax.data.examples import Examples, Failure
 from vivit_jax.data.jobs import Decoders, Result, Task
 
 Batch = dict[str, Any]
-Place = Callable[[Batch], Batch]  # e.g. onto devices
+Place = Callable[[Batch], Batch]  # e.g. puts a batch on devices
 
-PLACED = 2  # batches that `Place` has seen and the consumer has not: more would fill the devices
+PLACED = 2  # batches placed ahead of the consumer; more would fill device memory
 
 
 @dataclasses.dataclass
@@ -27,7 +27,7 @@ class _Open:
 
   buffer: int
   video: UInt8[np.ndarray, 'b f h w 3']
-  missing: int  # rows
+  missing: int  # number of rows still to be decoded
   rows: list[tuple[np.ndarray, bool, int]]  # label, mask, id
   failures: list[list[Failure]]  # per row
 
@@ -35,15 +35,15 @@ class _Open:
 @dataclasses.dataclass
 class _Example:
   number: int
-  row: int  # of its first view in the stream
+  row: int  # row of its first view in the stream
   failures: list[Failure]
 
 
 class BatchAssembler:
-  """A stream of batches: the views of one example after the other, `size` at a time.
+  """A stream of batches of `size` views, in the order of the examples.
 
-  What is left of the last batches is padding: zeros, with the id -1. A thread keeps the decoders
-  busy while the consumer is not looking, and puts the next batches where the consumer wants them.
+  Rows after the last example are padding: zeros with the id -1. A background thread keeps the
+  decoders busy and places the next batches while the consumer computes.
   """
 
   def __init__(
@@ -57,17 +57,17 @@ class BatchAssembler:
     ahead: int,
     place: Place | None = None,
   ):
-    """Describes the stream.
+    """Sets up the stream; `stream` starts it.
 
     Args:
-      examples: what the numbers mean.
-      numbers: of the examples, in order.
-      padding: label of the rows that are left.
-      batches: in all.
-      size: rows of a batch.
-      ahead: rows under construction or waiting for the consumer, at least; whole batches, and
-        enough of them for an example to begin in one and end in another.
-      place: what is done to a batch in the thread, PLACED batches before it is asked for.
+      examples: maps numbers to examples.
+      numbers: numbers of the examples, in order.
+      padding: label of padding rows.
+      batches: total number of batches.
+      size: rows per batch.
+      ahead: minimum number of rows under construction or waiting for the consumer; rounded up to
+        whole batches, and to enough batches for an example that spans several.
+      place: applied to each batch in the background thread, PLACED batches ahead of the consumer.
     """
     self._examples, self._numbers, self._padding = examples, numbers, padding
     self._place = place
@@ -76,17 +76,17 @@ class BatchAssembler:
     self._taken = 0
     self._closed = False
     self._ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
-    # The thread's:
+    # Used only by the background thread:
     self._opened = self._done = self._given = 0  # batches
     self._open: deque[_Open] = deque()
     self._complete: deque[Batch] = deque()
     self._next: int | None = next(numbers, None)
-    self._row = 0  # where the next example begins
+    self._row = 0  # first row of the next example
     self._slots = 0
     self._begun: dict[int, _Example] = {}  # by slot
 
   def stream(self, decoders: Decoders, buffers: Buffers) -> Generator[Batch, None, None]:
-    """Yields the batches; closing the generator ends the decoders.
+    """Yields the batches; closing the generator stops the decoders.
 
     Returns:
       Batches as in `pipeline.train_batches`.
@@ -138,7 +138,7 @@ class BatchAssembler:
     self._opened += 1
 
   def _begin_examples(self, decoders: Decoders) -> None:
-    """Submits the examples whose rows are all open; what follows the last example is padding."""
+    """Submits examples whose rows are all in open batches; pads after the last example."""
     rows = self._examples.rows
     while self._next is not None and self._row + rows <= self._opened * self._size:
       self._begun[self._slots] = _Example(self._next, self._row, [])
@@ -153,7 +153,7 @@ class BatchAssembler:
       self._row += 1
 
   def _try(self, slot: int, decoders: Decoders) -> None:
-    """Submits an example's next attempt; where there is none, its rows are zeros, left out."""
+    """Submits the next attempt for an example; without one, its rows are masked zeros."""
     example = self._begun[slot]
     request = self._examples.request(example.number, example.failures)
     if request is not None:

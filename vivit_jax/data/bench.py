@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a clip takes from file to device, stage by stage, and what workers make of it.
+"""Measures the time of a clip per stage, from file to device, and the throughput of workers.
 
-`delayed` makes local videos as slow to reach as those in an object store.
+`delayed` adds a latency to local videos to simulate an object store.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from vivit_jax.data.timing import STAGES, collect_timings
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import ConfigError
 
-TURNS = 3  # of each number of workers, in turns, so that a busy machine is busy for all of them
+TURNS = 3  # per number of workers, interleaved so that other load affects all alike
 
 
 @dataclasses.dataclass(frozen=True)
 class StageTime:
-  """Milliseconds per clip in one thread."""
+  """Milliseconds per clip of one stage, in one thread."""
 
   name: str
   cpu: float
@@ -37,20 +37,20 @@ class StageTime:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-  """What `workers` processes give; medians over turns."""
+  """Throughput with `workers` processes; medians over turns."""
 
-  workers: int  # 0: threads of the trainer, one per core
+  workers: int  # 0 = threads of the trainer, one per core
   clips_per_second: float
-  parent_ms: float  # CPU of the training process per clip
+  parent_ms: float  # CPU milliseconds of the training process per clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """All that was measured."""
+  """Results of the benchmark."""
 
-  clips: int  # behind the stages, and behind each turn of each rate
+  clips: int  # measured for the stages, and in each turn of each rate
   clip_bytes: int
-  unreadable: int  # clips whose video could not be read; they are not in `stages`
+  unreadable: int  # clips with an unreadable video; not included in `stages`
   stages: tuple[StageTime, ...]
   rates: tuple[Rate, ...]
   demand: float  # clips per second of one device
@@ -58,11 +58,11 @@ class Report:
 
   @property
   def cpu(self) -> float:
-    """CPU milliseconds of one clip over all stages that a worker does."""
+    """CPU milliseconds per clip, over all stages that run in a worker."""
     return sum(stage.cpu for stage in self.stages if stage.name != 'transfer')
 
   def cores(self, devices: int) -> float:
-    """Returns how many cores feed this many devices."""
+    """Returns the number of cores needed to feed this many devices."""
     return devices * self.demand * self.cpu / 1000
 
 
@@ -78,12 +78,12 @@ def bench(
   """Measures the training split.
 
   Args:
-    manifest: of the training split; already delayed where that is asked for.
-    config: its clip, data and augmentation are those of training; `train.batch_size` too.
-    clips: to read for the stages, and again in each turn of each number of workers.
-    workers: how many processes to try, 0 for threads.
-    demand: clips per second of one device.
-    latency: seconds by which the manifest was delayed; for the report alone.
+    manifest: training split, already wrapped by `delayed` if a latency is simulated.
+    config: config of the training run.
+    clips: clips to read for the stages, and again in each turn of each number of workers.
+    workers: numbers of processes to try; 0 = threads.
+    demand: clips per second that one device processes.
+    latency: simulated latency in seconds; only for the report.
 
   Raises:
     DataError: the videos cannot be read.
@@ -91,7 +91,7 @@ def bench(
   config = dataclasses.replace(
     config,
     train=dataclasses.replace(
-      # At least four batches: the first one waits for the workers' start.
+      # At least four batches, because the first one waits for the workers to start.
       config.train,
       batch_size=max(1, min(config.train.batch_size, clips // 4)),
     ),
@@ -115,12 +115,12 @@ def bench(
 
 
 def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[StageTime, ...], int]:
-  """Returns the stages, in their order, and how many clips could not be read."""
+  """Returns the stages in order, and the number of unreadable clips."""
   import jax
 
   clip, size = config.clip, config.train.batch_size
   batch = np.zeros((size, clip.frames, clip.height, clip.width, 3), np.uint8)
-  jax.block_until_ready(jax.device_put(batch))  # the first one waits for the device
+  jax.block_until_ready(jax.device_put(batch))  # the first transfer includes device startup
   examples = TrainingExamples(manifest, config)
   unreadable, sent = 0, 0
   with collect_timings() as clock:
@@ -144,7 +144,7 @@ def _stages(manifest: Manifest, config: Config, clips: int) -> tuple[tuple[Stage
 
 
 def _rate(manifest: Manifest, config: Config, clips: int, workers: int) -> Rate:
-  """Reads batches as the trainer does; the time of the first one, which starts workers, is out."""
+  """Reads batches as the trainer does; excludes the first one, which waits for workers to start."""
   size = config.train.batch_size
   steps = max(2, clips // size)
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
@@ -164,7 +164,7 @@ def _rate(manifest: Manifest, config: Config, clips: int, workers: int) -> Rate:
 
 
 def as_json(result: Report) -> dict[str, Any]:
-  """Returns plain values, with the derived ones."""
+  """Returns the measured and derived values as JSON values."""
   return {
     **dataclasses.asdict(result),
     'cpu_ms': result.cpu,
@@ -174,7 +174,7 @@ def as_json(result: Report) -> dict[str, Any]:
 
 
 def as_text(result: Report) -> str:
-  """Returns tables to read."""
+  """Returns the results as text tables."""
   lines = [f'{"stage":<10}{"CPU ms":>8}{"ms":>8}   per clip, one thread, {result.clips} clips']
   lines += [f'{s.name:<10}{s.cpu:8.2f}{s.wall:8.2f}' for s in result.stages]
   lines.append(f'{"worker":<10}{result.cpu:8.2f}           all but the transfer')
@@ -202,7 +202,7 @@ class Files:
   paths: tuple[str, ...]
 
   def __getitem__(self, index: int) -> bytes:
-    """Raises DecodeError where a file cannot be read."""
+    """Returns the content of a file; raises DecodeError."""
     try:
       return Path(self.paths[index]).read_bytes()
     except OSError as error:
@@ -211,22 +211,22 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Delayed:
-  """Other contents, each after a wait."""
+  """Wraps other contents and adds a latency to each read."""
 
   contents: Contents
   seconds: float
 
   def __getitem__(self, index: int) -> bytes:
-    """Raises DecodeError where the video cannot be read."""
+    """Returns the content of a video after the latency; raises DecodeError."""
     time.sleep(self.seconds)
     return self.contents[index]
 
 
 def delayed(manifest: Manifest, seconds: float) -> Manifest:
-  """Returns the same videos, `seconds` away."""
+  """Returns the manifest with a latency of `seconds` for each video."""
   if manifest.items is not None:
     raise ConfigError(
-      '--simulate-latency delays files, and a source of your own has none: leave it out'
+      '--simulate-latency delays files, but your own data source has none: leave it out'
     )
   contents = manifest.contents or Files(tuple(video.path for video in manifest.videos))
   return dataclasses.replace(manifest, contents=Delayed(contents, seconds))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for the pixels of batches that several processes see, used again when nobody looks."""
+"""Shared memory for the pixels of batches, reused when no longer referenced."""
 
 import math
 import mmap
@@ -10,18 +10,18 @@ from collections import deque
 import numpy as np
 from jaxtyping import UInt8
 
-Place = tuple[int, int]  # number of a buffer, which is its file descriptor; row in it
+Place = tuple[int, int]  # number of the buffer (its file descriptor), and row in it
 
 
 class Buffers:
-  """As many buffers as are in use at the same time, each for one batch.
+  """A pool of buffers, each for one batch; it grows to the number in use at the same time.
 
-  A buffer is free when its array and everything made of it are gone. That covers JAX, which reads
-  an array after `device_put` has returned: on CPUs for as long as its own array lives. So no
-  consumer, however slow or greedy, sees a batch change.
+  A buffer is reused once its array and all views of it have been garbage-collected. This covers
+  JAX, which reads an array after `device_put` has returned (on CPUs, as long as the JAX array
+  lives). A batch therefore never changes while the consumer holds it.
 
-  They are anonymous files: they need no room in /dev/shm, and end with the last process that has
-  them open, however it ends.
+  The buffers are anonymous files (memfd). They use no space in /dev/shm and are freed with the last
+  process that has them open, even if it is killed.
   """
 
   def __init__(self, shape: tuple[int, ...]):
@@ -31,19 +31,19 @@ class Buffers:
     self._free: deque[int] = deque()
 
   def take(self) -> tuple[int, UInt8[np.ndarray, 'b f h w 3']]:
-    """Returns the number of a free buffer and its array, whose content is arbitrary."""
+    """Returns the number of a free buffer and its uninitialized array."""
     number = self._free.popleft() if self._free else self._make()
     flat = np.frombuffer(self._maps[number], np.uint8, math.prod(self._shape))
-    # Arrays made of `flat` refer to its base, not to it.
+    # Views of `flat` keep its base alive, not `flat` itself.
     weakref.finalize(flat.base, self._free.append, number).atexit = False
     return number, flat.reshape(self._shape)
 
   def row(self, place: Place) -> UInt8[np.ndarray, 'f h w 3']:
-    """Returns a row to be written to; does not keep its buffer from being used again."""
+    """Returns a row for writing; does not keep the buffer from being reused."""
     return rows(self._maps[place[0]], self._shape[1:])[place[1]]
 
   def close(self) -> None:
-    """Closes the files; arrays that were handed out stay."""
+    """Closes the files; arrays that are still in use stay valid."""
     for number in self._maps:
       os.close(number)
     self._maps = {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decodes videos in processes or in threads of the trainer.
+"""Decodes videos in worker processes or in threads of the trainer.
 
-A process that crashes or hangs is replaced, and costs a video, not the run. Threads need no start
-and no copies, but a file that crashes one of them ends the trainer.
+If a worker process crashes or hangs, it is replaced and only its video counts as unreadable.
+Threads start faster and need no copies, but a file that crashes a thread ends the trainer.
 """
 
 import queue
@@ -17,25 +17,25 @@ from vivit_jax.distributed import hosts
 
 
 def automatic(videos: int) -> int:
-  """Returns how many processes decode so many videos if nobody says: 0, threads, on one core.
+  """Returns the default number of processes for this many videos; 0 (threads) on a single core.
 
-  One core stays with the trainer, whose interpreter then runs nothing but it: threads share its
-  lock with the decoders' Python and with the thread that saves.
+  One core is left to the trainer. Decoding in processes also keeps the decoders' Python code from
+  competing with the trainer for the interpreter lock.
   """
   return max(0, min(cores() // hosts.neighbors() - 1, videos))
 
 
 class Processes(WorkerPool):
-  """See `Decoders`: which videos count as unreadable depends on nothing but the videos."""
+  """Worker processes, see `Decoders`; which videos are unreadable depends only on the videos."""
 
   def __init__(self, reader: Reader, row: tuple[int, ...], count: int, timeout: float):
-    """Prepares what `start` starts.
+    """Prepares the pool; `start` starts the processes.
 
     Args:
-      reader: sent to the processes.
-      row: shape of a row of the buffers, [F, H, W, 3].
-      count: of processes.
-      timeout: seconds for one video.
+      reader: reader, which is sent to the processes.
+      row: shape of one row of the buffers, [F, H, W, 3].
+      count: number of processes.
+      timeout: time limit for one video, in seconds.
     """
     super().__init__(
       Decode(reader, row),
@@ -70,7 +70,7 @@ class Threads:
   """One thread per core; see `Decoders`."""
 
   def __init__(self, reader: Reader, buffers: Buffers):
-    """Takes what does a task, and where its pixels go."""
+    """Takes the reader and the buffers for its pixels."""
     count = cores()
     self._reader, self._ahead = reading_ahead(reader, count)
     self.tasks = count * (QUEUE if self._ahead is None else DEPTH)
@@ -79,7 +79,7 @@ class Threads:
     self._results: queue.SimpleQueue[Result | Exception | None] = queue.SimpleQueue()
 
   def start(self) -> None:
-    """Has nothing to do: threads start as they are needed."""
+    """Does nothing; threads start when needed."""
 
   def decode(self, task: Task) -> None:
     """Adds a task; never blocks."""
@@ -98,11 +98,11 @@ class Threads:
     return [result for result in found if isinstance(result, Result)]
 
   def wake(self) -> None:
-    """Ends the waiting of another thread in `decoded`."""
+    """Wakes a thread that is waiting in `decoded`."""
     self._results.put(None)
 
   def close(self) -> None:
-    """Waits for the videos that are being decoded, and forgets the others."""
+    """Waits for the videos that are being decoded and drops the queued ones."""
     if self._ahead is not None:
       self._ahead.close()
     self._pool.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One example as a pure function of its number: which video, which clip, which crop.
+"""Examples as a pure function of their number: which video, clip and crop.
 
-An example is told (by `TrainingExamples` or `EvaluationVideos`) as one attempt after the other,
-until one of them can be read (by a `Reader`, which any process can do).
+`TrainingExamples` and `EvaluationVideos` turn a number into a `Request` for a video. A `Reader`, in
+any process, reads it. If that fails, the next request of the example is tried.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.data.video.sampling import evaluation_clips, training_clip
 from vivit_jax.errors import DataError
 
-ATTEMPTS = 10  # videos tried for one training example before the data counts as unusable
+ATTEMPTS = 10  # videos to try for one training example before giving up
 
 Failure = tuple[str, str]  # path, reason
 Label = Int32[np.ndarray, ' heads'] | Float32[np.ndarray, ' c'] | Float64[np.ndarray, ' 4']
@@ -35,62 +35,62 @@ LabeledViews = tuple[UInt8[np.ndarray, 'v f h w 3'], Shaped[np.ndarray, ' label'
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One try at an example, and all that its reader does not know yet."""
+  """One attempt to read an example, with everything that the reader needs to know."""
 
-  number: int  # of the example
-  attempt: int  # from 0
-  index: int  # of the video
+  number: int  # number of the example
+  attempt: int  # counted from 0
+  index: int  # index of the video
   video: Video
 
 
 @runtime_checkable
 class Reader(Protocol):
-  """Does one attempt; small, and can be sent to other processes."""
+  """Reads the video of a request; small and picklable, so it can be sent to other processes."""
 
   @property
   def manifest(self) -> Manifest:
-    """Where videos are; without the list of them."""
+    """The manifest without its list of videos."""
 
   def __call__(self, request: Request) -> LabeledViews:
-    """Returns views, uint8 [V, F, H, W, 3], and their label; raises DecodeError."""
+    """Returns views uint8 [V, F, H, W, 3] and their label; raises DecodeError."""
 
 
 @runtime_checkable
 class Examples(Protocol):
-  """A stream of examples by number."""
+  """A sequence of examples."""
 
-  rows: int  # views of one example
+  rows: int  # views per example
 
   @property
   def reader(self) -> Reader:
-    """Does their attempts."""
+    """Returns the reader for the requests."""
 
   def request(self, number: int, failures: list[Failure]) -> Request | None:
-    """Returns what to try after these failures; None: the example is unreadable."""
+    """Returns the next request after these failures, or None if the example is unreadable."""
 
   def label(self, number: int) -> Label:
-    """Returns that of an unreadable example."""
+    """Returns the label of an unreadable example."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingReader:
-  """Draws and reads one clip; see `Reader`."""
+  """Samples and reads one clip; see `Reader`."""
 
   manifest: Manifest
   config: Config
-  videos: int  # of the split
-  mirrored: tuple[tuple[int | None, ...], ...] = ()  # per head, where labels follow the mirror
+  videos: int  # number of videos in the split
+  mirrored: tuple[tuple[int | None, ...], ...] = ()  # per head: labels when mirrored
 
   def rng(self, number: int, attempt: int) -> np.random.Generator:
-    """Returns what an attempt draws from; each first one where it looks for a substitute."""
+    """Returns the random generator of an attempt; retries first draw a substitute video from it."""
     seed = self.config.seed
     return np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
 
   def __call__(self, request: Request) -> LabeledViews:
-    """Returns one clip, uint8 [1, F, H, W, 3], and its label; raises DecodeError."""
+    """Returns one clip uint8 [1, F, H, W, 3] and its label; raises DecodeError."""
     rng = self.rng(request.number, request.attempt)
     if request.attempt:
-      rng.integers(self.videos)  # drew the video
+      rng.integers(self.videos)  # skip the draw of the substitute video
     clip, video = self.config.clip, request.video
     with self.manifest.open(request.index, video) as reader:
       video = labelled(video, reader)
@@ -108,7 +108,7 @@ class TrainingReader:
 
 
 class TrainingExamples:
-  """Example number i of an endless stream; depends on (manifest, config, i) alone."""
+  """An endless stream of examples; example i depends only on (manifest, config, i)."""
 
   rows = 1
 
@@ -122,16 +122,16 @@ class TrainingExamples:
     self._order = video_order(manifest, config)
 
   def request(self, number: int, failures: list[Failure]) -> Request:
-    """Returns the video of an example, or after failures a substitute fixed by `number` too.
+    """Returns the video of an example or, after failures, a substitute also fixed by `number`.
 
     Args:
-      number: of the example; every len(videos) of them make an epoch that shows each video once,
-        or with `augment.repeated_augmentation` = k every k-th video k times, in clips of
-        consecutive numbers. With `data.balance` see `order.video_order`.
-      failures: of the attempts before.
+      number: number of the example. An epoch of len(videos) examples shows each video once; with
+        `augment.repeated_augmentation` = k, it shows 1/k of the videos k times each, in
+        consecutive examples. For `data.balance` see `order.video_order`.
+      failures: failures of the previous attempts.
 
     Raises:
-      DataError: ATTEMPTS of them failed.
+      DataError: ATTEMPTS attempts have failed.
     """
     k = len(failures)
     if k == ATTEMPTS:
@@ -146,17 +146,17 @@ class TrainingExamples:
     return Request(number, k, index, self._manifest.videos[index])
 
   def label(self, number: int) -> Label:
-    """Is never asked for: every training example is readable."""
+    """Is never called: a training example is never unreadable."""
     raise NotImplementedError
 
 
 class Reading(NamedTuple):
-  """How a video without labels was read."""
+  """Statistics about reading a video without labels."""
 
-  frames: float  # of the video, or of its span
-  seconds: float  # from the first of them to the last
-  used: float  # different frames that the views show
-  missing: float  # more that they would show, but that cannot be decoded; the nearest stand in
+  frames: float  # number of frames in the video, or in its span
+  seconds: float  # time from the first of them to the last
+  used: float  # number of different frames in the views
+  missing: float  # number of further frames that cannot be decoded; replaced by the nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +169,10 @@ class EvaluationReader:
   spatial_views: int
 
   def __call__(self, request: Request) -> LabeledViews:
-    """Returns views from one decode, uint8 [T * S, F, H, W, 3], their label; raises DecodeError.
+    """Returns views uint8 [T * S, F, H, W, 3] from one decode, and the label; raises DecodeError.
 
-    A frame that several views show is decoded and resized once. If the manifest has no labels, a
-    damaged video is read as far as it can be, and its `Reading` stands in for the label.
+    Frames in several views are decoded and resized once. If the manifest has no labels, a damaged
+    video is read as far as possible, and its `Reading` is returned instead of a label.
     """
     clip = self.config.clip
     crops = views_of(clip, self.spatial_views, self.config.test_short_side)
@@ -192,7 +192,7 @@ class EvaluationReader:
 
 
 class EvaluationVideos:
-  """All views of the video with a given index, the crops of a clip next to each other."""
+  """Example i is all views of video i, with the crops of a clip next to each other."""
 
   def __init__(self, manifest: Manifest, config: Config, temporal_views: int, spatial_views: int):
     self._manifest = manifest
@@ -200,7 +200,7 @@ class EvaluationVideos:
     self.reader = EvaluationReader(_bare(manifest), config, temporal_views, spatial_views)
 
   def request(self, number: int, failures: list[Failure]) -> Request | None:
-    """Returns the only attempt there is."""
+    """Returns the only request, or None after a failure."""
     return None if failures else Request(number, 0, number, self._manifest.videos[number])
 
   def label(self, number: int) -> Label:
@@ -209,18 +209,18 @@ class EvaluationVideos:
 
 
 def _bare(manifest: Manifest) -> Manifest:
-  """Returns a manifest without its videos, which can be many."""
+  """Returns a manifest without its list of videos, which can be long."""
   return dataclasses.replace(manifest, videos=())
 
 
 def read_view(manifest: Manifest, index: int, config: Config) -> UInt8[np.ndarray, 'f h w 3']:
-  """Returns the central view of a video, uint8 [F, H, W, 3]; raises DecodeError."""
+  """Returns the central view of a video as uint8 [F, H, W, 3]; raises DecodeError."""
   reader = EvaluationReader(_bare(manifest), config, temporal_views=1, spatial_views=1)
   return reader(Request(index, 0, index, manifest.videos[index]))[0][0]
 
 
 def labelled(video: Video, reader: VideoReader) -> Video:
-  """Returns a video with the labels that came with its frames, if any did."""
+  """Returns a video with the labels that were read with its frames, if any."""
   return (
     dataclasses.replace(video, labels=reader.labels) if isinstance(reader, FrameArray) else video
   )
@@ -228,7 +228,7 @@ def labelled(video: Video, reader: VideoReader) -> Video:
 
 @contextlib.contextmanager
 def _naming(request: Request) -> Iterator[None]:
-  """Says at which video a user's augmentation failed."""
+  """Adds the video to an error of a user's augmentation."""
   try:
     yield
   except DataError as error:
@@ -236,14 +236,14 @@ def _naming(request: Request) -> Iterator[None]:
 
 
 def label(video: Video, manifest: Manifest) -> Label:
-  """Returns class ids int32 [heads], or where labels are tags a multi-hot row float32 [C].
+  """Returns class ids int32 [heads], or a multi-hot row float32 [C] for multi_label tasks.
 
-  Of a manifest without labels, zeros for a `Reading`, float64 [4].
+  For a manifest without labels, returns zeros in the shape of a `Reading`, float64 [4].
   """
   if not manifest.class_names:
     return np.zeros(len(Reading._fields))
   if not manifest.multi_label:
-    unread = (0,) * len(manifest.class_names)  # an item of a source, which gives its labels itself
+    unread = (0,) * len(manifest.class_names)  # an item of a user's source that was not read yet
     return np.array(video.labels or unread, np.int32)
   row = np.zeros(len(next(iter(manifest.class_names.values()))), np.float32)
   row[list(video.labels)] = 1.0

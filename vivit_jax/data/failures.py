@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos that could not be read: named, counted, listed in a file, and too many of them refused."""
+"""Unreadable videos: reports, counts and lists them, and stops the run if there are too many."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,18 +14,18 @@ FILE = 'skipped.csv'
 
 
 class Failures:
-  """Collects failures and writes each video's first to `folder/skipped.csv` as it comes.
+  """Collects failures and appends each video's first failure to `folder/skipped.csv`.
 
-  A file that an earlier run left there is continued: it lists each path once. Of several processes
-  the first writes, and counts the videos of all, once it has collected what the others saw.
+  An existing file of an earlier run is continued; every path is listed once. In a multi-process
+  run, process 0 writes the file and counts the failures that it has collected from all processes.
 
   Attributes:
-    count: failures seen, several of one video counted each time.
-    reasons: by path, what was wrong with it first; in the order seen.
+    count: number of failures, including repeated ones of the same video.
+    reasons: first reason by path, in order of occurrence.
   """
 
   def __init__(self, manifest: Manifest, max_bad_fraction: float, folder: Path):
-    """Takes the videos that the failures are a share of, and the largest share to accept."""
+    """Takes the manifest and the maximum fraction of its videos that may fail."""
     self._title = manifest.title
     self._videos = len(manifest.videos)
     self._max_bad_share = max_bad_fraction
@@ -39,7 +39,7 @@ class Failures:
     """Adds (path, reason) pairs.
 
     Raises:
-      DataError: more than the accepted share of the videos cannot be read.
+      DataError: more than the maximum fraction of the videos cannot be read.
     """
     for path, reason in failures:
       self.count += 1
@@ -59,7 +59,7 @@ class Failures:
       )
 
   def collect(self) -> None:
-    """Adds, in the first process, what the others saw since it last asked.
+    """Adds, in process 0, the failures of the other processes since the last call.
 
     Raises:
       DataError: as `add`.

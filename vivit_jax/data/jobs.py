@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decoders are given to do, and how it ended.
+"""Tasks of decoders and their results.
 
-`ReadAhead` reads the bytes of the next videos while others are being decoded.
+`ReadAhead` reads the bytes of the next videos while other videos are decoded.
 """
 
 import dataclasses
@@ -22,30 +22,30 @@ from vivit_jax.data.timing import stage
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.data.worker import Work
 
-QUEUE = 2  # tasks of a decoder that need not wait for bytes: it never idles between two
+QUEUE = 2  # tasks queued per decoder for local files, so that it never idles
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One attempt, and where its pixels go."""
+  """A request and the buffer rows for its pixels."""
 
-  slot: int  # place of the example in the stream; low ones are wanted first
+  slot: int  # position of the example in the stream; lower ones are more urgent
   request: Request
   places: tuple[Place, ...]  # one per view
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """How a task ended; exactly one of label and failure is given."""
+  """Outcome of a task: either a label or a failure."""
 
   slot: int
-  index: int  # of the video
+  index: int  # index of the video
   label: np.ndarray | None = None
   failure: Failure | None = None
 
 
 def run_task(task: Task, reader: Reader, row: Callable[[Place], np.ndarray]) -> Result:
-  """Reads a video and writes its views to their rows."""
+  """Reads a video and writes its views to the task's rows."""
   try:
     pixels, label = reader(task.request)
   except DecodeError as error:
@@ -58,48 +58,48 @@ def run_task(task: Task, reader: Reader, row: Callable[[Place], np.ndarray]) -> 
 
 @runtime_checkable
 class Decoders(Protocol):
-  """Threads or processes that do tasks; used by one thread, but for `wake`."""
+  """Threads or processes that run tasks; all methods but `wake` are called from one thread."""
 
-  tasks: int  # that should be there for them to do, or some are idle
+  tasks: int  # number of submitted tasks that keeps all of them busy
 
   def start(self) -> None:
-    """Starts them."""
+    """Starts the threads or processes."""
 
   def decode(self, task: Task) -> None:
     """Adds a task; never blocks."""
 
   def decoded(self) -> list[Result]:
-    """Waits for results or for `wake`, and returns what came."""
+    """Waits for results or for `wake`, and returns the results."""
 
   def wake(self) -> None:
-    """Ends the waiting of another thread in `decoded`."""
+    """Wakes a thread that is waiting in `decoded`."""
 
   def close(self) -> None:
-    """Ends them, whatever they are doing."""
+    """Stops the threads or processes, also if they are busy."""
 
 
-# Videos on their way to one decoder: 50 ms away, they keep one busy that takes 3 ms for each.
+# Videos read ahead per decoder: with 50 ms latency, enough for a decoder that takes 3 ms a video.
 DEPTH = 16
 
 
 class ReadAhead:
-  """Contents whose reading can be started early."""
+  """Contents that can be read ahead."""
 
   def __init__(self, contents: Contents, depth: int = DEPTH):
-    """Takes what it reads from, and how many videos at a time."""
+    """Takes the contents to read, and the number of videos to read at a time."""
     self._contents = contents
     self._threads = ThreadPoolExecutor(depth, thread_name_prefix='read_ahead')
     self._started: dict[int, deque[Future[bytes]]] = defaultdict(deque)
     self._lock = threading.Lock()
 
   def start(self, index: int) -> None:
-    """Begins to read a video, for the next `[index]`."""
+    """Starts reading a video for a later `[index]`."""
     future = self._threads.submit(self._contents.__getitem__, index)
     with self._lock:
       self._started[index].append(future)
 
   def __getitem__(self, index: int) -> bytes:
-    """Returns what was started earliest; raises DecodeError."""
+    """Returns the content from the earliest `start` of this video; raises DecodeError."""
     with self._lock:
       future = self._started[index].popleft()
       if not self._started[index]:
@@ -107,14 +107,14 @@ class ReadAhead:
     return future.result()
 
   def close(self) -> None:
-    """Forgets what nobody has asked for."""
+    """Drops contents that were not requested."""
     self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def reading_ahead(reader: Reader, decoders: int = 1) -> tuple[Reader, ReadAhead | None]:
-  """Returns the reader for so many decoders, whose every video has to be started; None: of files.
+  """Returns a reader that reads ahead, and its ReadAhead, on which every video must be started.
 
-  Files are not read ahead: the operating system does that.
+  Local files need no read-ahead, since the operating system does it; then ReadAhead is None.
   """
   contents = reader.manifest.contents
   if contents is None:
@@ -125,25 +125,25 @@ def reading_ahead(reader: Reader, decoders: int = 1) -> tuple[Reader, ReadAhead 
 
 
 class Decode(Work):
-  """Decodes in a process of its own, into the buffers of its parent."""
+  """Decodes in a worker process, into the parent's buffers."""
 
   def __init__(self, reader: Reader, row: tuple[int, ...]):
-    """Takes what reads, and the shape of a row of the buffers."""
+    """Takes the reader and the shape of a buffer row."""
     self._reader, self._row = reader, row
     self._ahead: ReadAhead | None = None
     self._maps: dict[int, mmap.mmap] = {}
 
   def start(self) -> None:
-    """Prepares to read ahead."""
+    """Prepares reading ahead."""
     self._reader, self._ahead = reading_ahead(self._reader)
 
   def expect(self, task: Task) -> None:
-    """Begins to read the video's bytes."""
+    """Starts reading the bytes of the task's video."""
     if self._ahead is not None:
       self._ahead.start(task.request.index)
 
   def __call__(self, task: Task) -> Result:
-    """Returns how a task ended; pixels are in its rows."""
+    """Runs a task and returns its result; the pixels are written to its rows."""
     return run_task(task, self._reader, self._row_at)
 
   def _row_at(self, place: Place) -> np.ndarray:

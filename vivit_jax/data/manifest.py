@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which videos a split has and what they are labelled as: CSV manifests and class name files."""
+"""Videos and labels of a split: CSV manifests and class name files."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from vivit_jax.data.video.reader import VideoReader
 from vivit_jax.errors import DataError, nearest
 
 SPLITS = ('train', 'validation', 'test')
-SEPARATOR = '|'  # between the class names of one multi_label cell
+SEPARATOR = '|'  # separates class names in a multi_label cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,43 +24,43 @@ class Video:
   """One row of a manifest."""
 
   path: str  # absolute
-  start: float | None  # seconds after the first frame, inclusive; None = from the first frame
-  end: float | None  # seconds after the first frame, exclusive; None = to the last frame
-  labels: tuple[int, ...]  # class id per head | ids of the classes present, ascending (multi_label)
+  start: float | None  # seconds after the first frame, inclusive; None = first frame
+  end: float | None  # seconds after the first frame, exclusive; None = end of the video
+  labels: tuple[int, ...]  # class id per head; for multi_label, ids of present classes, sorted
 
 
 @runtime_checkable
 class Contents(Protocol):
-  """The bytes of a split's videos by their index, where they are not files of a local disk."""
+  """The bytes of a split's videos by index, if they are not local files."""
 
   def __getitem__(self, index: int) -> bytes:
-    """Raises DecodeError where they cannot be read."""
+    """Returns the bytes of a video; raises DecodeError."""
 
 
 @runtime_checkable
 class Items(Protocol):
-  """Videos by their index that are not decoded here, but by a user's own code or before."""
+  """Already decoded videos by index, e.g. from a user's own source."""
 
   def __getitem__(self, index: int) -> FrameArray:
-    """Raises DecodeError where one cannot be read."""
+    """Returns the frames of a video; raises DecodeError."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """One split."""
+  """One split of a data set."""
 
   split: str
   videos: tuple[Video, ...]
-  class_names: dict[str, tuple[str, ...]]  # per head, in the order of the ids; {}: no labels
+  class_names: dict[str, tuple[str, ...]]  # class names per head, by class id; {} = no labels
   fingerprint: str  # identifies rows and class names; 16 hexadecimal digits
-  multi_label: bool  # whether `Video.labels` are the classes present instead of one per head
-  contents: Contents | None = None  # None: `Video.path` is a local file
-  items: Items | None = None  # give frames, and labels, instead of a file; `Video.path` names them
-  labels_known: bool = True  # False: `Video.labels` are (), and come with each item as it is read
+  multi_label: bool  # whether `Video.labels` has the present classes instead of one per head
+  contents: Contents | None = None  # None = `Video.path` is a local file
+  items: Items | None = None  # decoded videos instead of files; `Video.path` is their name
+  labels_known: bool = True  # False = `Video.labels` is (); labels are read with each item
 
   @property
   def title(self) -> str:
-    """What messages call the list of videos."""
+    """Name of the list of videos in messages."""
     return f'{self.split}.csv' if self.items is None else f'the {self.split} split'
 
   def open(
@@ -69,9 +69,9 @@ class Manifest:
     """Returns the frames of a video between its start and end; raises DecodeError.
 
     Args:
-      index: in `videos`.
-      video: what stands there, for a process that was not given `videos`.
-      kind: of reader.
+      index: index in `videos`.
+      video: the video at this index; passed because some processes have no `videos`.
+      kind: reader class.
     """
     if self.items is not None:
       with stage('decode'):
@@ -89,13 +89,13 @@ def read_manifest(root: str | Folder, split: str, task: Task) -> Manifest:
   Args:
     root: folder of the manifests, local or gs://; the `path` column is relative to it.
     split: 'train', 'validation' or 'test'.
-    task: its heads are columns of the CSV; its class counts, if given, must be those of the files.
+    task: its heads are columns of the CSV; its class counts, if set, must match the class files.
 
   Returns:
-    The split's videos in file order; at least one.
+    The split's videos in file order, at least one.
 
   Raises:
-    DataError: a file, column, row or class count that cannot be used.
+    DataError: a file, column, row or class count is missing or invalid.
   """
   root = folder(root)
   class_names = read_class_names(root, task)
@@ -170,7 +170,7 @@ def _video(
 
 
 def check_path(where: str, path: str, root: Folder) -> None:
-  """Refuses the path of a row unless it names something below `root`; raises DataError."""
+  """Raises DataError unless the path of a row is inside `root`."""
   if not path or '\0' in path:
     raise DataError(f'{where} has no usable path ({path!r}): give one relative to {root}')
   if path.startswith(('/', '\\')) or '://' in path or '..' in PurePosixPath(path).parts:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set: handwritten digits that move in one of eight ways, as real mp4 files.
+"""The built-in data set: mp4 files of handwritten digits that move in one of eight ways.
 
-The verb is how a digit moves, the noun which digit it is. A digit has four phases in [0, 1) that
-set its place (x, y), angle and size. One phase advances steadily and wraps around; the verb says
-which and whether forwards. All four start uniform and independent, and so they are uniform in every
-single frame of every verb: only time can tell the verbs apart.
+The verb is the kind of motion, the noun is the digit. Each digit has four phases in [0, 1), for x,
+y, angle and size. One phase advances at a constant rate and wraps around; the verb determines which
+one, and its direction. All phases start independent and uniform, so they are uniform in every
+single frame for every verb: verbs can be distinguished only by motion.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from vivit_jax.data.tables import as_csv
 from vivit_jax.distributed import hosts
 from vivit_jax.files import cache_folder, locked
 
-VERSION = 2  # of what is drawn and written; part of the cache key
-VERBS = {  # name: (which phase moves, in which direction)
+VERSION = 2  # of the generated content; part of the cache key
+VERBS = {  # name: (moving phase, direction)
   'left': ('x', -1),
   'right': ('x', 1),
   'up': ('y', -1),
@@ -44,25 +44,25 @@ VERBS = {  # name: (which phase moves, in which direction)
 PHASES = ('x', 'y', 'angle', 'size')
 NOUNS = tuple(map(str, range(10)))
 
-FRAMES, RATE = 24, 12  # per video; per second
-HEIGHT, WIDTH = 48, 56  # pixels; not square, so that the spatial crops of evaluation differ
-X_RANGE, Y_RANGE = (13.0, 43.0), (13.0, 35.0)  # of the digit's center, pixels
-SIZES = (14.0, 30.0)  # of the digit's 8 x 8 grid, pixels
-PERIODS = (16.0, 22.0)  # frames in which a phase goes round once
+FRAMES, RATE = 24, 12  # frames per video; frames per second
+HEIGHT, WIDTH = 48, 56  # pixels; not square, so that spatial crops differ
+X_RANGE, Y_RANGE = (13.0, 43.0), (13.0, 35.0)  # center of the digit, pixels
+SIZES = (14.0, 30.0)  # side of the digit, pixels
+PERIODS = (16.0, 22.0)  # frames per cycle of a phase
 SHARES = {'train': (0.0, 0.7), 'validation': (0.7, 0.85), 'test': (0.85, 1.0)}  # of the images
 ENCODER = {'preset': 'veryfast', 'crf': '20', 'g': '12', 'threads': '1'}
 
 
 @functools.cache
 def _source() -> tuple[np.ndarray, np.ndarray]:
-  """Returns scikit-learn's digits: images [1797, 8, 8] in [0, 16], and which digit each is."""
+  """Returns scikit-learn's digits: images [1797, 8, 8] in [0, 16] and their labels."""
   digits = load_digits()
   return digits.images, digits.target
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitVideo:
-  """What one video shows, and the seed of its randomness."""
+  """Content and random seed of one video."""
 
   verb: str
   noun: str
@@ -71,9 +71,9 @@ class DigitVideo:
 
 
 def digit_videos(config: MovingDigits, split: str) -> list[DigitVideo]:
-  """Returns the videos of a split, verbs and nouns as even as the count allows.
+  """Returns the videos of a split, with verbs and nouns as balanced as possible.
 
-  No source image occurs in two splits: those of each digit are divided 70 / 15 / 15 %.
+  The source images of each digit are divided 70 / 15 / 15 %, so splits share no image.
   """
   count = getattr(config, f'{split}_videos')
   targets = _source()[1]
@@ -88,7 +88,7 @@ def digit_videos(config: MovingDigits, split: str) -> list[DigitVideo]:
   result = []
   uses = dict.fromkeys(NOUNS, 0)
   for k in range(count):
-    verb, noun = pairs[(k * 27) % len(pairs)]  # 27: all pairs come in turn, neighbours far apart
+    verb, noun = pairs[(k * 27) % len(pairs)]  # 27: visits all pairs, in a mixed order
     image = images[noun][uses[noun] % len(images[noun])]
     uses[noun] += 1
     result.append(DigitVideo(verb, noun, int(image), (config.seed, list(SHARES).index(split), k)))
@@ -105,12 +105,12 @@ def draw(sample: DigitVideo) -> UInt8[np.ndarray, 'f h w 3']:
 
 
 def opacity(sample: DigitVideo) -> Float32[np.ndarray, 'f h w']:
-  """Returns where the digit of a video is, [24, 48, 56] in [0, 1]."""
+  """Returns the digit's opacity in each frame, [24, 48, 56] in [0, 1]."""
   return _layers(sample, np.random.default_rng(sample.seed))[..., 3]
 
 
 def _layers(sample: DigitVideo, rng: np.random.Generator) -> Float32[np.ndarray, 'f h w 4']:
-  """Returns the digit alone, as `_place` does, in each frame; draws the first numbers of rng."""
+  """Returns the digit of each frame without background; draws the first numbers of `rng`."""
   start = dict(zip(PHASES, rng.random(len(PHASES)), strict=True))
   moving, sign = VERBS[sample.verb]
   speed = sign / rng.uniform(*PERIODS)
@@ -123,8 +123,8 @@ def _layers(sample: DigitVideo, rng: np.random.Generator) -> Float32[np.ndarray,
 def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
   """Returns a digit [32, 32, 4]: RGB in [0, 255] times opacity, and opacity in [0, 1].
 
-  The digit is white on a disc that runs from red at its top to blue at its bottom, so that a 0
-  shows how it is turned.
+  The digit is white on a disc with a gradient from red at the top to blue at the bottom, so that
+  the rotation of a 0 is visible.
   """
   small = (_source()[0][image] / 16).astype(np.float32)
   stroke = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
@@ -141,8 +141,8 @@ def _glyph(image: int) -> Float32[np.ndarray, 'h w 4']:
 def _place(
   glyph: Float32[np.ndarray, 'g g 4'], x: float, y: float, angle: float, size: float
 ) -> Float32[np.ndarray, 'h w 4']:
-  """Returns the glyph on an empty frame [48, 56, 4], its place given by phases in [0, 1)."""
-  pixels = SIZES[0] * (SIZES[1] / SIZES[0]) ** size  # equal growth per frame, in percent
+  """Returns the glyph on an empty frame [48, 56, 4]; x, y, angle, size are phases in [0, 1)."""
+  pixels = SIZES[0] * (SIZES[1] / SIZES[0]) ** size  # grows by the same factor per frame
   zoom = pixels / glyph.shape[0]
   cos, sin = zoom * math.cos(2 * math.pi * angle), zoom * math.sin(2 * math.pi * angle)
   rotation = np.array([[cos, -sin], [sin, cos]])  # clockwise on the screen, where y points down
@@ -164,11 +164,11 @@ def encode(file: Path, frames: UInt8[np.ndarray, 'f h w 3']) -> None:
 
 
 def ensure(config: MovingDigits) -> Path:
-  """Returns the folder of the data set, generating it unless it is there and finished.
+  """Returns the folder of the data set, and generates it first if necessary.
 
-  It lies in the cache folder under a name made from the settings. Only finished folders get that
-  name, so one that was interrupted is generated again; processes that want the same folder wait for
-  each other.
+  It is in the cache folder, with a name derived from the settings. A folder gets this name only
+  when it is complete, so an interrupted one is generated again. Processes that need the same folder
+  wait for each other.
   """
   key = json.dumps([VERSION, dataclasses.asdict(config)], sort_keys=True)
   target = cache_folder(f'moving_digits-{hashlib.sha256(key.encode()).hexdigest()[:12]}')
@@ -177,14 +177,14 @@ def ensure(config: MovingDigits) -> Path:
   cache = target.parent
   cache.mkdir(parents=True, exist_ok=True)
   with locked(target.with_suffix('.lock'), 'moving digits', wait=True):
-    # Under the lock no one else is generating: what lies around was left by a killed process.
+    # With the lock held, temporary folders can only be left by killed processes.
     for leftover in cache.glob(f'{target.name}.tmp*'):
       shutil.rmtree(leftover)
     if not target.is_dir():
       folder = Path(tempfile.mkdtemp(prefix=f'{target.name}.tmp', dir=cache))
       try:
         _generate(config, folder)
-        folder.chmod(0o755)  # mkdtemp's folders are closed to other users
+        folder.chmod(0o755)  # mkdtemp's folders are private
         folder.rename(target)
       except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which video an example of training shows: shuffled epochs, or all classes equally often."""
+"""Order of the videos in training: shuffled epochs, or all classes equally often."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -13,19 +13,19 @@ from vivit_jax.errors import ConfigError
 
 @runtime_checkable
 class Order(Protocol):
-  """An endless list of indices of videos."""
+  """An endless sequence of video indices."""
 
   def __getitem__(self, position: int) -> int:
-    """Returns the video of an example."""
+    """Returns the index of the video for an example."""
 
 
 def video_order(manifest: Manifest, config: Config) -> Order:
-  """Returns the order of the videos; a function of (labels, seed, position) alone.
+  """Returns the order of the videos, which depends only on (labels, seed, position).
 
-  By default each epoch of len(videos) shows every video once. With `data.balance` each group of as
-  many examples as that head has classes shows every class once, in an order of its own, and a class
-  shows all its videos before one comes again. Classes without a video are left out. Where labels
-  are tags, a video counts for each of its tags, and videos without one are a class of their own.
+  By default, each epoch of len(videos) examples shows every video once. With `data.balance`, every
+  group of C examples, with C the number of classes of that head, shows every class once in random
+  order, and every class cycles through all its videos. Classes without videos are skipped. With
+  multi_label, a video belongs to each of its tags, and videos without tags form one more class.
   """
   if config.data.balance is None:
     return _shuffled(len(manifest.videos), config.seed)
@@ -33,15 +33,15 @@ def video_order(manifest: Manifest, config: Config) -> Order:
 
 
 def videos_by_class(manifest: Manifest, head: str) -> list[list[int]]:
-  """Returns the indices of each class's videos; of a head with tags, last those without a tag.
+  """Returns the video indices of each class; for multi_label, last those without a tag.
 
   Raises:
-    ConfigError: a source of one's own that does not tell its labels in advance.
+    ConfigError: a user's own source does not provide its labels in advance.
   """
   if not manifest.labels_known:
     raise ConfigError(
-      'classes are counted before videos are read, by config.data.balance and '
-      "config.train.balanced_loss: give your source 'labels', those of all items"
+      'config.data.balance and config.train.balanced_loss need the labels before videos are read: '
+      "add an attribute 'labels' to your source, with the labels of all items"
     )
   names = list(manifest.class_names)
   found: list[list[int]] = [[] for _ in manifest.class_names[head]]
@@ -62,13 +62,13 @@ class _ClassBalanced:
 
   def __getitem__(self, position: int) -> int:
     shown = int(self._classes[position])
-    times = position // len(self._videos)  # that the class was shown before
+    times = position // len(self._videos)  # number of times the class was shown before
     return self._videos[shown][int(self._orders[shown][times])]
 
 
 def _shuffled(count: int, *key: int) -> Order:
-  import grain  # late: processes that decode do without
+  import grain  # late, since decoder processes do not need it
 
-  # Neighbouring seeds must not give shifted copies of the same epochs.
+  # A hash, since neighboring seeds could give shifted copies of the same epochs.
   seed = int(np.random.SeedSequence(key).generate_state(1)[0])
   return grain.MapDataset.range(count).shuffle(seed=seed).repeat()

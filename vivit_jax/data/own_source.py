@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos of a user's own source, which decodes them itself: `config.data.source = 'module:name'`.
+"""Videos from a user's own source, which decodes them: `config.data.source = 'module:name'`.
 
-The source is made anew in each process that reads, so that nothing of it need be sent. It is never
-called by two threads at a time.
+The source is constructed in each process that reads, so it does not need to be picklable. It is
+never called by two threads at the same time.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import ConfigError, DataError, nearest
 
 SETTING = 'config.data.source'
-CONTRACT = 'return (frames, labels), frames uint8 [N, H, W, 3] with N from 1 on'
+CONTRACT = 'return (frames, labels), with frames uint8 [N, H, W, 3] and N >= 1'
 _making = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnVideos:
-  """The items of one split; can be sent to other processes.
+  """The items of one split; picklable.
 
   Attributes:
-    name: of the source, `module:name`.
-    split: it is made for.
+    name: name of the source, `module:name`.
+    split: name of the split.
     root: `config.data.root`.
-    length: items that it has in the process that opened the split.
-    class_names: per head.
-    multi_label: whether an item has any number of labels instead of one per head.
+    length: number of items in the process that opened the split.
+    class_names: class names per head.
+    multi_label: whether items have any number of labels instead of one per head.
   """
 
   name: str
@@ -46,22 +46,22 @@ class OwnVideos:
   multi_label: bool
 
   def title(self, index: int) -> str:
-    """Returns what names an item in messages and lists."""
+    """Returns the name of an item in messages and lists."""
     return f'{self.name}({self.split!r})[{index}]'
 
   def __getitem__(self, index: int) -> FrameArray:
-    """Returns the frames of an item with its labels.
+    """Returns the frames and labels of an item.
 
     Raises:
-      DecodeError: the source raised an error, which makes the item an unreadable video.
-      DataError: it gave something else than it should, which ends the run.
+      DecodeError: the source raised an error; the item counts as an unreadable video.
+      DataError: the source returned an invalid value, which ends the run.
     """
     source, lock = make(self.name, self.split, self.root)
     where = self.title(index)
     if (length := _length(source, self.name, self.split)) != self.length:
       raise DataError(
         f'{where}: the source has {length} items in this process, but {self.length} where the '
-        'split was opened: its length must follow from its arguments alone'
+        'split was opened: its length must depend only on its arguments'
       )
     try:
       with lock:
@@ -79,11 +79,11 @@ class OwnVideos:
 
 
 def open_own(config: Config, split: str) -> Manifest:
-  """Returns the items of a split as a manifest, whose labels are known once an item is read.
+  """Returns the items of a split as a manifest; labels are known once an item is read.
 
   Raises:
-    ConfigError: the source cannot be imported or made.
-    DataError: it has no such split, or breaks its contract.
+    ConfigError: the source cannot be imported or constructed.
+    DataError: the source has no such split or violates its contract.
   """
   name, root, task = config.data.source, config.data.root, config.task
   source, _ = make(name, split, root)
@@ -104,23 +104,23 @@ def open_own(config: Config, split: str) -> Manifest:
 
 
 def has_split(config: Config, split: str) -> bool:
-  """Whether a source has items of a split; raises as `open_own`."""
+  """Returns whether a source has items for a split; raises like `open_own`."""
   name = config.data.source
   return _length(make(name, split, config.data.root)[0], name, split) > 0
 
 
 def class_counts(config: Config) -> tuple[int, ...]:
-  """Returns how many classes each head of a source has; raises as `open_own`."""
+  """Returns the number of classes of each head; raises like `open_own`."""
   name, task = config.data.source, dataclasses.replace(config.task, classes=())
   source, _ = make(name, 'train', config.data.root)
   return tuple(map(len, _class_names(source, name, task).values()))
 
 
 def make(name: str, split: str, root: str | None) -> tuple[Any, threading.Lock]:
-  """Returns the source for a split, made once in this process, and the lock of its items.
+  """Returns the source for a split, constructed once per process, and the lock for its items.
 
   Raises:
-    ConfigError: it cannot be imported or made.
+    ConfigError: the source cannot be imported or constructed.
   """
   with _making:
     return _make(import_named(name, SETTING), name, split, root)
@@ -133,11 +133,11 @@ def _make(factory: Any, name: str, split: str, root: str | None) -> tuple[Any, t
   except Exception as error:
     arguments = repr(split) if root is None else f'{split!r}, {root!r}'
     raise ConfigError(
-      f'{SETTING}={name!r} cannot be made: {name}({arguments}) raised {describe(error)}'
+      f'{SETTING}={name!r} cannot be constructed: {name}({arguments}) raised {describe(error)}'
     ) from error
   for method in ('__len__', '__getitem__'):
     if not hasattr(source, method):
-      raise ConfigError(f'{SETTING}={name!r} gives {type(source).__name__}, without {method}')
+      raise ConfigError(f'{SETTING}={name!r} returned {type(source).__name__} without {method}')
   return source, threading.Lock()
 
 
@@ -149,7 +149,7 @@ def _length(source: Any, name: str, split: str) -> int:
 
 
 def _fps(source: Any, name: str) -> float:
-  """Returns the frames per second that a source may name."""
+  """Returns the source's optional frames per second."""
   fps = getattr(source, 'fps', FPS)
   if isinstance(fps, int | float) and 0 < fps < float('inf'):
     return float(fps)
@@ -159,7 +159,7 @@ def _fps(source: Any, name: str) -> float:
 def _class_names(source: Any, name: str, task: Task) -> dict[str, tuple[str, ...]]:
   classes = getattr(source, 'classes', None)
   if classes is None:
-    raise DataError(f"{name} has no attribute 'classes': the class names in the order of their ids")
+    raise DataError(f"{name} has no attribute 'classes' with the class names by class id")
   if isinstance(classes, Mapping):
     if absent := [head for head in task.heads if head not in classes]:
       raise DataError(f'{name}.classes has no head {absent[0]!r}{nearest(absent[0], classes)}')
@@ -170,7 +170,7 @@ def _class_names(source: Any, name: str, task: Task) -> dict[str, tuple[str, ...
     raise DataError(f'{name}.classes must map each of {task.heads} to its class names')
   for head, names in tables.items():
     if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
-      raise DataError(f'{name}.classes of {head!r} must be different names, at least one')
+      raise DataError(f'{name}.classes of {head!r} must be a non-empty list of unique names')
   counts = tuple(map(len, tables.values()))
   if task.classes not in ((), counts):
     raise DataError(
@@ -181,7 +181,7 @@ def _class_names(source: Any, name: str, task: Task) -> dict[str, tuple[str, ...
 
 
 def _all_labels(source: Any, items: OwnVideos) -> Sequence[tuple[int, ...]] | None:
-  """Returns the ids of all items where the source has them in `labels`."""
+  """Returns the class ids of all items if the source has the attribute `labels`."""
   labels = getattr(source, 'labels', None)
   if labels is None:
     return None
@@ -196,26 +196,26 @@ def _all_labels(source: Any, items: OwnVideos) -> Sequence[tuple[int, ...]] | No
 def _label_ids(
   where: str, labels: Any, names: dict[str, tuple[str, ...]], multi_label: bool
 ) -> tuple[int, ...]:
-  """Returns ids of labels given as ids or class names; raises DataError.
+  """Returns class ids for labels given as ids or class names; raises DataError.
 
   Args:
-    where: they are, for messages.
-    labels: of one head a label; of several a sequence in the order of the heads or a mapping;
-      multi_label: those present, in any order.
-    names: of the classes per head.
+    where: location for messages.
+    labels: one label if there is one head; for several heads a sequence in their order, or a
+      mapping; for multi_label the present labels in any order.
+    names: class names per head.
     multi_label: see `OwnVideos`.
   """
   if multi_label:
     ((head, known),) = names.items()
     if isinstance(labels, str) or not isinstance(labels, Iterable):
-      raise DataError(f'{where}: its labels are {labels!r}, not a list of those present')
+      raise DataError(f'{where}: its labels are {labels!r}, not a list of the present labels')
     return tuple(sorted({_class_id(where, head, label, known) for label in labels}))
   if isinstance(labels, Mapping):
     labels = [labels.get(head) for head in names]
   elif len(names) == 1 and (isinstance(labels, str) or not isinstance(labels, Sequence)):
     labels = [labels]
   if isinstance(labels, str) or not isinstance(labels, Sequence) or len(labels) != len(names):
-    raise DataError(f'{where}: its labels are {labels!r}, not one for each of {tuple(names)}')
+    raise DataError(f'{where}: its labels are {labels!r}, not one per head of {tuple(names)}')
   return tuple(
     _class_id(where, head, label, known)
     for (head, known), label in zip(names.items(), labels, strict=True)

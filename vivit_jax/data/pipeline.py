@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of videos, decoded by threads or worker processes, the same whoever decodes them."""
+"""Batches of videos, decoded by threads or worker processes with identical results."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,7 +17,7 @@ from vivit_jax.data.jobs import Decoders
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pool import cores
 
-AHEAD_BYTES = 2 * 2**30  # of pixels decoded before they are asked for, whatever decodes them
+AHEAD_BYTES = 2 * 2**30  # bytes of pixels that may be decoded ahead of the consumer
 
 
 def train_batches(
@@ -31,16 +31,16 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
   """Yields this host's rows of the global batches of steps [start_step, stop_step).
 
-  Row r of step k is example k * batch_size + r, so that batches depend on neither the number of
-  hosts and workers nor on where a run was resumed.
+  Row r of step k is example k * batch_size + r, so batches depend neither on the number of hosts
+  and workers nor on the step from which a run was resumed.
 
   Args:
-    manifest: of the training split.
+    manifest: the training split.
     config: `train.batch_size` is over all hosts; `data.workers` processes decode, 0 = threads.
-    start_step: of the first batch.
-    stop_step: one after that of the last batch.
-    rows: which of every global batch, ascending.
-    place: see `BatchAssembler`; returns the batch with other arrays, on devices.
+    start_step: step of the first batch.
+    stop_step: step after the last batch.
+    rows: this host's row indices in every global batch, ascending.
+    place: see `BatchAssembler`; e.g. puts arrays on devices.
 
   Returns:
     Batches of 'video' uint8 [B, F, H, W, 3]; 'label' int32 [B, heads] or multi-hot float32 [B, C];
@@ -65,30 +65,33 @@ def evaluation_batches(
   batch_size: int,
   host: int = 0,
   hosts: int = 1,
+  every: int = 1,
 ) -> Generator[Batch, None, None]:
-  """Yields the views of the videos host, host + hosts, ... in batches of one size.
+  """Yields the views of the videos host, host + hosts, ... in batches of equal size.
 
-  Every host yields the same number of batches, which programs that run on all of them need.
+  All hosts yield the same number of batches, as collectives require.
 
   Args:
-    manifest: of the split.
-    config: its clip and data settings.
+    manifest: the split.
+    config: config with clip and data settings.
     temporal_views: clips per video.
     spatial_views: crops per clip.
     batch_size: views over all hosts.
     host: this one's number.
     hosts: how many there are.
+    every: takes the first of this number of videos and leaves out the others.
 
   Returns:
     Batches as in `train_batches` with B = batch_size / hosts views; 'mask' is False for videos that
-    cannot be read and for padding, whose 'id' is -1. Videos come in order, each whole. Without
-    labels (a manifest without class names) damaged videos are read as far as they can be, and
+    cannot be read and for padding, whose 'id' is -1. Videos are in order, with all their views
+    together. If the manifest has no class names, damaged videos are read as far as possible, and
     'label' is a `Reading`, float64 [B, 4].
   """
   size = batch_size // hosts
   videos = EvaluationVideos(manifest, config, temporal_views, spatial_views)
-  most = -(-len(manifest.videos) // hosts)
-  mine = iter(range(host, len(manifest.videos), hosts))
+  numbers = range(0, len(manifest.videos), every)
+  most = -(-len(numbers) // hosts)
+  mine = iter(numbers[host::hosts])
   return _batches(videos, mine, manifest, config, -(-most * videos.rows // size), size)
 
 
@@ -101,7 +104,7 @@ def _batches(
   size: int,
   place: Place | None = None,
 ) -> Generator[Batch, None, None]:
-  """Yields so many batches of `size` rows."""
+  """Yields this number of batches of `size` rows."""
   clip, data = config.clip, config.data
   row = (clip.frames, clip.height, clip.width, 3)
   buffers = Buffers((size, *row))
@@ -125,10 +128,10 @@ def _batches(
 
 
 def placing(put: Callable[[Any], Any], cut: Callable[[Any], Any] | None) -> Place:
-  """Returns a function that puts videos and labels of batches onto devices.
+  """Returns a function that puts videos and labels of batches on devices.
 
   Args:
-    put: puts a tree of arrays there.
+    put: puts a tree of arrays on devices.
     cut: see `train.step.host_cut`; None leaves videos whole.
   """
 
@@ -140,7 +143,7 @@ def placing(put: Callable[[Any], Any], cut: Callable[[Any], Any] | None) -> Plac
 
 
 def in_parts(change: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> np.ndarray:
-  """Returns what `change` makes of a batch, computed clip by clip by a thread per core."""
+  """Applies `change` to a batch, clip by clip, with one thread per core."""
   with ThreadPoolExecutor(min(cores(), len(clips))) as threads:
     parts = threads.map(change, np.split(clips, len(clips)))
     first = next(parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that may be sacrificed: one that crashes or hangs is replaced, and costs one task."""
+"""Worker processes that may crash or hang: they are replaced, and only one task is lost."""
 
 import contextlib
 import dataclasses
@@ -17,24 +17,24 @@ from vivit_jax.data.timing import LOOK, AwakeClock
 from vivit_jax.data.worker import Orders, Process, Work, WorkerDied, ending
 from vivit_jax.errors import DataError
 
-STARTS = 3  # attempts to start a process in a row, before that counts as impossible
-START_TIMEOUT_SECONDS = 60.0  # for one attempt
-# Tasks, after which a process is replaced: what decoders free lies scattered, and the memory of a
-# process grows by 1 kB a video, for as long as it lives.
+STARTS = 3  # failed starts of a process in a row before giving up
+START_TIMEOUT_SECONDS = 60.0  # for one start
+# Tasks after which a process is replaced: because of memory fragmentation by decoders, a process
+# grows by 1 kB per video.
 LIFETIME = 10_000
-AHEAD = 4  # tasks per process that `run_all` looks ahead
+AHEAD = 4  # tasks per process that `run_all` submits ahead
 
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-  """Stands for the result of a task that ended its process, or was not done in time."""
+  """Result of a task whose process ended or that exceeded its time limit."""
 
-  status: int | None  # exit status of the process, as `subprocess` gives it; None: not in time
+  status: int | None  # exit status as in `subprocess`; None = time limit exceeded
 
 
 @dataclasses.dataclass(order=True)
 class _Entry:
-  priority: int  # low ones first
+  priority: int  # lower ones first
   serial: int
   task: Any = dataclasses.field(compare=False)
   seconds: float = dataclasses.field(compare=False)
@@ -44,14 +44,15 @@ Outcome: TypeAlias = tuple[Any, Any]  # a task, and its result or Lost
 
 
 class WorkerPool:
-  """Processes that do tasks; used by one thread, which starts them, but for `wake`.
+  """Processes that run tasks; all methods but `wake` are called from one thread.
 
-  When a process ends by itself, any of its tasks may be why, or none: somebody may have killed it.
-  With `retry` each of them is tried once more, alone in a process; if that ends too, the task is
-  lost. So which tasks are lost depends on nothing but the tasks. Without, the first is lost.
+  When a process ends unexpectedly, the cause can be any of its tasks, or an outside kill. With
+  `retry`, each of its tasks is retried once, alone in a process, and counts as lost if that process
+  ends too. Which tasks are lost then depends only on the tasks. Without `retry`, the first task is
+  lost.
 
-  Not pebble's pool: it breaks when a process is killed that waits for work, its processes share
-  one lock that a killed one may hold for ever, and they know of no task before its turn.
+  pebble's pool is not used: it breaks when an idle process is killed, its processes share a lock
+  that a killed process may hold forever, and tasks are not known to a process ahead of time.
   """
 
   def __init__(
@@ -64,20 +65,20 @@ class WorkerPool:
     megabytes: int | None = None,
     advice: str = '',
   ):
-    """Prepares what `start` starts.
+    """Prepares the pool; `start` starts the processes.
 
     Args:
-      work: what they do.
-      count: of processes.
-      depth: tasks that each is given at a time; 1 without `retry`.
-      retry: whether a task that may have ended its process is tried once more.
-      megabytes: that a process may take, beside what it starts with; None = any.
-      advice: for when processes cannot be started.
+      work: runs the tasks.
+      count: number of processes.
+      depth: tasks queued per process; 1 without `retry`.
+      retry: whether tasks of a process that ended are retried once.
+      megabytes: memory limit per process, in addition to its memory at start; None = no limit.
+      advice: appended to the error message if processes cannot be started.
     """
-    self.tasks = count * depth  # that should be there for them to do, or some are idle
+    self.tasks = count * depth  # submitted tasks that keep all processes busy
     self._count, self._depth, self._retry, self._advice = count, depth, retry, advice
     self._orders = os.memfd_create('vivit_orders')
-    # A file, since every replacement needs it and a pipe could block on a process that starts.
+    # A file, since every replacement process reads it, and a pipe could block.
     with open(os.dup(self._orders), 'wb') as file:
       pickle.dump(Orders(work, os.getpid(), megabytes), file)
     self._clock = AwakeClock()  # Ctrl-Z stops parent and processes alike
@@ -87,21 +88,21 @@ class WorkerPool:
     self._processes: list[Process] = []
     self._waiting: list[_Entry] = []  # a heap
     self._serial = itertools.count()
-    self._suspects: deque[_Entry] = deque()  # to be tried once more, alone
-    self._alone: set[int] = set()  # serials of those being tried so
+    self._suspects: deque[_Entry] = deque()  # to be retried alone
+    self._alone: set[int] = set()  # serials of tasks being retried alone
     self._failed_starts = 0
 
   def start(self) -> None:
-    """Starts the processes, which end with the calling thread."""
+    """Starts the processes; they end with the calling thread."""
     for _ in range(self._count):
       self._add()
 
   def submit(self, task: Any, seconds: float, priority: int = 0) -> None:
-    """Adds a task, which may take so long; never blocks."""
+    """Adds a task with a time limit in seconds; never blocks."""
     heapq.heappush(self._waiting, _Entry(priority, next(self._serial), task, seconds))
 
   def results(self) -> list[Outcome]:
-    """Waits for results or for `wake`, and returns what came; raises what the work raised.
+    """Waits for results or for `wake`, and returns the results; re-raises exceptions of the work.
 
     Raises:
       DataError: processes cannot be started.
@@ -113,13 +114,13 @@ class WorkerPool:
       else:
         found += self._hear(key.data)
     for process in list(self._processes):
-      # What it has said meanwhile counts, if this thread was held up.
+      # A result that has arrived counts, even if this thread was late to read it.
       if self._left(process) < 0 and not process.link.poll():
         found += self._overdue(process)
     return found
 
   def wake(self) -> None:
-    """Ends the waiting of another thread in `results`."""
+    """Wakes a thread that is waiting in `results`."""
     os.write(self._wake, b'.')
 
   def close(self) -> None:
@@ -142,7 +143,7 @@ class WorkerPool:
     self._add()
 
   def _feed(self) -> list[Outcome]:
-    """Gives out tasks, to the least busy first; returns results on behalf of those who died."""
+    """Sends tasks to the least busy processes; returns results for processes that have died."""
     old = self._retiring()
     ready = [(len(p.tasks), k) for k, p in enumerate(self._processes) if p.ready and p is not old]
     heapq.heapify(ready)
@@ -163,7 +164,7 @@ class WorkerPool:
       try:
         process.give(entry, entry.task)
       except WorkerDied:
-        process.tasks.pop()  # it died before it saw that one
+        process.tasks.pop()  # the process died before it received the task
         if entry.serial in self._alone:
           self._alone.remove(entry.serial)
           self._suspects.append(entry)
@@ -173,7 +174,7 @@ class WorkerPool:
     return []
 
   def _retiring(self) -> Process | None:
-    """Returns the process that is finishing its last tasks; one at a time, others go on."""
+    """Returns the process that is due for replacement and gets no new tasks; one at a time."""
     old = next((p for p in self._processes if p.done >= LIFETIME), None)
     if old is None or not all(p.ready for p in self._processes):
       return None
@@ -198,7 +199,7 @@ class WorkerPool:
     return [(entry.task, result)]
 
   def _patience(self) -> float | None:
-    """Returns the seconds until the next look at the clock; None: no process is at work."""
+    """Returns the seconds until the next check for time limits, or None if all are idle."""
     left = min(map(self._left, self._processes))
     return None if left == float('inf') else min(max(0.0, left), LOOK)
 
@@ -209,7 +210,7 @@ class WorkerPool:
     return process.since + limit - self._clock.seconds()
 
   def _died(self, process: Process) -> list[Outcome]:
-    """Replaces a process that ended by itself; its tasks become suspects, or one is lost."""
+    """Replaces a process that ended unexpectedly; its tasks are to be retried, or one is lost."""
     status = process.ended()
     self._replace(process)
     if not process.ready:
@@ -220,10 +221,10 @@ class WorkerPool:
     return []
 
   def _overdue(self, process: Process) -> list[Outcome]:
-    """Kills and replaces a hung process; its queued tasks are given out again."""
+    """Kills and replaces a hung process; its queued tasks are submitted again."""
     self._replace(process)
     if not process.ready:
-      self._cannot_start(f'was silent for {START_TIMEOUT_SECONDS:g} s')
+      self._cannot_start(f'did not respond for {START_TIMEOUT_SECONDS:g} s')
       return []
     first, *others = process.tasks
     for entry in others:
@@ -238,8 +239,8 @@ class WorkerPool:
     self._failed_starts += 1
     if self._failed_starts == STARTS:
       raise DataError(
-        f'worker processes cannot be started ({STARTS} in a row; the last {how}): see what they '
-        f'wrote above{self._advice}'
+        f'worker processes cannot be started ({STARTS} in a row; the last {how}): see their '
+        f'output above{self._advice}'
       )
 
 
@@ -250,12 +251,12 @@ def run_all(
   *,
   megabytes: int | None = None,
 ) -> Generator[Outcome, None, None]:
-  """Yields tasks with their results, or Lost, as they are done; few are given out at a time.
+  """Yields tasks with their results, or Lost, as they finish; reads `tasks` lazily.
 
   Args:
     work: see `WorkerPool`.
-    tasks: and the seconds that each may take.
-    count: of processes.
+    tasks: tasks with their time limits in seconds.
+    count: number of processes.
     megabytes: see `WorkerPool`.
   """
   pool = WorkerPool(work, count, megabytes=megabytes)
@@ -275,11 +276,11 @@ def run_all(
     pool.close()
 
 
-QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of a container: microseconds of CPU time, and in how many
+QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of a container: CPU time and period, microseconds
 
 
 def cores() -> int:
-  """Returns how many cores this process may use."""
+  """Returns the number of cores that this process may use."""
   count = len(os.sched_getaffinity(0))
   with contextlib.suppress(OSError, ValueError):  # 'max': no quota
     time, period = map(int, QUOTA.read_text().split())

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifests that an experiment's configuration names.
-
-They leave out the bad videos in the list that `vivit data check` writes.
-"""
+"""Opens the manifests of a config, without the bad videos listed by `vivit data check`."""
 
 import dataclasses
 import hashlib
@@ -22,11 +19,11 @@ from vivit_jax.files import replace_file
 
 
 def data_root(config: Config) -> Folder:
-  """Returns the folder of the manifests; generates the embedded data set where it is asked for.
+  """Returns the folder of the manifests; generates the built-in data set if it is configured.
 
   Raises:
-    ConfigError: where no folder is given.
-    DataError: where it does not exist.
+    ConfigError: no folder is configured.
+    DataError: the folder does not exist.
   """
   if config.data.source == 'moving_digits':
     return moving_digits.ensure(config.data.moving_digits)
@@ -35,24 +32,24 @@ def data_root(config: Config) -> Folder:
       'config.data.root is not set: give the folder of train.csv, validation.csv and classes/'
     )
   root = folder(config.data.root)
-  # Of a remote one that is said where its files are read: there are no folders.
+  # Object stores have no folders; a missing remote root is reported when its files are read.
   if isinstance(root, Path) and not root.is_dir():
     raise DataError(f'config.data.root={config.data.root} is not a folder')
   return root
 
 
 def evaluation_split(config: Config) -> str:
-  """Returns the split that a run is tested on: `validation` where the data has no test.csv."""
+  """Returns the test split of a run: `test`, or `validation` if the data has no test.csv."""
   if is_own(config.data.source):
     return 'test' if own_source.has_split(config, 'test') else 'validation'
   return 'test' if exists(data_root(config) / 'test.csv') else 'validation'
 
 
 def open_split(config: Config, split: str) -> Manifest:
-  """Returns one split's manifest, without the videos that `vivit data check` found to be bad.
+  """Returns the manifest of a split, without the bad videos listed by `vivit data check`.
 
   Raises:
-    DataError: where the data has no such split, naming those that it has, or cannot be used.
+    DataError: the split does not exist (the message lists existing ones), or it is invalid.
   """
   if is_own(config.data.source):
     return own_source.open_own(config, split)
@@ -62,19 +59,21 @@ def open_split(config: Config, split: str) -> Manifest:
     return leave_out(read(root, split, config.task), root)
   if exists(root / FACTS):
     raise DataError(
-      f'{root} holds shards, which are read from a local disk: copy it there, '
+      f'{root} has shards, which must be on a local disk: copy the folder first, '
       f'e.g. gcloud storage cp -r {root} .'
     )
   return read_manifest(root, split, config.task)
 
 
 def with_classes(config: Config) -> Config:
-  """Returns the configuration with the number of classes that the data has, where it gives none.
+  """Returns the config with the number of classes filled in from the data if it is not set.
+
+  A masked task has no classes.
 
   Raises:
-    ConfigError, DataError: where it gives none and there is no data, or no list of its classes.
+    ConfigError, DataError: it is not set, and the data or its list of classes is missing.
   """
-  if config.task.classes:
+  if config.task.classes or config.task.kind == 'masked':
     return config
   if is_own(config.data.source):
     counts = own_source.class_counts(config)
@@ -82,7 +81,7 @@ def with_classes(config: Config) -> Config:
     names = read_class_names(data_root(config), config.task)
     counts = tuple(len(names[head]) for head in config.task.heads)
   if 0 in counts:
-    raise DataError(f'classes/{config.task.heads[counts.index(0)]}.txt names no class')
+    raise DataError(f'classes/{config.task.heads[counts.index(0)]}.txt has no class names')
   return dataclasses.replace(config, task=dataclasses.replace(config.task, classes=counts))
 
 
@@ -92,21 +91,21 @@ COLUMNS = ('path', 'start', 'end', 'reason')
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-  """A video, or one span of it, that cannot be read."""
+  """A video, or a span of a video, that cannot be read."""
 
   path: str  # as in the manifest
-  start: float | None  # with `end`, the span of the manifest's row; both None = the whole file
+  start: float | None  # start and end of the manifest row's span; both None = the whole file
   end: float | None
   reason: str
 
   @property
   def kind(self) -> str:
-    """The first words of the reason, which many videos share."""
+    """The first words of the reason, for grouping."""
     return self.reason.partition(':')[0]
 
 
 def read_list(file: Path) -> list[Bad]:
-  """Returns what a list holds, nothing where there is none; raises DataError."""
+  """Returns the entries of a list, or [] if the file does not exist; raises DataError."""
   try:
     table = parse_table(file, read_text(file), COLUMNS)
   except MissingFileError:
@@ -126,16 +125,16 @@ def write_list(file: Path, found: Iterable[Bad]) -> None:
 
 
 def leave_out(manifest: Manifest, root: Path) -> Manifest:
-  """Returns a manifest of files without the videos that `root/quarantine.csv` lists.
+  """Returns a manifest of files without the videos listed in `root/quarantine.csv`.
 
-  Its fingerprint tells it from one that has others of them; a line on the terminal says how many
-  are left out.
+  The manifest's fingerprint changes with the set of remaining videos. The number of videos left out
+  is printed.
 
   Raises:
-    DataError: a list that cannot be used, or all videos are on it.
+    DataError: the list is invalid or contains all videos.
   """
   if manifest.contents is not None:
-    return manifest  # prepared videos were verified as they were written
+    return manifest  # prepared videos were verified when written
   root = Path(os.path.abspath(root))
   listed = {(str(root / bad.path), bad.start, bad.end) for bad in read_list(root / FILE)}
   out = [
@@ -149,8 +148,8 @@ def leave_out(manifest: Manifest, root: Path) -> Manifest:
   kept = tuple(video for video in manifest.videos if video not in gone)
   which = f'{len(out)} of the {len(manifest.videos)} videos in {manifest.split}.csv'
   if not kept:
-    raise DataError(f'{which} are on {root / FILE}: none is left')
-  print(f'{which} are left out: {root / FILE} says why', flush=True)
+    raise DataError(f'{which} are listed in {root / FILE}: no video is left')
+  print(f'{which} are left out, as listed in {root / FILE}', flush=True)
   parts = [manifest.fingerprint, *(f'{v.path[len(str(root)) :]}:{v.start}:{v.end}' for v in out)]
   digest = hashlib.sha256('\0'.join(parts).encode('utf-8', 'surrogatepass')).hexdigest()
   return dataclasses.replace(manifest, videos=kept, fingerprint=digest[:16])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of manifests and the videos beside them, on a local disk or in Cloud Storage (gs://)."""
+"""Folders with manifests and videos, on a local disk or in Cloud Storage (gs://)."""
 
 import contextlib
 import os
@@ -17,21 +17,21 @@ Folder: TypeAlias = Path | epath.Path
 
 
 def is_remote(root: str | os.PathLike) -> bool:
-  """Whether a folder is in Cloud Storage."""
+  """Returns whether a folder is in Cloud Storage."""
   return str(root).startswith(CLOUD)
 
 
 def folder(root: str | os.PathLike) -> Folder:
-  """Returns the path of a folder: absolute, or where it is remote, one that is read over network.
+  """Returns a folder as an absolute local path, or as a remote path if it is in Cloud Storage.
 
   Raises:
-    DataError: gs:// without the packages that it needs.
+    DataError: the packages for gs:// are not installed.
   """
   if not is_remote(root):
     return Path(os.path.abspath(Path(root).expanduser()))
-  # Where TensorFlow is installed, etils would read through it, and import it for that.
+  # Otherwise etils would import and use TensorFlow if it is installed.
   os.environ.setdefault('EPATH_USE_TF', 'false')
-  # Else each request is preceded by a question about the bucket, which a reader may not ask.
+  # Otherwise each request first queries the bucket's metadata, which needs more permissions.
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   try:
     import gcsfs  # noqa: F401
@@ -42,46 +42,46 @@ def folder(root: str | os.PathLike) -> Folder:
 
 @contextlib.contextmanager
 def reading(address: str | os.PathLike) -> Iterator[None]:
-  """Turns what Cloud Storage answers instead of content into a DataError of one line."""
+  """Converts errors of Cloud Storage to a one-line DataError."""
   try:
     yield
   except (DataError, FileNotFoundError):
     raise
-  except Exception as error:  # of gcsfs, aiohttp and google.auth, which have no common type
+  except Exception as error:  # from gcsfs, aiohttp or google.auth, without a common base
     if not is_remote(address):
       raise
     raise DataError(f'{address} cannot be read: {_line(error)}') from error
 
 
 def exists(file: Folder) -> bool:
-  """Whether a small file is there; raises DataError where Cloud Storage doesn't say."""
+  """Returns whether a small file exists; raises DataError if Cloud Storage cannot tell."""
   if isinstance(file, Path):
     return file.exists()
   try:
     with reading(file):
-      file.read_bytes()  # gcsfs says of what it may not read that it does not exist
+      file.read_bytes()  # gcsfs.exists returns False if permission is denied
   except FileNotFoundError:
     return False
   return True
 
 
 class Objects:
-  """The videos at addresses in Cloud Storage by index, one request each.
+  """Videos in Cloud Storage by index, with one request per video.
 
-  Nothing is opened before the first read in a process, so it can be sent to others.
+  Connections are opened on the first read in a process, so it can be sent to other processes.
   """
 
   def __init__(self, addresses: tuple[str, ...]):
     self._addresses = addresses
 
   def __getitem__(self, index: int) -> bytes:
-    """Raises DecodeError where it cannot be read, after the attempts of gcsfs."""
+    """Returns the bytes of a video; raises DecodeError if it fails after gcsfs's retries."""
     import fsspec
 
     address = self._addresses[index]
     try:
-      # Not epath's read_bytes, which asks three times: about the object, for a folder of that name,
-      # and for the content. fsspec keeps one file system per process and thread.
+      # epath's read_bytes needs three requests: for the object, a folder of that name, and the
+      # content. fsspec caches one file system per process and thread.
       content: Any = fsspec.filesystem('gs').cat_file(address)
     except Exception as error:
       what = 'gone' if isinstance(error, FileNotFoundError) else _line(error)

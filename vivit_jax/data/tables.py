@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CSV files: every row with its file and line, every mistake in one line."""
+"""CSV files, with file and line of each row for one-line error messages."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 from vivit_jax.data.storage import Folder, reading
 from vivit_jax.errors import DataError, nearest
 
-Cells = dict[str, str]  # by column
+Cells = dict[str, str]  # cells by column name
 
 
 class MissingFileError(DataError):
@@ -20,8 +20,8 @@ def read_text(file: Folder) -> str:
   """Returns the content of a UTF-8 file, local or gs://.
 
   Raises:
-    MissingFileError: there is no such file.
-    DataError: it cannot be read, or is not UTF-8.
+    MissingFileError: the file does not exist.
+    DataError: the file cannot be read or is not UTF-8.
   """
   try:
     with reading(file):
@@ -37,16 +37,16 @@ def read_text(file: Folder) -> str:
 def parse_table(
   file: Folder, text: str, required: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> list[tuple[str, Cells]]:
-  """Returns ('file:line', cells by column) of each row that is not empty.
+  """Returns ('file:line', cells by column) for each non-empty row.
 
   Args:
-    file: for messages.
-    text: its content, CSV with a header, unless `columns` are given.
-    required: columns that must be there; others are kept.
-    columns: of a file without header; cells beyond them are left out.
+    file: file name for messages.
+    text: content of the file: CSV, with a header unless `columns` is given.
+    required: columns that must exist; other columns are kept.
+    columns: column names of a file without header; further cells are ignored.
 
   Raises:
-    DataError: a missing or repeated column, a row of another length, broken quotes.
+    DataError: a column is missing or repeated, a row has a wrong length, or quotes are broken.
   """
   reader = csv.reader(io.StringIO(text, newline=''), strict=True)
   try:
@@ -77,12 +77,12 @@ def read_table(
   """Returns the rows of a file that lists videos or classes; see `parse_table`.
 
   Args:
-    file: to read.
+    file: file to read.
     required, columns: see `parse_table`.
-    text: content of the file, if it was read already.
+    text: content of the file, if already read.
 
   Raises:
-    DataError: as `read_text` and `parse_table`; no row.
+    DataError: see `read_text` and `parse_table`; or there are no rows.
   """
   table = parse_table(file, read_text(file) if text is None else text, required, columns)
   if not table:
@@ -91,7 +91,7 @@ def read_table(
 
 
 def as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
-  """Returns rows, the header first, as the content of a CSV file."""
+  """Returns rows, with the header first, as the content of a CSV file."""
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(rows)
   return text.getvalue().encode()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of one clip goes: the code that does the work says which stage it is in.
+"""Time per stage of reading a clip; the code of each stage marks itself with `stage`.
 
-`AwakeClock` stands still while this process is stopped (Ctrl-Z, SIGSTOP, a frozen container).
+`AwakeClock` does not advance while the process is stopped (Ctrl-Z, SIGSTOP, a frozen container).
 """
 
 import contextlib
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 
 STAGES = ('fetch', 'open', 'seek', 'decode', 'crop', 'augment', 'batch')
 
-_NOTHING = contextlib.nullcontext()  # one for all: frames pass several stages
+_NOTHING = contextlib.nullcontext()  # shared, because `stage` is called for every frame
 _clock: 'Clock | None' = None
 
 
 class Clock:
-  """Adds up the time that one thread spends in each stage, not counting stages within it.
+  """Sums the time of one thread in each stage, excluding nested stages.
 
   Attributes:
-    cpu: seconds of this thread on a processor, by stage.
-    wall: seconds that passed.
+    cpu: CPU seconds of this thread, by stage.
+    wall: wall-clock seconds, by stage.
   """
 
   def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Clock:
 
   @contextlib.contextmanager
   def stage(self, name: str) -> Iterator[None]:
-    """Counts for `name` what happens within."""
+    """Attributes the time within the context to stage `name`."""
     self._settle()
     self._inside.append(name)
     try:
@@ -50,13 +50,13 @@ class Clock:
 
 
 def stage(name: str) -> contextlib.AbstractContextManager[None]:
-  """Returns a context that counts for a stage of STAGES while somebody measures."""
+  """Returns a context whose time is attributed to a stage of STAGES, if timings are collected."""
   return _NOTHING if _clock is None else _clock.stage(name)
 
 
 @contextlib.contextmanager
 def collect_timings() -> Iterator[Clock]:
-  """Measures all stages that this process enters meanwhile; they must be of one thread."""
+  """Measures all stages of this process within the context; they must run in one thread."""
   global _clock
   _clock = Clock()
   try:
@@ -65,19 +65,19 @@ def collect_timings() -> Iterator[Clock]:
     _clock = None
 
 
-LOOK = 0.5  # seconds after which, at the latest, whoever has a clock must look at it again
-GAP = 2.0  # what two looks may be apart before the rest counts as stopped; a busy machine is late
+LOOK = 0.5  # seconds; users of a clock must read it at least this often
+GAP = 2.0  # seconds between two reads; any more counts as stopped time
 
 
 class AwakeClock:
-  """Adds up the machine's seconds, but of those between two looks at most `GAP`."""
+  """Sums the time between consecutive reads, but at most `GAP` seconds each."""
 
   def __init__(self) -> None:
     self._lock = threading.Lock()
     self._seconds, self._seen = 0.0, time.monotonic()
 
   def seconds(self) -> float:
-    """Returns the seconds since the clock was made; any thread may look."""
+    """Returns the seconds since the clock was created; thread-safe."""
     with self._lock:
       now = time.monotonic()
       self._seconds += min(now - self._seen, GAP)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that may be sacrificed: what runs in it, and how its parent sees it.
+"""A worker process that may crash or hang: the code that runs in it, and the parent's handle.
 
-It imports neither JAX nor grain, and so is at work half a second after its start.
+It imports neither JAX nor grain, so it is ready half a second after its start.
 """
 
 import contextlib
@@ -27,48 +27,48 @@ from typing import Any
 from vivit_jax.data.timing import AwakeClock
 
 PR_SET_PDEATHSIG = 1
-OUT_OF_MEMORY = 77  # exit status of a process that took more memory than it may
-POLL_SECONDS = 0.02  # from one look at the memory to the next
-END_TIMEOUT_SECONDS = 1.0  # for a process that ends to be gone
-# Ctrl-C, a closed terminal's SIGHUP and a scheduler's SIGTERM or SIGUSR1 often reach all processes
-# of a group: it is the parent who answers them.
+OUT_OF_MEMORY = 77  # exit status of a process that exceeded its memory limit
+POLL_SECONDS = 0.02  # between two checks of the memory
+END_TIMEOUT_SECONDS = 1.0  # for a process to end
+# Ctrl-C, SIGHUP of a closed terminal, and a scheduler's SIGTERM or SIGUSR1 often reach all
+# processes of a group; only the parent handles them.
 PARENTS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 PROGRAM = 'import sys; from vivit_jax.data import worker; worker.main(*map(int, sys.argv[1:]))'
 
 
 class Work:
-  """What processes do with tasks; it is pickled, and so are tasks and results."""
+  """Runs tasks in a process; it is pickled, as are tasks and results."""
 
   def start(self) -> None:
-    """Is called once in each process, before all tasks."""
+    """Called once per process, before all tasks."""
 
   def expect(self, task: Any) -> None:
-    """Is called as a task comes, which may be long before its turn."""
+    """Called when a task arrives, possibly long before it is run."""
 
   def __call__(self, task: Any) -> Any:
-    """Returns the result of a task; what it raises ends the parent's work."""
+    """Runs a task and returns the result; an exception is re-raised in the parent."""
     raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-  """What a process is told once."""
+  """Setup data of a process."""
 
   work: Work
   parent: int  # process id
-  megabytes: int | None  # that it may take, beside what it starts with; None = any
+  megabytes: int | None  # memory limit in addition to the memory at start; None = no limit
 
 
 def main(connection: int, orders: int) -> None:
   """Serves a connection until the parent closes it, ends, or kills this process.
 
   Args:
-    connection: file descriptor of a socket: tasks come in; None goes out once this process is
+    connection: file descriptor of a socket. It receives tasks; it sends None when the process is
       ready, then (result, None) or (None, exception) for each task, in order.
     orders: file descriptor of the pickled Orders.
   """
   link = Connection(connection)
-  # The end of the parent must end a process too that hangs with the interpreter's lock.
+  # When the parent ends, this process must end too, even if it hangs holding the interpreter lock.
   ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   # Writing a core file of all buffers can take longer than replacing the process.
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -106,7 +106,7 @@ def _do_tasks(link: Connection, work: Work, tasks: 'queue.SimpleQueue[Any]') -> 
 
 
 def _with_origin(error: Exception) -> Exception:
-  """Returns an error as it can be sent, with where it came from."""
+  """Returns the exception with its traceback as a note, since pickling drops the traceback."""
   error.add_note('in a worker process:\n' + ''.join(traceback.format_exception(error)))
   try:
     pickle.loads(pickle.dumps(error))
@@ -116,14 +116,14 @@ def _with_origin(error: Exception) -> Exception:
 
 
 def _watch_memory(bound: int) -> None:
-  # A limit of the system would make allocations fail, which decoders take for damaged files.
+  # With an rlimit, allocations would fail, which decoders report as damaged files.
   while _resident() <= bound:
     time.sleep(POLL_SECONDS)
   os._exit(OUT_OF_MEMORY)
 
 
 def _resident() -> int:
-  """Returns the bytes of memory that this process holds."""
+  """Returns the resident memory of this process in bytes."""
   return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 
@@ -132,18 +132,18 @@ class WorkerDied(Exception):  # noqa: N818
 
 
 class Process:
-  """A child process; not one of `multiprocessing`, which would import the user's program again.
+  """A child process; `multiprocessing` is not used because it imports the user's program again.
 
   Attributes:
-    link: what it says comes here: see `main`.
-    ready: whether it has started.
-    tasks: given and not answered, whatever the parent keeps of them; it works on the first.
-    done: tasks answered.
-    since: when it began with that, or was started (by the clock).
+    link: connection to the process, see `main`.
+    ready: whether the process is ready.
+    tasks: the parent's entries for tasks that were sent and not finished; it runs the first.
+    done: number of finished tasks.
+    since: start time of the current task, or of the process, by the clock.
   """
 
   def __init__(self, orders: int, clock: AwakeClock):
-    """Starts it; must be called in a thread that lives longer than the process should.
+    """Starts the process, which ends with the calling thread.
 
     Args:
       orders: file descriptor of the pickled `Orders`.
@@ -151,7 +151,7 @@ class Process:
     """
     self._clock = clock
     ours, theirs = socket.socketpair()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # a child inherits that
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # inherited by the child
     try:
       with theirs:
         files = (theirs.fileno(), orders)
@@ -170,7 +170,7 @@ class Process:
     self.since = self._clock.seconds()
 
   def give(self, entry: Any, task: Any) -> None:
-    """Sends a task, of which the parent keeps `entry`; raises WorkerDied."""
+    """Sends a task and remembers the parent's `entry` for it; raises WorkerDied."""
     if not self.tasks:
       self.since = self._clock.seconds()
     self.tasks.append(entry)
@@ -178,27 +178,27 @@ class Process:
       self.link.send(task)
 
   def hear(self) -> Any:
-    """Returns the next thing that it says; raises WorkerDied."""
+    """Returns the next message of the process; raises WorkerDied."""
     with self._or_died():
       return self.link.recv()
 
   def answered(self) -> Any:
-    """Takes note that its first task is done, and returns what is kept of it."""
+    """Marks the first task as finished and returns its entry."""
     self.done += 1
     self.since = self._clock.seconds()
     return self.tasks.popleft()
 
   def ended(self) -> int:
-    """Returns the exit status, as `subprocess` gives it, once it has ended."""
+    """Waits for the process to end and returns its exit status as in `subprocess`."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-      self._child.wait(END_TIMEOUT_SECONDS)  # its connection closed a little earlier
+      self._child.wait(END_TIMEOUT_SECONDS)  # its connection closes slightly earlier
     return -signal.SIGKILL if self._child.returncode is None else self._child.returncode
 
   def kill(self) -> None:
-    """Ends it whatever it does."""
+    """Kills the process."""
     self._child.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
-      # A process in a system call that cannot be interrupted ends later, and runs no more code.
+      # A process in an uninterruptible system call ends later, but runs no more code.
       self._child.wait(END_TIMEOUT_SECONDS)
     self.link.close()
 
@@ -211,7 +211,7 @@ class Process:
 
 
 def signal_name(status: int) -> str | None:
-  """Returns the signal that an exit status tells of, e.g. 'SIGSEGV'; None: it tells of none."""
+  """Returns the signal of an exit status, e.g. 'SIGSEGV', or None."""
   if status >= 0:
     return None
   try:
@@ -221,7 +221,7 @@ def signal_name(status: int) -> str | None:
 
 
 def ending(status: int) -> str:
-  """Returns what an exit status says, as the end of a sentence on the process."""
+  """Returns a description of an exit status that completes 'the process ...'."""
   if status >= 0:
     return f'ended with exit status {status}'
   return f'crashed with signal {-status} ({signal_name(status)})'

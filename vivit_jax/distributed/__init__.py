@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several devices and several processes: meshes, placement, messages, start and end."""
+"""Multi-device and multi-process runs: meshes, sharding, messages, startup and shutdown."""

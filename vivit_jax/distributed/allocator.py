@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a command anew under an allocator that keeps large blocks: faster training on CPUs.
+"""Restarts a command with an allocator that keeps freed memory: faster training on CPUs.
 
-glibc returns each large block to the system when it is freed, and a step on CPUs gets all of its
-memory anew: 200,000 page faults, a fifth of the time of the smallest model. mimalloc keeps them if
-told to. glibc can be told so too (mallopt), but there a large block that is freed does not fit
-again: base size took 8.2 GB and all of the faults; here 4.5 GB and none; 4.9 as glibc comes.
+glibc returns large blocks to the system when they are freed, so each step on CPUs allocates all of
+its memory again: 200,000 page faults, a fifth of the time of the smallest model. mimalloc can be
+configured to keep freed blocks. So can glibc (mallopt), but its freed blocks rarely fit the next
+request: the base model took 8.2 GB with all page faults, against 4.5 GB and none with mimalloc
+(4.9 GB with glibc's defaults).
 
-An allocator can only be chosen as a process starts. It comes with the package cmeel-mimalloc.
+The allocator can only be chosen when a process starts. It is in the package cmeel-mimalloc.
 """
 
 import ctypes
@@ -20,28 +21,28 @@ from pathlib import Path
 LIBRARY = 'libmimalloc.so'
 MEMORY = (
   os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30 + 1
-)  # of the machine, in GiB
+)  # memory of the machine in GiB
 SETTINGS = {
-  # Addresses, not memory: larger blocks than this would be mappings of their own.
+  # Reserves address space, not memory: blocks larger than this would be mapped separately.
   'MIMALLOC_ARENA_RESERVE': f'{MEMORY}GiB',
   'MIMALLOC_ARENA_EAGER_COMMIT': '0',
-  # Clearing pages of 2 MB that are used in part takes longer than the faults that they save.
+  # Clearing partly used 2 MB pages takes longer than the page faults they save.
   'MIMALLOC_ALLOW_THP': '0',
 }
 PURGE_DELAY, NEVER = 15, -1  # mi_option_purge_delay of mimalloc.h, in milliseconds
-MARK = 'VIVIT_PRELOADED'  # what LD_PRELOAD was before
-# What computes for long enough; the others start in less time than this takes.
+MARK = 'VIVIT_PRELOADED'  # holds the original LD_PRELOAD
+# Commands that compute for long enough; for the others the restart costs more than it saves.
 COMMANDS = ('train', 'evaluate', 'predict', 'features', 'explain', 'timeline', 'serve')
 ACCELERATORS = ('/dev/nvidia[0-9]*', '/dev/accel*', '/dev/vfio/[0-9]*', '/dev/kfd')
 
 
 def use_fast_allocator(arguments: list[str]) -> None:
-  """Replaces this process by one with the allocator, once, where that is of use.
+  """Restarts this process with the allocator, once, if that makes the command faster.
 
-  Decoders and other children get the environment that the user gave this process.
+  Decoders and other child processes get the user's original environment.
 
   Args:
-    arguments: of the command.
+    arguments: command-line arguments.
   """
   if MARK in os.environ:
     _forget(os.environ)
@@ -51,7 +52,7 @@ def use_fast_allocator(arguments: list[str]) -> None:
       os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], preloading(library))
     if arguments[0] == 'train':
       print(
-        f'vivit: hint: {LIBRARY} is not there, with which training on CPUs takes about a sixth '
+        f'vivit: hint: {LIBRARY} is not installed; with it, training on CPUs takes about a sixth '
         'less time: pip install cmeel-mimalloc',
         file=sys.stderr,
         flush=True,
@@ -59,10 +60,10 @@ def use_fast_allocator(arguments: list[str]) -> None:
 
 
 def keep_freed_blocks() -> None:
-  """Has the allocator keep what is freed from now on, and give back what is free so far.
+  """Makes the allocator keep memory that is freed from now on, and return what is free so far.
 
-  To be called before the first step: kept from the start, base size took 6.5 GB instead of 4.5.
-  Changes nothing under other allocators.
+  Call before the first step: keeping memory from the start took 6.5 GB for the base model instead
+  of 4.5 GB. Does nothing with other allocators.
   """
   library = ctypes.CDLL(None)
   if hasattr(library, 'mi_option_set') and 'MIMALLOC_PURGE_DELAY' not in os.environ:
@@ -71,22 +72,22 @@ def keep_freed_blocks() -> None:
 
 
 def reason(arguments: list[str], environment: Mapping[str, str]) -> str | None:
-  """Returns why a command keeps the allocator that it has, None if it need not."""
+  """Returns why a command should keep its allocator, or None if it should switch."""
   if not arguments or arguments[0] not in COMMANDS:
-    return 'it computes little'
+    return 'the command computes little'
   if sys.platform != 'linux':
-    return 'another system has another allocator'
+    return 'the system is not Linux'
   own = environment.get('LD_PRELOAD', ''), environment.get('GLIBC_TUNABLES', '')
   if any('malloc' in value for value in own) or any(n.startswith('MALLOC_') for n in environment):
-    return 'the user has chosen'
+    return 'the user has chosen an allocator'
   platforms = environment.get('JAX_PLATFORMS', '')
   if platforms != 'cpu' and any(glob.glob(pattern) for pattern in ACCELERATORS):
-    return 'an accelerator computes'
+    return 'the machine has an accelerator'
   return None
 
 
 def find_library() -> Path | None:
-  """Returns the file of the allocator, None where its package is not installed."""
+  """Returns the allocator's library file, or None if its package is not installed."""
   try:
     files = importlib.metadata.files('cmeel-mimalloc') or []
   except importlib.metadata.PackageNotFoundError:
@@ -96,14 +97,14 @@ def find_library() -> Path | None:
 
 
 def preloading(library: Path) -> dict[str, str]:
-  """Returns this process's environment with the allocator; what the user set of it stays."""
+  """Returns the environment with the allocator added; the user's own settings are kept."""
   before = os.environ.get('LD_PRELOAD', '')
   preload = ':'.join(filter(None, [str(library.resolve()), before]))
   return {**SETTINGS, **os.environ, 'LD_PRELOAD': preload, MARK: before}
 
 
 def _forget(environment: 'os._Environ[str]') -> None:
-  """Gives the environment back its state; the allocator has read it."""
+  """Restores the original environment; the allocator has already read its settings."""
   before = environment.pop(MARK)
   if before:
     environment['LD_PRELOAD'] = before

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XLA's flags for runs on accelerators, unless the user says otherwise, and their sources.
+"""Recommended XLA flags for accelerators, with their sources; flags set by the user win.
 
-What XLA does by itself is not repeated. docs/scale.md has the same list for users.
+XLA's own defaults are not repeated. docs/scale.md has the same list for users.
 """
 
 import dataclasses
@@ -10,18 +10,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-NVIDIA = Path('/proc/driver/nvidia')  # is there where the driver is
+NVIDIA = Path('/proc/driver/nvidia')  # exists if the driver is installed
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-  """What one environment variable is given.
+  """Flags for one environment variable.
 
   Attributes:
-    variable: that the compiler reads once, when JAX starts.
-    values: by the flag's name.
-    source: where they are recommended.
-    wanted: whether there is such a device.
+    variable: the environment variable, which the compiler reads once, when JAX starts.
+    values: values by flag name.
+    source: where the flags are recommended.
+    wanted: returns whether the machine has such a device.
   """
 
   variable: str
@@ -39,8 +39,7 @@ def _has_tpu() -> bool:
 
 
 RECOMMENDED = (
-  # Sums and gathers of parameters go on while products are computed, in a scan those of the next
-  # layer.
+  # Overlap all-gathers and reductions with computation; in a scan, with the next layer's.
   Flags(
     'XLA_FLAGS',
     {
@@ -66,10 +65,9 @@ RECOMMENDED = (
 
 
 def set_recommended() -> None:
-  """Adds the flags to the environment; must be called before JAX starts its devices.
+  """Adds the flags to the environment; call before JAX initializes its devices.
 
-  A flag that the user's own variable names keeps the user's value. Where JAX is kept to CPUs
-  (JAX_PLATFORMS=cpu), nothing is set.
+  A flag that the user has set keeps the user's value. With JAX_PLATFORMS=cpu, nothing is set.
   """
   if os.environ.get('JAX_PLATFORMS') == 'cpu':
     return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small messages between the processes of a run: broadcasts, gathers and comparisons.
 
-They use the key-value store of JAX's coordination service. It needs no device, so it works before
-the first program, while programs are running, and between processes whose programs would differ.
+The key-value store of JAX's coordination service carries them. It uses no device, so it works
+before the first program, while programs run, and between processes whose programs differ.
 """
 
 import dataclasses
@@ -19,44 +19,44 @@ from typing import Any
 from vivit_jax import __version__
 from vivit_jax.errors import ConfigError
 
-# For what one process does alone while the others wait, such as listing videos or a report.
+# Covers work that one process does while the others wait, such as listing videos.
 EXCHANGE_TIMEOUT_SECONDS = 1800.0
-SHOWN = 4  # differences in one line
+SHOWN = 4  # differences listed in an error message
 
 
 class HostsDifferError(ConfigError):
-  """The processes differ; raised in all of them with the same message."""
+  """The processes of a run are inconsistent; raised in all of them with the same message."""
 
 
 @dataclasses.dataclass
 class Cluster:
   """This process and its connection to the others."""
 
-  client: Any  # of the coordination service
+  client: Any  # client of JAX's coordination service
   process: int
   processes: int
-  neighbors: int = 1  # processes on this host, with this one
+  neighbors: int = 1  # processes on this host, including this one
   # Started by `shutdown.listen`; it must end before Python exits.
   listener: threading.Thread | None = None
-  # Numbers the exchanges, which all processes make in the same order.
+  # Numbers the exchanges; all processes make them in the same order.
   numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
   messages: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
   def set(self, key: str, value: Any) -> None:
-    """Stores a plain value; raises JaxRuntimeError if the key exists."""
+    """Stores a JSON value; raises JaxRuntimeError if the key exists."""
     self.client.key_value_set(f'vivit/{key}', json.dumps(value))
 
   def get(self, key: str, seconds: float = EXCHANGE_TIMEOUT_SECONDS) -> Any:
-    """Waits for a value; raises JaxRuntimeError."""
+    """Waits for a value and returns it; raises JaxRuntimeError on a timeout."""
     return json.loads(self.client.blocking_key_value_get(f'vivit/{key}', int(seconds * 1000)))
 
   def list(self, folder: str) -> list[tuple[str, Any]]:
-    """Returns the keys of a folder, in full, with their values."""
+    """Returns the full keys under a prefix with their values."""
     found = self.client.key_value_dir_get(f'vivit/{folder}/')
     return [(key, json.loads(value)) for key, value in sorted(found)]
 
 
-joined: Cluster | None = None  # None in a run of one process
+joined: Cluster | None = None  # None in a single-process run
 
 
 def process() -> int:
@@ -65,29 +65,29 @@ def process() -> int:
 
 
 def processes() -> int:
-  """Returns how many processes share the run."""
+  """Returns the number of processes in the run."""
   return joined.processes if joined else 1
 
 
 def is_first() -> bool:
-  """Returns whether this is the process that writes and logs."""
+  """Returns whether this is process 0, which logs and writes files."""
   return process() == 0
 
 
 def neighbors() -> int:
-  """Returns how many processes of the run share this host and its cores."""
+  """Returns the number of the run's processes on this host, which share its cores."""
   return joined.neighbors if joined else 1
 
 
 def meet_neighbors(host: str) -> None:
-  """Counts the processes on each host, by its name."""
+  """Counts the processes on this host by comparing host names."""
   if joined is not None:
     names = broadcast(gather_to_first(host))
     joined.neighbors = names.count(host)
 
 
 def broadcast(value: Any) -> Any:
-  """Returns the value of the first process in all processes; it must be small and JSON."""
+  """Returns the value of process 0 in all processes; it must be a small JSON value."""
   if joined is None:
     return value
   key = str(next(joined.numbers))
@@ -97,7 +97,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather_to_first(value: Any) -> list[Any]:
-  """Returns the values of all processes in the first, an empty list in the others."""
+  """Returns the values of all processes in process 0, and an empty list in the others."""
   if joined is None:
     return [value]
   key = str(next(joined.numbers))
@@ -106,13 +106,13 @@ def gather_to_first(value: Any) -> list[Any]:
 
 
 def post(topic: str, value: Any) -> None:
-  """Sends a small JSON value to the first process, which does not have to wait for it."""
+  """Sends a small JSON value to process 0 without blocking; `collect` receives it."""
   assert joined is not None
   joined.set(f'posted/{topic}/{process()}-{next(joined.messages)}', value)
 
 
 def collect(topic: str) -> list[Any]:
-  """Returns, in the first process, what the others have posted since the last call."""
+  """Returns, in process 0, the values that the others have posted since the last call."""
   if joined is None:
     return []
   messages = joined.list(f'posted/{topic}')
@@ -122,13 +122,13 @@ def collect(topic: str) -> list[Any]:
 
 
 def assert_equal_on_all_hosts(facts: Mapping[str, Any]) -> None:
-  """Compares values that must be equal in all processes.
+  """Checks that values are equal in all processes.
 
   Args:
-    facts: JSON values by the name that the error message uses.
+    facts: JSON values, by the names to use in an error message.
 
   Raises:
-    HostsDifferError: values differ; names them, with the values of two processes.
+    HostsDifferError: values differ; the message has their names and the values of two processes.
   """
   everyone = gather_to_first(dict(facts))
   different: dict[str, str] = {}
@@ -146,10 +146,10 @@ def assert_equal_on_all_hosts(facts: Mapping[str, Any]) -> None:
 
 
 def check_shared(folder: Path) -> None:
-  """Checks that all processes see the same folder.
+  """Checks that a folder is shared by all processes.
 
   Raises:
-    HostsDifferError: one does not; names the folder and the process.
+    HostsDifferError: a process does not see it; names the folder and the process.
   """
   if joined is None:
     return
@@ -164,8 +164,8 @@ def check_shared(folder: Path) -> None:
   blind = broadcast([other for other, sees in enumerate(seen) if sees != seen[0]])
   if blind:
     raise HostsDifferError(
-      f'--workdir={folder} of process 0 is not there for process {blind[0]}: give a folder on a '
-      'file system that all hosts share'
+      f'--workdir={folder} of process 0 does not exist for process {blind[0]}: give a folder on '
+      'a file system that all hosts share'
     )
 
 

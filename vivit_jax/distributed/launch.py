@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a process of a multi-process run, and JAX's cache of compiled programs."""
+"""Startup of a process in a multi-process run, and JAX's cache of compiled programs."""
 
 import argparse
 import contextlib
@@ -18,8 +18,8 @@ from vivit_jax.distributed import flags, hosts, meeting, shutdown
 from vivit_jax.errors import ConfigError
 from vivit_jax.files import cache_folder, discard_output
 
-JOIN_TIMEOUT_SECONDS = 300.0  # until all processes have started
-CONNECT_TIMEOUT_SECONDS = 60.0  # for JAX to connect the processes that have started
+JOIN_TIMEOUT_SECONDS = 300.0  # for all processes to start
+CONNECT_TIMEOUT_SECONDS = 60.0  # for JAX to connect the started processes
 NAMES = ('coordinator_address', 'num_processes', 'process_id')
 NUMBERS = (
   'SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_JOB_ID',
@@ -27,31 +27,31 @@ NUMBERS = (
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # JAX's own name for --coordinator
 
 HELP = """\
-One of several processes, on one or several hosts, that run the same command. Without these options
-a process joins others only in a SLURM step of several tasks (srun) and on a TPU pod slice, of which
-JAX learns everything from the environment; else it is alone and contacts nobody."""
+For runs of several processes, on one or more hosts: start the same command in each process. With
+srun (SLURM, several tasks) and on a TPU pod slice, JAX detects these values from the environment
+and the options are not needed. Otherwise a command without them runs as a single process."""
 
 
 def add_launch(parser: argparse.ArgumentParser) -> None:
   """Adds the options that `start` reads."""
   group = parser.add_argument_group('several hosts', HELP)
-  group.add_argument('--coordinator', metavar='HOST:PORT', help=f'of process 0 (${ADDRESS})')
-  group.add_argument('--processes', type=int, metavar='N', help='how many there are')
-  group.add_argument('--process', type=int, metavar='I', help="this one's number, 0 to N - 1")
+  group.add_argument('--coordinator', metavar='HOST:PORT', help=f'process 0 (${ADDRESS})')
+  group.add_argument('--processes', type=int, metavar='N', help='number of processes')
+  group.add_argument('--process', type=int, metavar='I', help='number of this process, 0 to N - 1')
 
 
 def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
-  """Joins the other processes, if any; must be called before JAX initializes its devices.
+  """Joins the other processes of the run, if any; call before JAX initializes its devices.
 
-  Sets the compilers' recommended flags first, see `flags`. Afterwards all processes but the first
-  print errors only, with their number before each line.
+  First sets the recommended XLA flags, see `flags`. Afterwards all processes except process 0
+  print only errors, with the process number before each line.
 
   Args:
-    options: of `add_launch`.
-    heartbeat_timeout_seconds: a process silent for this long is lost, and the others end.
+    options: parsed options of `add_launch`.
+    heartbeat_timeout_seconds: a process silent for this long counts as lost; the others then end.
 
   Raises:
-    ConfigError: the options are invalid, or the other processes do not answer.
+    ConfigError: the options are invalid, or other processes do not connect.
   """
   flags.set_recommended()
   given = any(x is not None for x in (options.coordinator, options.processes, options.process))
@@ -69,8 +69,8 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   import jax
   from jax._src import distributed  # its key-value store has no public API
 
-  # With one thread per core, CPU programs that wait for each other on one machine can deadlock:
-  # they occupy the threads of those that they wait for.
+  # With one thread per core, CPU programs of several processes on one machine can deadlock: a
+  # waiting program occupies the threads of the program that it waits for.
   os.environ.setdefault('PJRT_NPROC', '16')
   try:
     jax.distributed.initialize(
@@ -82,8 +82,8 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
   except jax.errors.JaxRuntimeError as error:
     reason = str(error).splitlines()[0]
     raise ConfigError(
-      f'the processes met at {address}, but JAX cannot connect them there ({reason}): start the '
-      'same command again, or give another port'
+      f'all processes reached {address}, but JAX cannot connect them ({reason}): start the '
+      'same command again or give another port'
     ) from None
   state = distributed.global_state
   if state.num_processes > 1:
@@ -96,9 +96,9 @@ def start(options: argparse.Namespace, heartbeat_timeout_seconds: int) -> None:
 
 
 def _on_slurm() -> bool:
-  """Returns whether srun started this process as one of several.
+  """Returns whether srun started this process as one of several tasks.
 
-  JAX would also treat the shell of an allocation as a task and wait for others forever.
+  JAX would also treat an interactive shell in an allocation as a task, and wait forever.
   """
   tasks = os.environ.get('SLURM_STEP_NUM_TASKS', os.environ.get('SLURM_NTASKS', '1'))
   if 'SLURM_STEP_NODELIST' not in os.environ:
@@ -106,14 +106,14 @@ def _on_slurm() -> bool:
   for name in NUMBERS:
     if name in os.environ and not os.environ[name].isdecimal():
       raise ConfigError(
-        f'{name}={os.environ[name]!r} in the environment is no number: start the command by srun, '
-        'or unset SLURM_STEP_NODELIST to run it alone'
+        f'{name}={os.environ[name]!r} in the environment is not a number: start the command '
+        'with srun, or unset SLURM_STEP_NODELIST to run a single process'
       )
   return int(tasks) > 1
 
 
 def _from_environment() -> dict[str, Any]:
-  """Returns the arguments of jax.distributed.initialize that JAX detects."""
+  """Returns the arguments of jax.distributed.initialize as JAX detects them."""
   from jax._src import clusters
 
   values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -121,23 +121,23 @@ def _from_environment() -> dict[str, Any]:
   )
   if None in values[:3]:
     raise ConfigError(
-      'this is one of several processes, but not how to reach the others: give all of '
+      'the environment has several processes, but not the address of process 0: give all of '
       '--coordinator=HOST:PORT, --processes=N and --process=I'
     )
   return dict(zip((*NAMES, 'local_device_ids'), values, strict=True))
 
 
 def _on_tpu() -> bool:
-  """Returns whether this is a TPU virtual machine, possibly one of a slice."""
+  """Returns whether this is a TPU VM, possibly one of a pod slice."""
   if 'tpu' not in os.environ.get('JAX_PLATFORMS', 'tpu'):
     return False
-  from jax._src import clusters  # as jax.distributed does; fast without TPU chips
+  from jax._src import clusters  # same check as jax.distributed; fast without TPUs
 
   return clusters.GkeTpuCluster.is_env_present() or clusters.GceTpuCluster.is_env_present()
 
 
 def _from_options(options: argparse.Namespace) -> dict[str, Any]:
-  """Returns the arguments of jax.distributed.initialize."""
+  """Returns the arguments of jax.distributed.initialize as given on the command line."""
   coordinator = options.coordinator or os.environ.get(ADDRESS)
   if coordinator is None or options.processes is None or options.process is None:
     raise ConfigError(
@@ -148,7 +148,7 @@ def _from_options(options: argparse.Namespace) -> dict[str, Any]:
     raise ConfigError(f'--coordinator={coordinator} is not HOST:PORT, e.g. 10.0.0.1:1234')
   if not 0 <= options.process < options.processes:
     raise ConfigError(
-      f'--process={options.process} must be one of 0 to N - 1 of --processes={options.processes}'
+      f'--process={options.process} must be from 0 to N - 1 for --processes={options.processes}'
     )
   return {
     'coordinator_address': coordinator,
@@ -177,7 +177,7 @@ class _Prefixed:
 
 
 CPU = Path('/proc/cpuinfo')
-# Lines about instruction sets and models of the cores; not, for example, their clock rates.
+# Lines of /proc/cpuinfo with the CPU model and instruction sets; not e.g. the clock rate.
 CPU_FIELDS = (
   'vendor_id', 'cpu family', 'model', 'model name', 'stepping', 'flags',  # x86
   'CPU implementer', 'CPU architecture', 'CPU variant', 'CPU part', 'CPU revision', 'Features',
@@ -186,7 +186,7 @@ CPU_FIELDS = (
 
 @contextlib.contextmanager
 def quieten_libraries() -> Iterator[None]:
-  """Silences libraries below errors meanwhile; VIVIT_LOG=INFO shows their messages again."""
+  """Hides library messages below the level of errors; VIVIT_LOG=INFO shows them."""
   level = os.environ.get('VIVIT_LOG', 'ERROR')
   loggers = [logging.getLogger(name) for name in ('absl', 'jax', 'orbax', 'grain')]
   before = [logger.level for logger in loggers]
@@ -205,10 +205,10 @@ def quieten_libraries() -> Iterator[None]:
 def keep_compiled_programs() -> None:
   """Caches compiled programs in $VIVIT_CACHE/compiled, by default ~/.cache/vivit_jax/compiled.
 
-  Must be called before anything is computed, since JAX reads the folder only once. A folder that
-  the user has set in JAX is kept. A CPU program may use instructions that another machine with the
-  same home folder lacks, and JAX's file names do not distinguish that. So each kind of CPU has its
-  own folder, and nothing is cached if the kind is unknown.
+  Call before the first computation, since JAX reads the folder only once. A folder that the user
+  has configured in JAX is kept. A CPU program may use instructions that another machine with the
+  same home folder lacks, and JAX's cache keys do not include the CPU. Each CPU kind therefore has
+  its own folder; if the kind is unknown, nothing is cached.
   """
   import jax
 
@@ -224,10 +224,10 @@ def keep_compiled_programs() -> None:
 
 
 def kind_of_cpu(cpuinfo: Path = CPU) -> str | None:
-  """Returns a digest of this machine's CPU models and features, or None if they are unknown.
+  """Returns a digest of this machine's CPU models and features, or None if unknown.
 
   Args:
-    cpuinfo: file in the format of /proc/cpuinfo.
+    cpuinfo: a file in the format of /proc/cpuinfo.
   """
   try:
     lines = cpuinfo.read_text(errors='replace').splitlines()
@@ -236,6 +236,6 @@ def kind_of_cpu(cpuinfo: Path = CPU) -> str | None:
   facts = {line for line in lines if line.partition(':')[0].strip() in CPU_FIELDS}
   if not any(line.startswith(('flags', 'Features')) for line in facts):
     return None
-  # The set over all cores, so that a machine with two kinds of core differs from both.
+  # The union over all cores: a machine with two kinds of cores has its own digest.
   text = '\n'.join([platform.machine(), *sorted(facts)])
   return hashlib.sha256(text.encode()).hexdigest()[:16]

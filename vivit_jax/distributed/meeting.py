@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rendezvous of the processes before JAX connects them: reports missing or mismatched ones.
+"""Rendezvous of the processes before JAX connects them; reports missing or mismatched ones.
 
-Process 0 listens on the address that JAX's service uses afterwards. Each other process connects and
-sends one line of JSON with its number and the number of processes it expects. When all have
-connected, or one does not match, or the time is over, process 0 answers all of them with one line.
-Unlike JAX's own start, this reports what it waits for and can be interrupted.
+Process 0 listens on the address that JAX's coordination service uses afterwards. Every other
+process connects and sends one line of JSON: its number and the expected number of processes.
+Process 0 answers all of them with one line as soon as all have connected, one does not match, or
+the time limit is reached. Unlike JAX's own startup, this reports what it waits for and can be
+interrupted.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from vivit_jax.errors import ConfigError
 REPORT = 30.0  # seconds between two progress lines
 DELAY = 10.0  # seconds before the first progress line of processes other than 0
 RETRY = 0.2  # seconds between two attempts to reach process 0
-STRANGER = 20.0  # seconds for which another program may answer there, such as a run that is ending
+STRANGER = 20.0  # seconds to tolerate another program at the address, e.g. a run that is ending
 TALKING = 2.0  # seconds to receive a line after connecting
 LINE = 4096  # bytes
 
@@ -29,12 +30,12 @@ def meet(address: str, processes: int, process: int, seconds: float) -> None:
 
   Args:
     address: HOST:PORT of process 0.
-    processes: how many there are.
-    process: this one's number.
+    processes: number of processes.
+    process: number of this process.
     seconds: time limit for all to connect.
 
   Raises:
-    ConfigError: the processes do not match, or some are missing; the same line in all of them.
+    ConfigError: processes are missing or do not match; the same message in all of them.
   """
   if process == 0:
     _Host(address, processes, seconds).gather()
@@ -58,7 +59,7 @@ class _Host:
       selector.register(server, selectors.EVENT_READ)
       while self._missing() and self._refusal is None:
         if time.monotonic() > deadline:
-          self._refuse(f'{self._missing()} did not come within {self._seconds:g} s')
+          self._refuse(f'{self._missing()} did not connect within {self._seconds:g} s')
           break
         waiting.say(f'{self._address} waits for {self._missing()}')
         for key, _ in selector.select(1.0):
@@ -88,9 +89,9 @@ class _Host:
     return f'process{plural} {", ".join(shown)} of {self._processes}'
 
   def _hear(self, peer: socket.socket) -> bool:
-    """Reads the line of a process; returns whether to keep its connection."""
+    """Reads the introduction of a process; returns whether to keep the connection."""
     said = _line(peer)
-    if said is None:  # it has ended, or is not a process of this run
+    if said is None:  # the process has ended or is not of this run
       self._came = {k: other for k, other in self._came.items() if other is not peer}
       return False
     number, processes = said.get('process'), said.get('processes')
@@ -100,7 +101,7 @@ class _Host:
         f'{number}'
       )
     elif number in self._came:
-      self._refuse(f'two processes are process {number}')
+      self._refuse(f'two processes have --process={number}')
     elif not isinstance(number, int) or not 0 < number < self._processes:
       return False
     else:
@@ -124,37 +125,37 @@ def _join(address: str, processes: int, process: int, seconds: float) -> None:
       with socket.create_connection((host.strip('[]'), int(port)), TALKING) as server:
         server.sendall(introduction)
         while not selectable(server):
-          waiting.say(f'process 0 at {address} waits for others')
-          if time.monotonic() > deadline + STRANGER:  # it should have reported who is missing
-            raise OSError('it is connected and silent')
+          waiting.say(f'process 0 at {address} waits for other processes')
+          if time.monotonic() > deadline + STRANGER:  # process 0 should have answered by now
+            raise OSError('the connection is open, but nothing was received')
         answer = _line(server)
       if answer is not None and 'refusal' in answer:
         if answer['refusal'] is None:
           return
         raise ConfigError(str(answer['refusal']))
-      problem = 'something else answers: a run that has begun without this process, or ended'
+      problem = 'another program answers, e.g. an earlier run'
       stranger = True
     except OSError as error:
       problem, stranger = error.strerror or str(error), False
     patience = min(STRANGER, seconds) if stranger else seconds
     if time.monotonic() > began + patience:
       raise ConfigError(
-        f'--coordinator={address} does not answer ({problem}): start process 0 there with the same '
-        f'number of processes, {processes}, and let the port through'
+        f'--coordinator={address} does not answer ({problem}): start process 0 there with '
+        f'--processes={processes}, and open the port in firewalls'
       )
     waiting.say(f'waiting for process 0 at {address} ({problem})')
     time.sleep(RETRY)
 
 
 def selectable(peer: socket.socket) -> bool:
-  """Returns within a second whether there is data to read."""
+  """Waits up to a second and returns whether there is data to read."""
   with selectors.DefaultSelector() as selector:
     selector.register(peer, selectors.EVENT_READ)
     return bool(selector.select(1.0))
 
 
 def _line(peer: socket.socket) -> dict | None:
-  """Returns the JSON line of a connection, or None if it is closed, silent or not JSON."""
+  """Returns the JSON object received, or None if the connection is closed, silent or not JSON."""
   peer.settimeout(TALKING)
   content = b''
   try:
@@ -170,10 +171,10 @@ def _line(peer: socket.socket) -> dict | None:
 
 
 def _listening(address: str) -> socket.socket:
-  """Returns the socket of process 0, on all interfaces like JAX's own service."""
+  """Returns the listening socket of process 0, on all interfaces like JAX's own service."""
   port = int(address.rpartition(':')[2])
   try:
-    # IPv4 and IPv6 if the machine has both, since HOST may resolve to either.
+    # Listen on IPv4 and IPv6 if possible, since HOST may resolve to either.
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     return socket.create_server(('', port), family=family, dualstack_ipv6=both, backlog=1024)
@@ -185,7 +186,7 @@ def _listening(address: str) -> socket.socket:
 
 
 class _Progress:
-  """Prints what is waited for, again if it changes or after some time."""
+  """Prints the reason for waiting when it changes, and again every REPORT seconds."""
 
   def __init__(self, deadline: float, delay: float = 0.0):
     self._deadline = deadline

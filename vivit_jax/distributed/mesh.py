@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device mesh: sizes of its axes, which experiments fit on it, and the order of devices."""
+"""The device mesh: sizes of its axes, checks of the config against it, and device order."""
 
 import dataclasses
 import math
@@ -20,8 +20,8 @@ def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
   """Returns the sizes of the axes (data, fsdp, context) on `devices` devices.
 
   Raises:
-    ConfigError: the axes do not multiply to the number of devices, or a clip, a tubelet or a group
-      of clips would be split.
+    ConfigError: the product of the axes is not the number of devices, or a clip, tubelet or group
+      of clips would be split between devices.
   """
   data, fsdp, context = shape = _shape(config.mesh, devices)
   rows = data * fsdp
@@ -45,18 +45,18 @@ def check_devices(config: Config, devices: int) -> tuple[int, int, int]:
   if own % train.grad_accum_steps:
     raise ConfigError(
       f'config.train.grad_accum_steps={train.grad_accum_steps} does not divide the {own} clips of '
-      'a device, so that clips would have to cross devices'
+      'each device: give a divisor'
     )
   if train.grad_clip_groups and (fsdp > 1 or context > 1):
     raise ConfigError(
-      f'config.train.grad_clip_groups={train.grad_clip_groups} needs the whole gradient of each '
-      f'group on a device, which config.mesh.fsdp={fsdp} x context={context} splits: use '
+      f'config.train.grad_clip_groups={train.grad_clip_groups} needs the whole gradient of a '
+      f'group on one device, but config.mesh.fsdp={fsdp} x context={context} shards it: use '
       'grad_clip_groups=0'
     )
   if (mix.mixup or mix.cutmix) and own % mix.group_size:
     raise ConfigError(
-      f'config.mix.group_size={mix.group_size} does not divide the {own} clips of a device, so '
-      'that clips would have to cross devices'
+      f'config.mix.group_size={mix.group_size} does not divide the {own} clips of each device: '
+      'give a divisor'
     )
   return shape
 
@@ -83,7 +83,7 @@ def _tubelets(config: Config) -> int:
 
 
 def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
-  """Returns a remedy: the smallest `context` with which every row of devices has a clip."""
+  """Returns a remedy for the error message: the smallest valid `context`, if there is one."""
   data, fsdp, context = shape
   for factor in range(2, min(data, _tubelets(config) // context) + 1):
     fits = data % factor == 0 and batch % (data // factor * fsdp) == 0
@@ -93,16 +93,16 @@ def _remedy(config: Config, shape: tuple[int, int, int], batch: int) -> str:
 
 
 def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) -> Mesh:
-  """Returns a mesh over `devices` (default: all) after checking that the experiment fits on it.
+  """Returns a mesh over `devices` (default: all), after checking that the config fits on it.
 
-  Without an experiment all devices are on the axis `data`.
+  Without a config, all devices are on the axis `data`.
 
   Raises:
-    ConfigError: the mesh does not match the devices, or a batch is not divisible.
+    ConfigError: the mesh does not match the devices, or a batch is not divisible by it.
   """
   try:
     devices = devices or jax.devices()
-  except RuntimeError as error:  # JAX_PLATFORMS names a platform that is missing
+  except RuntimeError as error:  # JAX_PLATFORMS names an unavailable platform
     raise ConfigError(f'JAX finds no device: {" ".join(str(error).split())}') from None
   shape = (len(devices), 1, 1) if config is None else check_devices(config, len(devices))
   grid = _by_host(shape, devices) if shape[2] > 1 else _by_network(shape, devices)
@@ -110,28 +110,28 @@ def make_mesh(config: Config | None, devices: list[jax.Device] | None = None) ->
 
 
 def _by_host(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
-  """Returns a grid in which the devices that share a clip are neighbors on one host."""
+  """Returns the device grid with the devices that share a clip next to each other on one host."""
   grid = np.array(sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))).reshape(shape)
   for group in grid.reshape(-1, shape[2]):
     hosts = sorted({device.process_index for device in group})
     if len(hosts) > 1:
       raise ConfigError(
         f'config.mesh.context={shape[2]} would split a clip over the hosts {hosts}, but a host '
-        'decodes whole clips: give a divisor of the devices of a host'
+        'decodes whole clips: give a divisor of the number of devices per host'
       )
   return grid
 
 
 def _by_network(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
-  """Returns a grid whose axes follow the network; the slow links between slices are on `data`."""
+  """Returns the device grid in network order; slow links between slices are on axis `data`."""
   slices = len({_slice(device) for device in devices})
   if slices == 1 or devices[0].platform != 'tpu':
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   data, fsdp, context = shape
   if data % slices:
     raise ConfigError(
-      f'config.mesh.data={data} is not divisible by the {slices} slices, so that parameters would '
-      'be gathered between slices: make config.mesh.fsdp smaller'
+      f'config.mesh.data={data} is not divisible by the {slices} slices, so parameters would '
+      'be gathered over slow links between slices: make config.mesh.fsdp smaller'
     )
   return mesh_utils.create_hybrid_device_mesh(
     (data // slices, fsdp, context), (slices, 1, 1), devices, allow_split_physical_axes=True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sharding of batches and of the training state over the devices of a mesh."""
+"""Sharding of batches and of the training state on a mesh."""
 
 import itertools
 from typing import Any
@@ -10,30 +10,30 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vivit_jax.config.sharding_rules import split_axis
 
-BATCH_AXES = ('data', 'fsdp')  # the axes along which devices have different clips
+BATCH_AXES = ('data', 'fsdp')  # mesh axes over which the batch is sharded
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of an array that every device holds completely."""
+  """Returns the sharding of an array that is replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, *, video: bool = False) -> NamedSharding:
-  """Returns the sharding of arrays whose first axis is the batch; videos also split the frames."""
+  """Returns the sharding of arrays with a leading batch axis; for videos, frames are split too."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *(['context'] if video else [])))
 
 
 def leaf_name(path: Any) -> str:
-  """Returns the path of a leaf as a/b/c, which RULES match."""
+  """Returns the path of a leaf as a/b/c, the form that RULES match."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
-  """Returns the tree of shardings of a training state, or of its parameters alone.
+  """Returns the shardings of a training state, or of parameters alone, as a tree.
 
   Args:
-    mesh: RULES split large arrays over its axis `fsdp`.
-    abstract_state: tree of arrays or shapes.
+    mesh: the mesh; RULES shard large arrays over its axis `fsdp`.
+    abstract_state: tree of arrays or ShapeDtypeStructs.
   """
 
   def sharding(path: Any, leaf: Any) -> NamedSharding:
@@ -45,7 +45,7 @@ def state_sharding(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
 
 
 def with_sharding(mesh: Mesh, abstract_state: Any) -> Any:
-  """Returns the shapes of a state with their shardings, as needed to restore it."""
+  """Returns the abstract state with shardings, as needed to restore a checkpoint."""
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     abstract_state,
@@ -54,7 +54,7 @@ def with_sharding(mesh: Mesh, abstract_state: Any) -> Any:
 
 
 def shard_state(mesh: Mesh, state: Any) -> Any:
-  """Returns device arrays of a state that every process holds completely in host memory."""
+  """Returns a state as sharded device arrays; every process has the whole state in host memory."""
   return jax.tree.map(
     lambda x, where: jax.make_array_from_callback(x.shape, where, np.asarray(x).__getitem__),
     state,
@@ -63,7 +63,7 @@ def shard_state(mesh: Mesh, state: Any) -> Any:
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
-  """Returns the rows of a global batch on this process's devices, ascending, without repeats."""
+  """Returns the row indices of a global batch on this process's devices, sorted and unique."""
   blocks = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
   starts = sorted({block[0].indices(batch_size)[:2] for block in blocks if block is not None})
   return list(itertools.chain.from_iterable(itertools.starmap(range, starts)))
@@ -73,11 +73,11 @@ def shard_batch(mesh: Mesh, rows: Any) -> Any:
   """Returns this process's rows of a batch (a tree of NumPy arrays) as global device arrays.
 
   Args:
-    mesh: splits the rows and, for videos and their patches (four axes or more), the frames.
-    rows: those of `host_rows`, in their order.
+    mesh: the mesh; it splits the rows and, in videos and patches (four or more axes), the frames.
+    rows: the rows with the indices of `host_rows`, in that order.
   """
   count = jax.tree.leaves(rows)[0].shape[0]
-  # A process has the same fraction of every batch, so a batch of one row per block tells it.
+  # The fraction of a batch in a process is constant, so compute it for one row per block.
   blocks = mesh.shape['data'] * mesh.shape['fsdp']
   size = count * blocks // len(host_rows(mesh, blocks))
   place = {row: i for i, row in enumerate(host_rows(mesh, size))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends all processes of a run together, even if one of them fails."""
+"""Shutdown of all processes of a run together, also if one of them fails."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from vivit_jax.distributed import hosts
 from vivit_jax.distributed.hosts import EXCHANGE_TIMEOUT_SECONDS, Cluster, HostsDifferError
 from vivit_jax.errors import report
 
-UNWIND_TIMEOUT_SECONDS = 15.0  # for saves in progress to finish after an error
-GOODBYE_TIMEOUT_SECONDS = 5.0  # for the other processes to read why this one exits
+UNWIND_TIMEOUT_SECONDS = 15.0  # after an error, for saves in progress to finish
+GOODBYE_TIMEOUT_SECONDS = 5.0  # for the other processes to read the error
 
 
 def exit_cleanly() -> None:
@@ -27,13 +27,13 @@ def exit_cleanly() -> None:
   hosts.joined = None
   jax.distributed.shutdown()
   assert joined.listener is not None
-  joined.listener.join()  # its connection is closed now
+  joined.listener.join()  # its connection is closed
 
 
 def exit_with_error(error: BaseException) -> int:
-  """Prints an error and returns the exit code; in a run of several processes, ends all of them.
+  """Prints an error and returns the exit code; in a multi-process run, ends all processes.
 
-  A normal exit would wait for the other processes, which wait for this one in a collective.
+  A normal exit would deadlock: it waits for the other processes, which wait in a collective.
   """
   joined = hosts.joined
   if joined is None or isinstance(error, HostsDifferError):
@@ -52,7 +52,7 @@ def exit_with_error(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def bounded_unwinding(unless: type[Exception]) -> Iterator[None]:
-  """After an error, ends the process within a time limit, since cleaning up may block."""
+  """Limits the time for cleanup after an error, since cleanup may block; then ends the process."""
   try:
     yield
   except unless:
@@ -66,7 +66,7 @@ def bounded_unwinding(unless: type[Exception]) -> Iterator[None]:
 
 
 def listen(joined: Cluster) -> None:
-  """Starts a thread that ends this process as soon as another one fails."""
+  """Starts a thread that ends this process as soon as another process fails."""
 
   def wait() -> None:
     while True:
@@ -75,7 +75,7 @@ def listen(joined: Cluster) -> None:
         break
       except Exception as error:
         if 'DEADLINE_EXCEEDED' not in str(error):
-          return  # all have finished, or the first process is lost, which JAX reports
+          return  # all have finished, or process 0 is lost, which JAX reports
     if failed != joined.process:
       print(f'vivit: process {failed} failed: {why}', file=sys.stderr, flush=True)
       with contextlib.suppress(Exception):
@@ -87,11 +87,11 @@ def listen(joined: Cluster) -> None:
 
 
 def _end(code: int, why: str, joined: Cluster) -> None:
-  """Posts why this process exits, and exits."""
+  """Posts the reason to the other processes and exits."""
   with contextlib.suppress(Exception):  # another process failed first, or the service is gone
     joined.set('failed', [joined.process, code, why])
   if joined.process == 0:
-    # This process hosts the service. If it ends first, the others end with long C++ messages.
+    # This process hosts the service. If it ended first, the others would print C++ stack traces.
     with contextlib.suppress(Exception):
       for other in range(1, joined.processes):
         joined.get(f'ended/{other}', GOODBYE_TIMEOUT_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams views of videos through a model and sums the logits of each video."""
+"""Runs a model on views and sums the logits of each video."""
 
 import dataclasses
 import io
@@ -19,35 +19,36 @@ from vivit_jax.errors import EvaluationError
 from vivit_jax.evaluate.ranks import hits, metric_names
 
 Apply = Callable[[UInt8[np.ndarray, 'b f h w 3']], Float[np.ndarray, 'b c']]
+ApplyBatch = Callable[[Mapping[str, Any]], Float[np.ndarray, 'b c']]
 
-# Multiples of 2 ** -30 whose sum is below 2 ** 23 add without rounding in float64. So neither the
-# order of the batches nor the number of hosts changes a bit; the error is below 1e-9 of a logit.
+# Logits are rounded to multiples of 2 ** -30 (an error below 1e-9). Sums of such numbers are exact
+# in float64 up to 2 ** 23, so results depend on neither batch order nor the number of hosts.
 _GRAIN = 2.0**30
 
 
 def _exact(logits: Float[np.ndarray, 'b c']) -> Float64[np.ndarray, 'b c']:
-  """Returns logits that can be summed in any order."""
+  """Returns logits rounded so that their sums are exact in any order."""
   with np.errstate(invalid='ignore'):
     return np.round(logits.astype(np.float64) * _GRAIN) / _GRAIN
 
 
 class VideoAnswer(NamedTuple):
-  """What a model says about one video."""
+  """A model's prediction for one video."""
 
   logits: Float64[np.ndarray, ' c']  # mean over views (paper, section 4.2)
   label: Shaped[np.ndarray, ' label']  # as in the batches
-  failure: str | None  # why the video could not be read; the logits then mean nothing
+  failure: str | None  # why the video could not be read; then ignore the logits
 
 
 def answers(
   apply: Apply, batches: Iterable[Mapping[str, Any]], views: int
 ) -> Iterator[VideoAnswer]:
-  """Yields the answer to each video as soon as its views are done; memory for one video.
+  """Yields the prediction for each video as soon as its views are done; holds one video at a time.
 
   Args:
-    apply: as in `collect`.
-    batches: as in `collect`, of one process: the videos in order, each with all its views.
-    views: of each video.
+    apply: from video uint8 [B, F, H, W, 3] to logits [B, C].
+    batches: as in `collect`, from a single process: videos in order, each with all its views.
+    views: views per video.
   """
   failures: deque[str] = deque()
   total, left = np.float64(0.0), views
@@ -64,19 +65,19 @@ def answers(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-  """Logits of a manifest's videos, summed over the views seen so far.
+  """Logits of a manifest's videos, summed over the views processed so far.
 
-  Between hosts, send the arrays as bytes: without x64 mode, JAX would round them to float32.
+  Send the arrays between hosts as bytes: without x64 mode, JAX would round them to float32.
   """
 
   logit_sums: Float64[np.ndarray, 'videos c']  # over views
-  views: Int[np.ndarray, 'videos']  # views summed; 0 = not seen, or unreadable
+  views: Int[np.ndarray, 'videos']  # views summed; 0 = not processed or unreadable
   labels: Int[np.ndarray, 'videos heads'] | Float[np.ndarray, 'videos c']  # -1 while views is 0
-  clip_hits: Int[np.ndarray, 'metrics 2']  # single views with the truth first, in the first five
+  clip_hits: Int[np.ndarray, 'metrics 2']  # single views with the true class in the top 1, top 5
   failures: tuple[tuple[str, str], ...]  # (path, reason) of unreadable videos
 
   def merge(self, *others: 'Predictions') -> 'Predictions':
-    """Returns what one process would have collected from the views of all parts."""
+    """Returns the combined predictions, equal to those of one process with all views."""
     parts = (self, *others)
     with np.errstate(invalid='ignore'):
       logit_sums = np.sum([part.logit_sums for part in parts], axis=0)
@@ -88,18 +89,19 @@ class Predictions:
       failures=tuple(sorted({failure for part in parts for failure in part.failures})),
     )
 
-  def check_complete(self, paths: Sequence[str], views: int) -> None:
+  def check_complete(self, paths: Sequence[str], views: int, every: int = 1) -> None:
     """Checks that every readable video was evaluated on all of its views.
 
     Args:
-      paths: of the manifest's videos.
-      views: that each of them has.
+      paths: paths of the manifest's videos.
+      views: expected number of views per video.
+      every: number of videos of which only the first was to be evaluated.
 
     Raises:
-      EvaluationError: a video has another number of views, and is not among the failures.
+      EvaluationError: a readable video has a different number of views.
     """
     unreadable = {path for path, _ in self.failures}
-    differs = np.flatnonzero(self.views != views).tolist()
+    differs = (every * np.flatnonzero(self.views[::every] != views)).tolist()
     wrong = [i for i in differs if paths[i] not in unreadable]
     if wrong:
       first = wrong[0]
@@ -111,58 +113,60 @@ class Predictions:
 
   @property
   def seen(self) -> Int[np.ndarray, 'n']:
-    """Ids of the videos with at least one view, ascending."""
+    """Indices of the videos with at least one view, ascending."""
     return np.flatnonzero(self.views)
 
   def mean_logits(self) -> Float64[np.ndarray, 'n c']:
-    """Returns the mean over views of each seen video's logits (paper, section 4.2)."""
+    """Returns the mean logits over views of each video in `seen` (paper, section 4.2)."""
     return self.logit_sums[self.seen] / self.views[self.seen, None]
 
 
 def collect(
-  apply: Apply,
+  apply: ApplyBatch,
   batches: Iterable[Mapping[str, Any]],
   task: Task,
   *,
   videos: int,
+  columns: int | None = None,
   on_failure: Callable[[str, str], None] | None = None,
   progress: bool = False,
 ) -> Predictions:
   """Sums the logits of all views of each video; memory is O(videos x classes).
 
   Args:
-    apply: from video uint8 [B, F, H, W, 3] to logits [B, C] of this process's rows.
+    apply: from a batch to logits [B, C] of this process's rows.
     batches: each with 'video'; 'label' int [B, heads] or multi-hot float [B, C]; 'mask' bool [B],
       False for rows to leave out (padding, unreadable); 'id' int [B], the video's index in the
       manifest; 'failures', a list of (path, reason).
     task: how labels and logits are laid out.
     videos: length of the manifest.
+    columns: C, if it is not that of the task's classes.
     on_failure: called once for each video that could not be read, with path and reason.
-    progress: shows videos per second and the time left.
+    progress: whether to show a progress bar with videos per second and ETA.
 
   Returns:
-    The sums of this process; `Predictions.merge` adds those of others.
+    The sums of this process; combine processes with `Predictions.merge`.
 
   Raises:
-    ValueError: a row that counts has an id outside the manifest.
+    ValueError: an unmasked row has an id outside the manifest.
   """
   multi_label = task.kind == 'multi_label'
   classes = sum(task.classes)
   total = Predictions(
-    logit_sums=np.zeros((videos, classes)),
+    logit_sums=np.zeros((videos, classes if columns is None else columns)),
     views=np.zeros(videos, np.int64),
     labels=np.full(
       (videos, classes if multi_label else len(task.heads)), -1, np.float32 if multi_label else int
     ),
-    clip_hits=np.zeros((0 if multi_label else len(metric_names(task)), 2), np.int64),
+    clip_hits=np.zeros((len(metric_names(task)) if task.kind == 'single_label' else 0, 2), int),
     failures=(),
   )
   failures: dict[tuple[str, str], None] = {}
   with tqdm(total=videos, unit='video', desc='evaluate', disable=not progress) as bar:
     for batch in batches:
       before = np.count_nonzero(total.views)
-      # A batch of padding alone runs too: other hosts may be waiting in the same computation.
-      _add(total, np.asarray(apply(batch['video'])), batch, task)
+      # Also run batches of padding only: other hosts may wait in the same collective.
+      _add(total, np.asarray(apply(batch)), batch, task)
       bar.update(np.count_nonzero(total.views) - before)
       for path, reason in batch['failures']:
         if (path, reason) not in failures:
@@ -175,26 +179,26 @@ def collect(
 def _add(
   total: Predictions, logits: Float[np.ndarray, 'b c'], batch: Mapping[str, Any], task: Task
 ) -> None:
-  """Adds one batch's rows to the arrays of `total`."""
+  """Adds the rows of a batch to the arrays of `total`."""
   mask = batch['mask']
   ids, labels, logits = batch['id'][mask], batch['label'][mask], logits[mask]
   if ids.size and not 0 <= ids.min() <= ids.max() < len(total.views):
     raise ValueError(
       f'batch has video ids {ids.min()} to {ids.max()}, but the manifest has {len(total.views)} '
-      'videos: mask rows that are padding'
+      'videos: mask padding rows'
     )
   with np.errstate(invalid='ignore'):
     np.add.at(total.logit_sums, ids, _exact(logits))
   np.add.at(total.views, ids, 1)
-  total.labels[ids] = labels
+  total.labels[ids] = labels[:, : total.labels.shape[1]]  # without labels, batches have a Reading
   if task.kind == 'single_label':
     total.clip_hits[:] += hits(logits, labels, task).sum(axis=0)
 
 
 def merged_over_hosts(mine: Predictions) -> Predictions:
-  """Returns what one process would have collected, in every process.
+  """Returns the predictions merged over all processes, in every process.
 
-  A process sends only the rows of its own videos.
+  Each process sends only the rows of its own videos.
   """
   if jax.process_count() == 1:
     return mine
@@ -206,7 +210,7 @@ def merged_over_hosts(mine: Predictions) -> Predictions:
   return total
 
 
-ARRAYS = ('logit_sums', 'views', 'labels')  # a row for each video
+ARRAYS = ('logit_sums', 'views', 'labels')  # arrays with one row per video
 
 
 def _pack(mine: Predictions) -> bytes:
@@ -218,7 +222,7 @@ def _pack(mine: Predictions) -> bytes:
 
 
 def _unpack(content: bytes, like: Predictions) -> Predictions:
-  """Returns the predictions of another process about the videos of `like`."""
+  """Returns the predictions of another process for the same videos as `like`."""
   stored = np.load(io.BytesIO(content), allow_pickle=False)
   arrays = {}
   for name in ARRAYS:
@@ -230,7 +234,7 @@ def _unpack(content: bytes, like: Predictions) -> Predictions:
 
 
 def _gather(content: bytes) -> list[bytes]:
-  """Returns the bytes of every process, in every process; as bytes, for JAX rounds float64."""
+  """Returns the bytes of all processes in every process; bytes, because JAX rounds float64."""
   sizes = multihost_utils.process_allgather(np.int32(len(content)))
   padded = np.zeros(sizes.max(), np.uint8)
   padded[: len(content)] = np.frombuffer(content, np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well each single class is recognized, the best first."""
+"""Scores per class, best first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from vivit_jax.evaluate.ranks import ranks
 
 
 class ClassScore(NamedTuple):
-  """One class of one head."""
+  """Score of one class of one head."""
 
   name: str
-  videos: int  # that belong to it
-  score: float | None  # top-1 of them, or average precision, in [0, 1]; None without a video
+  videos: int  # videos with this true class
+  score: float | None  # their top-1, or average precision, in [0, 1]; None without videos
 
 
 def class_counts(predictions: Predictions, task: Task, head: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns how many videos each class of a single_label head has, and how many of them are right.
+  """Returns per class of a single_label head the number of videos and of correct predictions.
 
-  A video whose true logit is not finite is wrong.
+  A video with a non-finite logit for its true class counts as wrong.
   """
   part = head_slices(task)[head]
   truth = predictions.labels[predictions.seen, task.heads.index(head)].astype(np.int64)
@@ -32,7 +32,7 @@ def class_counts(predictions: Predictions, task: Task, head: str) -> tuple[np.nd
 
 
 def mean_accuracy(predictions: Predictions, task: Task, head: str) -> float:
-  """Returns the mean over the classes with a video of their top-1; NaN without any."""
+  """Returns the mean top-1 over classes that have videos; NaN if there are none."""
   videos, right = class_counts(predictions, task, head)
   seen = videos > 0
   return float(np.mean(right[seen] / videos[seen])) if seen.any() else float('nan')
@@ -44,13 +44,13 @@ def by_class(
   class_names: Mapping[str, Sequence[str]],
   results: Mapping[str, Any],
 ) -> dict[str, list[ClassScore]]:
-  """Returns the scores of each head's classes, the best first and those without a video last.
+  """Returns the class scores of each head, best first, classes without videos last.
 
   Args:
-    predictions: of all hosts.
-    task: what the logits mean.
-    class_names: per head, in the order of the ids.
-    results: of `metrics.compute`, whose average precisions are those of a multi_label task.
+    predictions: merged predictions of all hosts.
+    task: the heads and their type.
+    class_names: class names per head, by class id.
+    results: results of `metrics.compute`, with the average precisions of a multi_label task.
   """
   found = {}
   for head in task.heads:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracies, mean average precision, confusions and most confident mistakes of predictions."""
+"""Accuracy, mean average precision, confusion matrices and most confident mistakes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from vivit_jax.evaluate.ranks import TOP, finite_or_worst, hits, metric_names, p
 
 
 def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
-  """Returns the results of an evaluation as plain values.
+  """Returns the metrics of an evaluation as JSON values.
 
   Args:
-    predictions: of all hosts; videos without a view are left out and counted as `skipped`.
-    task: what the logits mean.
-    protocol: its views are reported as `views`.
+    predictions: merged predictions of all hosts; videos without a view are counted as `skipped`.
+    task: the heads and their type.
+    protocol: test settings; its number of views is reported as `views`.
 
   Returns:
-    `videos` scored, `clips` scored, `views`, `skipped`; `tasks`, a dictionary per head and for the
-    joint metric, with its number of `classes`. Fractions in [0, 1], NaN if nothing was scored:
-      single_label: `top1` and, of more than five classes, `top5` of videos, `clip_top1` and
-        `clip_top5` of single views; of a head `class_top1`, the mean over its classes with a video
-        of their own `top1`; at the top level those of the joint metric if there is one, else of the
-        first head.
-      multi_label: `mAP`, the mean over classes with a positive video, also at the top level; per
-        head `average_precision` by class (None without a positive) and
-        `classes_without_positives`, their number.
+    `videos` and `clips`, the numbers scored; `views`; `skipped`; and `tasks`, with a dictionary per
+    head and one for the joint metric. Each has its number of `classes` and these fractions in
+    [0, 1], NaN if nothing was scored:
+      single_label: `top1` of videos and `clip_top1` of single views; `top5` and `clip_top5` if
+        there are more than five classes; for heads also `class_top1`, the mean over classes of
+        their `top1`. The top level repeats those of the joint metric, or else of the first head.
+      multi_label: `mAP`, the mean over classes with positive videos, also at the top level; per
+        head `average_precision` by class (None without positives) and the number
+        `classes_without_positives`.
   """
   if task.kind == 'multi_label':
     tasks = {task.heads[0]: _precision(predictions)}
@@ -46,7 +46,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
   if task.joint:
     tasks[task.joint]['classes'] = prod(task.classes)
   for scores in tasks.values():
-    if scores['classes'] <= max(TOP):  # the first five of five classes are always right
+    if scores['classes'] <= max(TOP):  # top-5 of five classes is always right
       for name in ('top5', 'clip_top5'):
         scores.pop(name, None)
   return {
@@ -60,7 +60,7 @@ def compute(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[st
 
 
 def _accuracies(predictions: Predictions, task: Task) -> dict[str, dict[str, Any]]:
-  """Returns top-1 and top-5 of videos and of single views for each of the task's metrics."""
+  """Returns top-1 and top-5 of videos and of single views, for each metric of the task."""
   seen = predictions.seen
   right = hits(predictions.mean_logits(), predictions.labels[seen], task).sum(axis=0)
   videos, clips = len(seen) or np.nan, predictions.views.sum() or np.nan
@@ -77,10 +77,10 @@ def _accuracies(predictions: Predictions, task: Task) -> dict[str, dict[str, Any
 
 
 def _precision(predictions: Predictions) -> dict[str, Any]:
-  """Returns the average precision of each class that has a positive video, and their mean."""
+  """Returns the average precision of each class with positive videos, and their mean."""
   logits, labels = predictions.mean_logits(), predictions.labels[predictions.seen] > 0
   finite = np.isfinite(logits)
-  # scikit-learn refuses infinities; anything below the lowest finite logit ranks the same.
+  # scikit-learn rejects infinities; a value below all finite logits gives the same ranking.
   worst = np.nextafter(logits[finite].min(initial=0.0), -np.inf)
   scores = np.where(finite, logits, worst)
   precisions = [
@@ -98,12 +98,13 @@ def _precision(predictions: Predictions) -> dict[str, Any]:
 def confusion(predictions: Predictions, task: Task, head: str) -> Int[np.ndarray, 'c c']:
   """Returns the number of videos by true class (row) and predicted class (column).
 
-  Videos whose logits for the head are all non-finite have no prediction and are left out. Counted
-  with NumPy: scikit-learn's confusion_matrix refuses an empty list and warns about a single class.
+  Videos whose logits for the head are all non-finite have no prediction and are ignored. It is
+  computed with NumPy because scikit-learn's confusion_matrix fails without videos and warns about
+  a single class.
 
   Args:
-    predictions: of a single_label task.
-    task: as above.
+    predictions: predictions of a single_label task.
+    task: the single_label task.
     head: one of the task's heads.
   """
   logits = predictions.mean_logits()[:, head_slices(task)[head]]
@@ -116,7 +117,7 @@ def confusion(predictions: Predictions, task: Task, head: str) -> Int[np.ndarray
 
 
 def most_confused(matrix: Int[np.ndarray, 'c c'], n: int) -> list[tuple[int, int, int]]:
-  """Returns up to n (true class, predicted class, videos) that differ, the most frequent first."""
+  """Returns up to n most frequent confusions: (true class, predicted class, number of videos)."""
   wrong = matrix - np.diag(np.diag(matrix))
   order = np.argsort(-wrong, axis=None, kind='stable')[:n]
   rows, columns = np.unravel_index(order, wrong.shape)
@@ -129,10 +130,10 @@ def most_confused(matrix: Int[np.ndarray, 'c c'], n: int) -> list[tuple[int, int
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-  """A video whose predicted class is wrong."""
+  """A video with a wrong prediction."""
 
   video: int  # index in the manifest
-  truth: str  # class names; of all heads if the task has a joint metric
+  truth: str  # class name; names of all heads if the task has a joint metric
   predicted: str
   confidence: float  # probability of the predicted class, in [0, 1]
 
@@ -142,15 +143,15 @@ def most_confident_mistakes(
 ) -> list[Mistake]:
   """Returns up to n wrong predictions, the most confident first.
 
-  Single_label: the prediction of the headline metric (all heads if joint, else the first) is wrong;
-  confidence is its softmax, multiplied over heads. Multi_label: the class with the highest sigmoid
-  is absent. Videos with a logit that is not finite are left out.
+  single_label: the prediction of the headline metric (all heads if joint, otherwise the first) is
+  wrong; its confidence is the product of the heads' softmax probabilities. multi_label: the class
+  with the highest sigmoid is not among the labels. Videos with non-finite logits are ignored.
 
   Args:
-    predictions: of all hosts.
-    task: what the logits mean.
-    class_names: per head, in the order of the ids.
-    n: how many.
+    predictions: merged predictions of all hosts.
+    task: the heads and their type.
+    class_names: class names per head, by class id.
+    n: maximum number of mistakes.
   """
   logits = predictions.mean_logits()
   finite = np.isfinite(logits).all(axis=1)
@@ -171,7 +172,7 @@ def _wrong_predictions(
   task: Task,
   class_names: Mapping[str, Sequence[str]],
 ) -> list[Mistake]:
-  """Returns every video for which not all heads of the headline metric are right."""
+  """Returns all videos with a wrong prediction in any head of the headline metric."""
   heads = task.heads if task.joint else task.heads[:1]
   parts = [shares[:, head_slices(task)[head]] for head in heads]
   predicted = np.stack([part.argmax(axis=1) for part in parts], axis=1)
@@ -194,9 +195,9 @@ def _false_alarms(
   labels: Float[np.ndarray, 'n c'],
   names: Sequence[str],
 ) -> list[Mistake]:
-  """Returns every video whose most probable class is absent."""
+  """Returns all videos whose most probable class is not among the labels."""
   found = []
-  for i, top in enumerate(logits.argmax(axis=1)):  # sigmoids may round to 1
+  for i, top in enumerate(logits.argmax(axis=1)):  # logits, because sigmoids may round to 1
     if labels[i, top] > 0:
       continue
     truth = ', '.join(names[int(c)] for c in np.flatnonzero(labels[i] > 0)) or 'none'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures as PNG or JPEG bytes: curves, confusion matrices, strips of frames."""
+"""Figures of the report as PNG or JPEG bytes: curves, confusion matrices, strips of frames."""
 
 import io
 import math
@@ -17,20 +17,21 @@ from matplotlib.text import Text
 
 from vivit_jax.evaluate.classes import ClassScore
 
-_NAMED_CLASSES = 40  # more names than this cannot be read along an axis
-_NUMBERED_CLASSES = 20  # more counts than this cannot be read inside the cells
-_LOWEST_CLASSES = 20  # that are named where not all can be
+_NAMED_CLASSES = 40  # maximum number of readable names on an axis
+_NUMBERED_CLASSES = 20  # maximum number of classes with readable counts in the cells
+_LOWEST_CLASSES = 20  # number of named classes if not all can be named
 _LONGEST_NAME = 24  # characters of a class name along an axis
 _EVALUATED = 'validation_'
-_PANELS = {'loss': ('loss',), 'accuracy': ('top1', 'accuracy', 'mAP')}  # how their columns start
+_PANELS = {'loss': ('loss',), 'accuracy': ('top1', 'accuracy', 'mAP')}  # prefixes of columns
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-  """Returns loss and accuracies over steps as a PNG, or None if there is nothing to draw.
+  """Returns a plot of loss and accuracies over steps as a PNG, or None if there is no data.
 
   Args:
-    rows: of a metrics file: 'step' and any of 'loss', 'top1', 'top1_<head>', 'accuracy', 'mAP',
-      numbers or None, behind 'validation_' in evaluation rows; other columns are not drawn.
+    rows: rows of a metrics file: 'step' and any of 'loss', 'top1', 'top1_<head>', 'accuracy',
+      'mAP', each a number or None, prefixed by 'validation_' in evaluation rows. Other columns are
+      ignored.
   """
   names = sorted({name for row in rows for name in row})
   shown = {
@@ -72,21 +73,21 @@ def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], series: Sequence[
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-  """Returns the steps and finite values at which the column `name` has one."""
+  """Returns the steps and values of the column `name` where it is finite."""
   found = [(row['step'], row[name]) for row in rows if row.get(name) is not None]
   found = [(step, value) for step, value in found if math.isfinite(value)]
   return [step for step, _ in found], [value for _, value in found]
 
 
 def draw_classes(rows: Sequence[ClassScore], measure: str) -> bytes:
-  """Returns the scores of classes as a PNG of bars, with how many videos each has.
+  """Returns a bar chart of class scores with numbers of videos, as a PNG.
 
-  Up to `_NAMED_CLASSES` all classes have a bar with their name. Of more, the left panel has all
-  classes side by side, without names, and the right one the lowest of them with theirs.
+  With up to `_NAMED_CLASSES` classes, every bar has its name. With more, the left panel shows all
+  classes without names, and the right panel shows the lowest ones with names.
 
   Args:
-    rows: the best first; those without a score are left out.
-    measure: what the scores are.
+    rows: class scores, best first; classes without a score are ignored.
+    measure: name of the score.
   """
   scored = [row for row in rows if row.score is not None]
   many = len(scored) > _NAMED_CLASSES
@@ -116,14 +117,14 @@ def draw_classes(rows: Sequence[ClassScore], measure: str) -> bytes:
 def draw_confusion(matrix: Int[np.ndarray, 'c c'], names: Sequence[str], title: str) -> bytes:
   """Returns a confusion matrix as a PNG: color is the share of the true class's videos.
 
-  Class names stand on the axes up to `_NAMED_CLASSES`, class ids beyond.
+  The axes show class names for up to `_NAMED_CLASSES` classes, and class ids for more.
   """
   classes = len(matrix)
   share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
   side = min(max(3.5, 1.5 + 0.32 * classes), 9.5)
   figure = Figure(figsize=(side + 1.0, side), layout='constrained')
   axes = figure.subplots()
-  # With many classes single confusions are faint specks; the root keeps them visible.
+  # The square root keeps single confusions visible if there are many classes.
   norm = PowerNorm(0.5 if classes > _NAMED_CLASSES else 1.0, vmin=0, vmax=1)
   image = axes.imshow(share, cmap='Blues', norm=norm, interpolation='nearest')
   figure.colorbar(image, ax=axes, label='share of the true class', shrink=0.8)
@@ -148,7 +149,7 @@ def _short(name: str) -> str:
 
 
 def _plain(labels: Sequence[Text]) -> None:
-  """Keeps matplotlib from reading `$...$` in a user's name as a formula, which may not parse."""
+  """Keeps matplotlib from parsing `$...$` in a user's class name as a formula."""
   for label in labels:
     label.set_parse_math(False)
 
@@ -157,14 +158,14 @@ def _png(figure: Figure) -> bytes:
   """Returns the figure as PNG bytes."""
   buffer = io.BytesIO()
   with warnings.catch_warnings():
-    # A class name in a script that the font lacks is drawn as boxes; the HTML page has it in full.
+    # Characters that the font lacks are drawn as boxes; the HTML page shows the names correctly.
     warnings.filterwarnings('ignore', message='Glyph .* missing from', category=UserWarning)
     figure.savefig(buffer, format='png', dpi=120)
   return buffer.getvalue()
 
 
 def draw_strip(frames: UInt8[np.ndarray, 'n h w 3'], most: int = 8) -> bytes:
-  """Returns up to `most` frames, evenly spread over the clip, side by side as a JPEG."""
+  """Returns up to `most` frames, evenly spaced in the clip, side by side as a JPEG."""
   chosen = frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
   gap = max(1, frames.shape[2] // 48)
   padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=128)

@@ -16,11 +16,11 @@ from vivit_jax.evaluate.predictions import class_names
 from vivit_jax.files import replaced
 
 KINDS = ('.csv', '.parquet')
-ROWS = 256  # of a Parquet file that are held and written at once
+ROWS = 256  # rows of a Parquet file that are buffered and written together
 
 
 def import_parquet(what: str, instead: str) -> tuple[Any, Any]:
-  """Returns pyarrow and pyarrow.parquet; raises ConfigError where they are missing."""
+  """Returns pyarrow and pyarrow.parquet; raises ConfigError if they are not installed."""
   try:
     import pyarrow
     from pyarrow import parquet
@@ -32,13 +32,13 @@ def import_parquet(what: str, instead: str) -> tuple[Any, Any]:
 
 
 def check_target(file: Path, option: str) -> None:
-  """Refuses a file that cannot be written, before any video is read; raises ConfigError."""
+  """Raises ConfigError if the file cannot be written; call before any video is read."""
   if file.suffix not in KINDS:
-    raise ConfigError(f'{option}={file} has an unknown kind: end it in {" or ".join(KINDS)}')
+    raise ConfigError(f'{option}={file} has an unknown suffix: use {" or ".join(KINDS)}')
   if not file.parent.is_dir():
     raise ConfigError(f'{option}={file}: the folder {file.parent} does not exist')
   if file.exists():
-    raise ConfigError(f'{option}={file} exists: give another file, or delete it first')
+    raise ConfigError(f'{option}={file} exists: give another file or delete it first')
   if file.suffix == '.parquet':
     import_parquet(f'{option}={file}', 'give a .csv file')
 
@@ -52,22 +52,22 @@ class _Rows(Protocol):
     """Finishes the file."""
 
   def abandon(self) -> None:
-    """Closes a file that is deleted next."""
+    """Closes an incomplete file, which is then deleted."""
 
 
 class PredictionFile:
-  """Takes one row a video: facts about it, per head the likeliest class, and all probabilities.
+  """Writes one row per video: facts, the most probable class per head, and all probabilities.
 
-  Columns are those of `facts`, then per head HEAD (the class) and HEAD:CLASS for each class, a
-  sigmoid for multi_label, whose HEAD is the likeliest tag. Classes of one name are told apart by
-  their number.
+  Columns are those of `facts`, then per head HEAD (the most probable class or tag) and HEAD:CLASS
+  for each class (its probability; a sigmoid for multi_label). Equal class names get their class id
+  appended.
   """
 
   def __init__(self, rows: _Rows, task: Task, names: Mapping[str, Sequence[str]], facts: int):
     self._rows, self._task, self._names, self._facts = rows, task, names, facts
 
   def write(self, facts: Sequence[Any], shares: Float[np.ndarray, ' c'] | None) -> None:
-    """Appends a row; without probabilities (None) their cells stay empty."""
+    """Appends a row; if the probabilities are None, their cells are empty."""
     assert len(facts) == self._facts
     row = list(facts)
     for head, part in head_slices(self._task).items():
@@ -83,17 +83,17 @@ class PredictionFile:
 def prediction_file(
   file: Path, task: Task, labels: Sequence[str] | None, facts: Mapping[str, type]
 ) -> Iterator[PredictionFile]:
-  """Yields a file of predictions, which gets its name when all went well.
+  """Yields a prediction file, which gets its final name only if the block ends without an error.
 
   Args:
     file: .csv or .parquet; replaced if it exists.
-    task: what is predicted.
-    labels: one name per class of all heads, see `predictions.class_names`.
-    facts: names and types of the columns that come first.
+    task: the heads and their type.
+    labels: class names of all heads in order, see `predictions.class_names`.
+    facts: names and types of the first columns.
 
   Raises:
-    ConfigError: pyarrow is missing.
-    OSError: naming the file, of which nothing is left.
+    ConfigError: pyarrow is not installed.
+    OSError: the file cannot be written; the message names it, and the partial file is deleted.
   """
   names = class_names(task, labels)
   columns = dict(facts)
@@ -126,7 +126,7 @@ class _Csv:
     self._file.close()
 
   def abandon(self) -> None:
-    with contextlib.suppress(OSError):  # what is buffered does not fit either
+    with contextlib.suppress(OSError):  # buffered rows do not fit either
       self._file.close()
 
 

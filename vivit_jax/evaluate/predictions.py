@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions for videos as a table or as JSON, with how the videos were read."""
+"""Predictions for videos as a table or as JSON, including how the videos were read."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ from vivit_jax.config.schema import Task, head_slices
 from vivit_jax.errors import printable
 from vivit_jax.evaluate.ranks import probabilities
 
-NOT_FINITE = 'the model gives logits that are not finite'  # why a video has no answer
+NOT_FINITE = 'the model returned non-finite logits'  # error of a video without a prediction
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """How videos become what a model sees."""
+  """How the model's input is made from a video."""
 
-  frames: int  # of a clip
+  frames: int  # per clip
   stride: int  # in frames of the video; see config.Clip for all three
   stride_from: Literal['argument', 'checkpoint', 'assumed']
   stride_seconds: float | None
@@ -32,27 +32,27 @@ class Protocol:
   short_side: int  # see SpatialCrops
   resize: Resize  # see config.Clip for these two
   interpolation: Interpolation
-  mean: Triple  # the model sees (pixel / 255 - mean) / std, per channel
+  mean: Triple  # the model's input is (pixel / 255 - mean) / std, per channel
   std: Triple
-  channels: Channels  # the order of mean, std and of what the model sees
+  channels: Channels  # channel order of mean, std and the model's input
   temporal_views: int
   spatial_views: int
 
   @property
   def views(self) -> int:
-    """Of each video."""
+    """Number of views per video."""
     return self.temporal_views * self.spatial_views
 
   @property
   def clip(self) -> Clip:
-    """Which frames and pixels a view has."""
+    """The clip settings of one view."""
     return Clip(
       self.frames, self.stride, self.stride_seconds, self.sampling, self.height, self.width,
       self.mean, self.std, self.resize, self.interpolation,
     )  # fmt: skip
 
   def __str__(self) -> str:
-    """Returns all of it in one line, including what had to be assumed."""
+    """Returns the protocol in one line, and marks assumed values."""
     stride = f'every {self.stride} frames' if self.stride > 1 else 'every frame'
     if self.stride_seconds is not None:
       stride = f'every {self.stride_seconds:g} s'
@@ -80,18 +80,18 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """One video's answer.
+  """Prediction for one video.
 
   Attributes:
-    path: as it was given.
-    heads: per head of the task, (label, probability) of the likeliest, the first first. Softmax;
-      where several labels can hold at once, each label's own sigmoid. Empty with an error.
-    frames: of the video.
-    seconds: from its first frame to its last.
-    used: how many different frames the views showed.
-    missing: how many more they would have shown, but these cannot be decoded.
-    error: why there is no answer, in one line.
-    shares: probabilities of all classes of all heads, in their order; not part of the JSON.
+    path: path as given by the user.
+    heads: per head, (label, probability) of the most probable labels, highest first; softmax
+      probabilities for single_label tasks, sigmoids for multi_label. Empty if there is an error.
+    frames: number of frames in the video.
+    seconds: time from the first frame to the last.
+    used: number of different frames in the views.
+    missing: number of further frames of the views that could not be decoded.
+    error: why there is no prediction, in one line, or None.
+    shares: probabilities of all classes of all heads, in order; not part of the JSON.
   """
 
   path: str
@@ -105,12 +105,12 @@ class Prediction:
 
   @property
   def labels(self) -> list[tuple[str, float]]:
-    """The same as one list, see `one_list`."""
+    """The predictions of all heads in one list, see `one_list`."""
     return one_list(self.heads)
 
 
 def one_list(heads: Mapping[str, Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
-  """Returns (label, probability) of all heads; of several, labels are HEAD:LABEL."""
+  """Returns (label, probability) of all heads; with several heads, labels are HEAD:LABEL."""
   if len(heads) == 1:
     return list(*heads.values())
   return [(f'{head}:{label}', share) for head, best in heads.items() for label, share in best]
@@ -122,10 +122,10 @@ def most_probable(
   """Returns the `heads` of a Prediction.
 
   Args:
-    logits: of one video, finite.
-    task: what they mean.
-    labels: one name per class of all heads; None: `class 0`, `class 1` and so on per head.
-    top: labels per head.
+    logits: finite logits of one video.
+    task: the heads and their type.
+    labels: class names of all heads in order; None = `class 0`, `class 1` and so on per head.
+    top: number of labels per head.
   """
   shares = probabilities(logits[None], task)[0]
   names, heads = class_names(task, labels), {}
@@ -136,7 +136,7 @@ def most_probable(
 
 
 def class_names(task: Task, labels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-  """Returns the names of each head's classes; without labels `class 0`, `class 1` and so on."""
+  """Returns the class names of each head; without labels, `class 0`, `class 1` and so on."""
   return {
     head: tuple(labels[part] if labels else map('class {}'.format, range(part.stop - part.start)))
     for head, part in head_slices(task).items()
@@ -146,7 +146,7 @@ def class_names(task: Task, labels: Sequence[str] | None) -> dict[str, tuple[str
 def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
   """Returns {"protocol": ..., "videos": [{"path", "heads": {head: [{"label", "probability"}]}}]}.
 
-  A video without an answer has an "error" that is not null, and no heads.
+  A video without a prediction has a non-null "error" and no heads.
   """
   videos = [
     {
@@ -166,7 +166,7 @@ def as_json(predictions: Sequence[Prediction], protocol: Protocol) -> str:
 
 
 def as_table(predictions: Sequence[Prediction], protocol: Protocol) -> str:
-  """Returns aligned text: a title that says how videos were read, and a row per label or error."""
+  """Returns a text table: the protocol as a title, then a row per label or error."""
   several = any(len(prediction.heads) > 1 for prediction in predictions)
   header = ['video', 'frames', 'used', 'seconds', *(['head'] if several else []), 'label', '']
   rows = [header]
@@ -186,11 +186,11 @@ def as_table(predictions: Sequence[Prediction], protocol: Protocol) -> str:
       lines += [
         '',
         f'{printable(prediction.path)} is damaged: {prediction.missing} frames of its views '
-        'cannot be decoded, and their nearest neighbors stand in',
+        'cannot be decoded and were replaced by the nearest frames',
       ]
   failed = sum(prediction.error is not None for prediction in predictions)
   if failed:
-    lines += ['', f'{failed} of {len(predictions)} videos have no answer']
+    lines += ['', f'{failed} of {len(predictions)} videos have no prediction']
   return '\n'.join(lines)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes an evaluation to a folder: report.json, pictures, and one self-contained report.html."""
+"""Writes an evaluation to a folder: report.json, figures, and a self-contained report.html."""
 
 import dataclasses
 import json
@@ -21,16 +21,16 @@ from vivit_jax.evaluate.plots import draw_classes, draw_confusion, draw_curves, 
 from vivit_jax.files import replace_file
 
 _LISTED_PAIRS = 10
-_SECONDS = 'seconds_'  # prefix of the columns of the metrics file that measure time by activity
+_SECONDS = 'seconds_'  # prefix of columns in the metrics file with time by activity
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShownMistake:
-  """A mistake with what is needed to show it."""
+  """A mistake with the path and frames of its video."""
 
   mistake: Mistake
-  path: str  # of the video, as in the manifest
-  frames: UInt8[np.ndarray, 'n h w 3']  # of one view; a strip shows up to 8 of them
+  path: str  # video path as in the manifest
+  frames: UInt8[np.ndarray, 'n h w 3']  # one view; up to 8 of its frames are shown
 
 
 def write_report(
@@ -45,28 +45,28 @@ def write_report(
   mistakes: Sequence[ShownMistake],
   config: Mapping[str, Any],
 ) -> Path:
-  """Writes report.json, report.html and their pictures, each atomically.
+  """Writes report.json, report.html and the figures, each file atomically.
 
-  Pictures are curves.png, classes_<head>.png and confusion_<head>.png.
+  The figures are curves.png, classes_<head>.png and confusion_<head>.png.
 
   Args:
-    folder: made if it is missing; files of an earlier report are replaced.
-    results: of `metrics.compute`; report.json is this plus `failures` and `classes`, per head a
-      list of `class`, `videos` and `top1` or `average_precision`, the best first; null for NaN.
+    folder: created if missing; files of an earlier report are replaced.
+    results: results of `metrics.compute`. report.json adds `failures` and `classes`: per head a
+      list of `class`, `videos` and `top1` or `average_precision`, best first. NaN becomes null.
     title: heading of the page.
-    predictions: of all hosts.
-    task: what the logits mean; multi_label has no confusion matrix.
-    class_names: per head, in the order of the ids.
-    curves: rows of the metrics file, {'step': ..., 'loss': ..., 'validation_top1': ...}; without
-      any, there is no curves.png.
-    mistakes: of `metrics.most_confident_mistakes`, with frames.
-    config: the resolved configuration, plain values.
+    predictions: merged predictions of all hosts.
+    task: the heads and their type; a multi_label task has no confusion matrix.
+    class_names: class names per head, by class id.
+    curves: rows of the metrics file, {'step': ..., 'loss': ..., 'validation_top1': ...}; if empty,
+      curves.png is not written.
+    mistakes: results of `metrics.most_confident_mistakes`, with frames.
+    config: the resolved config as JSON values.
 
   Returns:
     The path of report.html.
 
   Raises:
-    OSError: the folder cannot be written.
+    OSError: the folder is not writable.
   """
   folder.mkdir(parents=True, exist_ok=True)
   scores = by_class(predictions, task, class_names, results)
@@ -95,7 +95,7 @@ def write_report(
     mistakes=[MistakeView(m.mistake, m.path, draw_strip(m.frames)) for m in mistakes],
     failures=predictions.failures,
     config=config,
-    times=_times(curves),
+    times=seconds_by_activity(curves),
   )
   replace_file(folder / 'report.html', page.encode())
   return folder / 'report.html'
@@ -108,25 +108,31 @@ def _write_facts(
   scores: Mapping[str, Sequence[ClassScore]],
   measure: str,
 ) -> None:
-  facts = {
-    **results,
-    'failures': [{'path': path, 'reason': reason} for path, reason in failures],
-    'classes': {
-      head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
-      for head, rows in scores.items()
-    },
+  classes = {
+    head: [{'class': row.name, 'videos': row.videos, measure: row.score} for row in rows]
+    for head, rows in scores.items()
   }
+  write_facts(file, {**results, 'failures': listed(failures), 'classes': classes})
+
+
+def listed(failures: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+  """Returns the videos that could not be read as JSON values."""
+  return [{'path': path, 'reason': reason} for path, reason in failures]
+
+
+def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
+  """Writes a JSON file, with null for NaN."""
   content = json.dumps(_without_nan(facts), indent=2, allow_nan=False)
   replace_file(file, content.encode() + b'\n')
 
 
 def _file_name(head: str) -> str:
-  """Returns a head as part of a file's name; it is a column of the user's and may hold a slash."""
+  """Returns a head's name for use in a file name: slashes and other special characters become _."""
   return re.sub(r'[^\w.-]', '_', head)
 
 
 def _classes_view(head: str, rows: Sequence[ClassScore], measure: str) -> ClassesView:
-  """Returns one head's classes as a picture and a table."""
+  """Returns one head's class scores as a figure and a table."""
   label = measure.replace('_', ' ').replace('top1', 'top-1')
   return ClassesView(head, label, draw_classes(rows, label), tuple(rows))
 
@@ -134,14 +140,14 @@ def _classes_view(head: str, rows: Sequence[ClassScore], measure: str) -> Classe
 def _confusion_view(
   predictions: Predictions, task: Task, head: str, names: Sequence[str]
 ) -> ConfusionView:
-  """Returns one head's confusion matrix as a picture, and its most frequent confusions."""
+  """Returns one head's confusion matrix as a figure, and its most frequent confusions."""
   matrix = confusion(predictions, task, head)
   pairs = [(names[a], names[b], count) for a, b, count in most_confused(matrix, _LISTED_PAIRS)]
   return ConfusionView(head, draw_confusion(matrix, names, head), tuple(pairs))
 
 
-def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns the seconds by activity of the last training command, up to its last row."""
+def seconds_by_activity(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Returns seconds by activity of the last training command, from its last row."""
   last: Mapping[str, Any] = next((row for row in reversed(rows) if 'seconds_step' in row), {})
   return {
     name.removeprefix(_SECONDS): value for name, value in last.items() if name.startswith(_SECONDS)
@@ -149,7 +155,7 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _without_nan(value: Any) -> Any:
-  """Returns nested plain values with None for NaN and infinities, which JSON does not have."""
+  """Returns nested JSON values with NaN and infinities replaced by None."""
   if isinstance(value, Mapping):
     return {key: _without_nan(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

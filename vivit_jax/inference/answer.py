@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that a model has to say about one video: its labels, when they hold, and where it looked."""
+"""Full analysis of one video: labels, their timeline, and an attention map."""
 
 import dataclasses
 from pathlib import Path
@@ -18,15 +18,15 @@ from vivit_jax.weights.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What is known of one video.
+  """Results for one video.
 
   Attributes:
-    heads: the most probable labels of each head, logits averaged over views, as `vivit predict`.
-    timeline: None where the checkpoint's clips have no windows.
-    names: of each head's classes.
+    heads: the most probable labels of each head, averaged over views as in `vivit predict`.
+    timeline: timeline, or None if the checkpoint's sampling has no windows.
+    names: class names of each head.
     shares: probabilities of each head in each window.
-    segments: of all heads.
-    explanation: of the clip in the middle.
+    segments: segments of all heads.
+    explanation: attention map of the central clip.
   """
 
   heads: dict[str, tuple[tuple[str, float], ...]]
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Answerer:
-  """Answers videos with programs that are compiled once."""
+  """Analyzes videos; programs are compiled once and reused."""
 
   def __init__(
     self,
@@ -47,16 +47,16 @@ class Answerer:
     top: int = 5,
     stride: int | None = None,
   ):
-    """Compiles nothing yet.
+    """Sets up the models; compiles nothing yet.
 
     Args:
       pretrained: a model with a classifier.
-      views: temporal x spatial, of the labels; None = see schema.usual_views.
-      top: labels per head.
-      stride: between the frames of a clip, instead of the checkpoint's.
+      views: temporal x spatial views for the labels; None = see schema.usual_views.
+      top: number of labels per head.
+      stride: stride between the frames of a clip, instead of the checkpoint's.
 
     Raises:
-      CheckpointError: no classifier, or no value range.
+      CheckpointError: there is no classifier, or the value range is unknown.
     """
     self._pretrained, self._top, self._stride = pretrained, top, stride
     self._views = views or usual_views(pretrained.source.preprocessing)
@@ -66,11 +66,11 @@ class Answerer:
     self._timeliner = None if whole_video else Timeliner(pretrained, stride=stride)
 
   def answer(self, path: Path) -> Answer:
-    """Answers a video.
+    """Analyzes a video.
 
     Raises:
       DecodeError: it cannot be read.
-      DataError: the same, or the model's answer is no number.
+      DataError: it cannot be read, or the logits are non-finite.
     """
     task, labels = self._pretrained.source.task, self._pretrained.labels
     assert task is not None

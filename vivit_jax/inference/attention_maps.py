@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model looks: attention rollout over space and time, and gradients for one class.
+"""Attention maps: attention rollout over space and time, and gradients for one class.
 
-Rollout (Abnar and Zuidema, arXiv 2005.00928) averages each layer's weights over the heads, counts
-the residual as half of each layer, and multiplies all layers. Here a row vector goes backwards
-through the layers instead, v <- (v + v A) / 2, which gives the one row of the product that is
-looked at, without the product. Rollout is not about one class; the gradient is.
+Rollout (Abnar and Zuidema, arXiv 2005.00928) averages each layer's attention weights over the
+heads, adds the residual with a weight of one half, and multiplies all layers. Only one row of this
+product is needed, so a row vector is propagated backwards through the layers instead:
+v <- (v + v A) / 2. Rollout is independent of the class; the gradient is for one class.
 """
 
 import dataclasses
@@ -19,19 +19,20 @@ from jaxtyping import Array, Float
 from vivit_jax.config.schema import Model
 from vivit_jax.inference.stages import check_plain, embed, encode, is_temporal, plainly
 from vivit_jax.model.attention import Attention
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import sampled_frame_indices
-from vivit_jax.model.vivit import Stage, ViViT, apply, stages
+from vivit_jax.model.vivit import ViViT, apply
 
-ROWS = 256  # of the matrix of weights that exist at once
+ROWS = 256  # rows of an attention matrix computed at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """One attention as it ran.
+  """A recorded call of an attention layer.
 
   Attributes:
-    axes: that its groups of heads look along.
-    params: its own.
+    axes: axes along which its groups of heads attend.
+    params: its parameters.
     x: its input, [B, ..., D].
   """
 
@@ -41,15 +42,15 @@ class Seen:
 
 
 def rollout(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Float[Array, 'b t s']:
-  """Returns how much each token of the grid has to do with what the head sees.
+  """Returns the contribution of each token of the grid to the head's input, by rollout.
 
-  What falls on cls tokens is left out; each clip's map sums to 1.
+  The share of cls tokens is dropped; each clip's map sums to 1.
 
   Args:
-    video: values as the weights expect them.
+    video: normalized pixel values as expected by the weights.
   """
   check_plain(model.config, 'attention maps')
-  # A kernel for which no sequence is filled up: all tokens that attentions see are the model's.
+  # This kernel needs no padding, so all tokens in attention layers are real.
   model = plainly(model, attention_kernel='blockwise')
   x = embed(model, params, video)
   b, t, s, _ = x.shape
@@ -57,7 +58,7 @@ def rollout(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Floa
   for stage in stages(model.config):
     x, seen = watch(model, params, stage, x)
     runs.append((stage, seen, x))
-  # From the head back to the tokens: first over what the last stage gave out.
+  # Backwards from the head to the tokens, starting with the outputs of the last stage.
   weight = jnp.full((b, t), 1 / t) if x.ndim == 3 else jnp.ones((b,))
   for stage, seen, _ in reversed(runs):
     weight = _stage_rollout(model.config, stage, seen, weight)
@@ -68,7 +69,7 @@ def rollout(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Floa
 def watch(
   model: ViViT, params: Any, stage: Stage, x: Float[Array, 'b *n d']
 ) -> tuple[Float[Array, 'b *pooled d'], list[Seen]]:
-  """Returns the pooled output of one stage, and all attentions in the order in which they ran."""
+  """Returns the pooled output of one stage, and its attention calls in execution order."""
   seen: list[Seen] = []
 
   def note(call: Callable, arguments: Any, keywords: Any, context: nn.module.InterceptorContext):
@@ -87,14 +88,14 @@ def watch(
 def _stage_rollout(
   config: Model, stage: Stage, seen: list[Seen], weight: Float[Array, 'b *rest']
 ) -> Float[Array, 'b *tokens']:
-  """Returns the weights of a stage's input tokens, given those of its pooled outputs.
+  """Returns the weights of a stage's input tokens, given the weights of its pooled outputs.
 
   Args:
-    config: of the model.
-    stage: with attentions `seen`.
-    weight: of each pooled output: [B, T] where the stage gives one a frame, else [B].
+    config: model settings.
+    stage: the stage, with its attention calls `seen`.
+    weight: weight of each pooled output: [B, T] if there is one per frame, otherwise [B].
   """
-  tokens = seen[-1].x.shape[1:-1]  # with cls tokens
+  tokens = seen[-1].x.shape[1:-1]  # including cls tokens
   cls = config.pooling == 'cls'
   per_frame = weight.ndim == 2
   if cls:
@@ -109,10 +110,10 @@ def _stage_rollout(
 
 
 def back(config: Model, seen: Seen, v: Float[Array, 'b *n']) -> Float[Array, 'b *n']:
-  """Returns v A, with A the weights of one attention, mean over its heads."""
+  """Returns v A, with A the attention weights of one layer, averaged over its heads."""
   parts = []
   for axis, query, key in _projections(config, seen):
-    # Behind the split into heads every axis stands one further from the end.
+    # The split into heads has moved every axis one further from the end.
     moved = [jnp.moveaxis(x, axis - 1, -3) for x in (query, key)]
     row = jnp.moveaxis(v, axis + 1, -1)
     parts.append(jnp.moveaxis(_row_times_weights(row, *moved), -1, axis + 1))
@@ -133,7 +134,7 @@ def _projections(config: Model, seen: Seen) -> Iterator[tuple[int, jax.Array, ja
 def _row_times_weights(
   v: Float[Array, '*b n'], query: Float[Array, '*b n h d'], key: Float[Array, '*b n h d']
 ) -> Float[Array, '*b n']:
-  """Returns v softmax(query key^T / sqrt(d)), mean over the heads, some rows at a time."""
+  """Returns v softmax(query key^T / sqrt(d)), averaged over the heads, some rows at a time."""
   tokens = v.shape[-1]
   rows = min(ROWS, tokens)
   blocks = -(-tokens // rows)
@@ -156,11 +157,11 @@ def _row_times_weights(
 def gradient(
   model: ViViT, params: Any, video: Float[Array, 'b f h w c'], of: int
 ) -> Float[Array, 'b t s']:
-  """Returns the absolute gradient of one logit by each tubelet's values; sums to 1 for each clip.
+  """Returns the absolute gradient of one logit, summed per tubelet; sums to 1 for each clip.
 
   Args:
-    video: values as the weights expect them.
-    of: place of the logit along the class axis.
+    video: normalized pixel values as expected by the weights.
+    of: index of the logit along the class axis.
   """
   model = plainly(model)
 
@@ -171,7 +172,7 @@ def gradient(
 
 
 def per_tubelet(config: Model, x: Float[Array, 'b f h w c']) -> Float[Array, 'b t s']:
-  """Returns the sum over each tubelet's values, divided by that over the clip."""
+  """Returns the sum over each tubelet's values, divided by the sum over the clip."""
   if config.sampled_frames is not None:
     x = x[:, jnp.array(sampled_frame_indices(x.shape[1], config.sampled_frames))]
   t, h, w = config.patch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows over a whole video: one clock for all of them, and at which of its ticks each begins."""
+"""Layout of windows over a whole video, on a common grid of ticks."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from vivit_jax.errors import ConfigError, DataError
 from vivit_jax.evaluate.predictions import Protocol
 
 TOLERANCE = 0.02  # of a tick: frame rates such as 30000/1001 make hops of whole seconds inexact
-MOST = 10_000_000  # ticks of one video; more are time stamps gone wrong
+MOST = 10_000_000  # ticks per video; more indicate wrong timestamps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Windows:
   """The windows of one video, each a clip of the model.
 
   Attributes:
-    frames: of the video that each tick shows: every frame, or where clips have a stride in seconds
-      the frame nearest to each multiple of it.
-    times: of each tick, seconds after the first frame.
-    tick: seconds from one to the next; the median where the frame rate varies.
-    varies: whether the frame rate does.
+    frames: frame index of each tick: every frame, or for a stride in seconds the frame nearest to
+      each multiple of it.
+    times: time of each tick, in seconds after the first frame.
+    tick: seconds between ticks; the median if the frame rate varies.
+    varies: whether the frame rate varies.
     starts: first tick of each window, `hop` apart.
-    hop: ticks.
-    stride: ticks from one frame of a window to the next.
-    length: frames of a window.
-    only: ticks of the one window that is not laid by `starts`: that of a video which is shorter
-      than a window and so begins again, or the one in the middle.
+    hop: ticks between windows.
+    stride: ticks between the frames of a window.
+    length: frames per window.
+    only: ticks of a single window that does not follow from `starts`: the looped window of a video
+      shorter than a window, or the central one.
   """
 
   frames: Int64[np.ndarray, ' ticks']
@@ -44,17 +44,17 @@ class Windows:
   only: Int64[np.ndarray, ' length'] | None = None
 
   def ticks(self) -> Int64[np.ndarray, 'windows length']:
-    """Returns the ticks that each window shows."""
+    """Returns the ticks of each window."""
     if self.only is not None:
       return self.only[None]
     return self.starts[:, None] + self.stride * np.arange(self.length)
 
   def spans(self) -> Float64[np.ndarray, 'windows 2']:
-    """Returns the seconds from each window's first frame until its last is no longer shown."""
+    """Returns start and end of each window in seconds, including the duration of its last frame."""
     return self.steps(self.length)[:, 0]
 
   def steps(self, frames: int) -> Float64[np.ndarray, 'windows steps 2']:
-    """Returns the same for each `frames` frames of a window, as a tubelet or a token shows them."""
+    """Returns start and end in seconds of each group of `frames` frames (a tubelet) of a window."""
     shown = self.times[self.ticks()].reshape(len(self.starts), -1, frames)
     return np.stack([shown.min(axis=2), shown.max(axis=2) + self.tick], axis=2)
 
@@ -63,13 +63,13 @@ def lay_windows(times: Times, protocol: Protocol, hop: float | None, unit: int) 
   """Returns the windows of a video.
 
   Args:
-    times: of its frames, seconds.
-    protocol: how clips are sampled; by a stride.
-    hop: seconds from one window to the next; None = `unit` frames of a window.
+    times: times of the video's frames in seconds.
+    protocol: clip sampling, which must have a stride.
+    hop: seconds between windows; None = `unit` frames of a window.
     unit: see hop.
 
   Raises:
-    ConfigError: clips that have no fixed length, or a hop that is no whole number of ticks.
+    ConfigError: clips have no fixed length, or the hop is not a whole number of ticks.
   """
   check_hop(protocol, hop)
   shown = shown_seconds(times)
@@ -96,7 +96,7 @@ def lay_windows(times: Times, protocol: Protocol, hop: float | None, unit: int) 
 
 
 def central_window(times: Times, protocol: Protocol) -> Windows:
-  """Returns the one clip in the middle of a video, that of `predict --views=1x1`."""
+  """Returns the central clip of a video, the one of `predict --views=1x1`."""
   (shown,) = evaluation_clips(times, protocol.clip, 1)
   frames, tick = np.arange(len(times), dtype=np.int64), shown_seconds(times)
   start = np.array([shown[0]], np.int64)
@@ -104,7 +104,7 @@ def central_window(times: Times, protocol: Protocol) -> Windows:
 
 
 def _count(seconds: float, tick: float) -> int:
-  """Returns how many ticks there are up to a time."""
+  """Returns the number of ticks up to a time."""
   if seconds / tick > MOST:
     raise DataError(
       f'it lasts {seconds:.6g} s by its time stamps, too long for steps of {tick:g} s'
@@ -113,7 +113,7 @@ def _count(seconds: float, tick: float) -> int:
 
 
 def check_hop(protocol: Protocol, hop: float | None) -> None:
-  """Refuses what no video could be cut into windows by; see `lay_windows`."""
+  """Rejects settings that are invalid for any video; see `lay_windows`."""
   if protocol.sampling != 'stride':
     raise ConfigError(
       'the checkpoint samples its frames from the whole video, so it has no windows: give '
@@ -126,18 +126,18 @@ def check_hop(protocol: Protocol, hop: float | None) -> None:
 
 
 def whole_ticks(hop: float, tick: float) -> int:
-  """Returns how many ticks a hop in seconds is; raises ConfigError naming the nearest that fit."""
+  """Converts a hop to ticks; raises ConfigError with the nearest valid hops."""
   ticks = round(hop / tick)
   if ticks >= 1 and abs(hop / tick - ticks) <= max(TOLERANCE, 1e-3 * ticks):
     return ticks
   below, above = math.floor(hop / tick), math.ceil(hop / tick)
   near = ' or '.join(f'{k * tick:.6g}' for k in dict.fromkeys((below, above)) if k)
   raise ConfigError(
-    f'--hop={hop:g} is {hop / tick:.3g} steps of {tick:.6g} s, and windows can only begin at whole '
-    f'ones: give {near} s'
+    f'--hop={hop:g} is {hop / tick:.3g} steps of {tick:.6g} s, but must be a whole number of '
+    f'steps: give {near} s'
   )
 
 
 def nearest_frames(times: Times, at: Float64[np.ndarray, ' n']) -> Int64[np.ndarray, ' n']:
-  """Returns which frame is nearest to each time; of two as near the earlier one."""
+  """Returns the nearest frame to each time, the earlier one if there is a tie."""
   return np.searchsorted((times[1:] + times[:-1]) / 2, at)

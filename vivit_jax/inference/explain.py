@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a model says what it says of one clip: its labels, and a map of where it looked."""
+"""Explains the prediction for one clip: its labels and an attention or gradient map."""
 
 import dataclasses
 from pathlib import Path
@@ -27,15 +27,15 @@ from vivit_jax.weights.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-  """One clip explained.
+  """Explanation of one clip.
 
   Attributes:
-    grid: how much each token counts, [T, H', W']; sums to 1.
-    of: the label that a gradient is of; None for a rollout, which is of no label.
+    grid: weight of each token, [T, H', W']; sums to 1.
+    of: label whose gradient it is; None for attention rollout, which is for no label.
     heads: the most probable labels of each head for this clip, as in predictions.
-    seconds: of the clip, from its first frame until its last is no longer shown.
-    frames: RGB, as the model sees them.
-    shown: seconds that each is shown.
+    seconds: start and end of the clip, including the duration of its last frame.
+    frames: the model's input frames in RGB.
+    shown: duration of each frame in seconds.
   """
 
   grid: Float32[np.ndarray, 't y x']
@@ -46,7 +46,7 @@ class Explanation:
   shown: float
 
   def mp4(self) -> bytes:
-    """Returns a video of the map over the frames, as long as the clip."""
+    """Returns a video of the map over the frames, with the duration of the clip."""
     return as_mp4(overlay(self.frames, self.grid), self.shown)
 
   def png(self) -> bytes:
@@ -55,7 +55,7 @@ class Explanation:
 
 
 class Explainer:
-  """Explains clips with one compiled program."""
+  """Explains clips; the program is compiled once and reused."""
 
   def __init__(
     self,
@@ -64,17 +64,17 @@ class Explainer:
     top: int = 5,
     stride: int | None = None,
   ):
-    """Compiles nothing yet.
+    """Sets up the model; compiles nothing yet.
 
     Args:
       pretrained: a model with a classifier.
-      label: takes the absolute gradient of its logit; None = attention rollout.
-      top: labels per head.
-      stride: between the frames of the clip, instead of the checkpoint's.
+      label: compute the absolute gradient of this label's logit; None = attention rollout.
+      top: number of labels per head.
+      stride: stride between the frames of the clip, instead of the checkpoint's.
 
     Raises:
-      ConfigError: a label that is not there.
-      CheckpointError: no classifier, or no value range.
+      ConfigError: the label does not exist.
+      CheckpointError: there is no classifier, or the value range is unknown.
     """
     source, model = pretrained.source, pretrained.model
     protocol = make_protocol(source, 1, 1, stride)
@@ -93,7 +93,7 @@ class Explainer:
     self._forward = forward
 
   def explain(self, video: Video | Path | str | FrameArray) -> Explanation:
-    """Explains the clip in the middle of a video, that of `predict --views=1x1`.
+    """Explains the central clip of a video, the one of `predict --views=1x1`.
 
     Raises:
       DecodeError: it cannot be read.
@@ -120,10 +120,10 @@ class Explainer:
 
 
 def find_label(pretrained: Pretrained, label: str) -> int:
-  """Returns where a label lies along the class axis; `HEAD:LABEL` where heads share a name.
+  """Returns the index of a label along the class axis; write `HEAD:LABEL` if it is ambiguous.
 
   Raises:
-    ConfigError: it is not there, or in several heads.
+    ConfigError: the label does not exist, or exists in several heads.
   """
   task = pretrained.source.task
   assert task is not None
@@ -140,5 +140,5 @@ def find_label(pretrained: Pretrained, label: str) -> int:
     raise ConfigError(f'--class={label} is in several heads: give --class=HEAD:{label}')
   names_only = [name.partition(':')[2] for name in places]
   raise ConfigError(
-    f'--class={label} is none of the {len(places)} classes{nearest(label, names_only)}'
+    f'--class={label} is not one of the {len(places)} classes{nearest(label, names_only)}'
   )

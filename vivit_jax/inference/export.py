@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports: what all formats have in common, above all that each is run before it gets its name."""
+"""Code shared by all export formats; every export is run and compared before it is kept."""
 
 import contextlib
 import dataclasses
@@ -22,25 +22,25 @@ from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.pretrained import Pretrained
 
-BOUND = 1e-4  # between logits of the exported program and of this one
-SIZES = (1, 3)  # batches that are compared where any may come
+BOUND = 1e-4  # maximum difference between logits of the exported program and the original
+SIZES = (1, 3)  # batch sizes that are compared if any is allowed
 
 Run = Callable[[np.ndarray], np.ndarray]  # from a video to logits
 
 
 class ExportError(UserError):
-  """A model that cannot be exported, or whose export answers otherwise."""
+  """A model cannot be exported, or its export has different outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """What is exported, and how.
+  """A model with its export options.
 
   Attributes:
     pretrained: the checkpoint.
-    protocol: how videos are prepared for it.
-    uint8: the input is RGB pixels, uint8; else values as the weights expect them, float32.
-    batch: size of the batch; None = any.
+    protocol: preprocessing of videos for it.
+    uint8: whether the input is uint8 RGB pixels; otherwise normalized float32 values.
+    batch: batch size; None = any.
   """
 
   pretrained: Pretrained
@@ -50,7 +50,7 @@ class Export:
 
   @property
   def model(self) -> ViViT:
-    """The model as it is exported: float32, and a kernel that every device has."""
+    """The model in float32 and with an attention kernel that all devices support."""
     config = self.pretrained.model.config
     tokens = int(np.prod(self.pretrained.source.grid))
     long = config.attention == 'spatio_temporal' and tokens >= LONG
@@ -62,14 +62,14 @@ class Export:
     )
 
   def forward(self, params: Any, video: jax.Array) -> jax.Array:
-    """Returns float32 logits of an input of the exported program."""
+    """Returns float32 logits for an input of the exported program."""
     if self.uint8:
       protocol = self.protocol
       video = normalize_pixels(video, protocol.mean, protocol.std, protocol.channels)
     return apply(self.model, params, video)
 
   def clips(self, batch: int) -> np.ndarray:
-    """Returns made-up inputs that fill the range of values."""
+    """Returns synthetic inputs that cover the value range."""
     source = self.pretrained.source
     shape = (batch, source.frames, source.height, source.width, 3)
     pixels = np.random.default_rng(batch).integers(0, 256, shape, np.uint8)
@@ -80,7 +80,7 @@ class Export:
     return np.array(values)
 
   def metadata(self) -> dict[str, Any]:
-    """Returns what a user of the exported program has to know, plain values."""
+    """Returns information for users of the exported program, as JSON values."""
     source, protocol = self.pretrained.source, self.protocol
     task = source.task
     assert task is not None
@@ -120,22 +120,22 @@ class Export:
 def make_export(
   pretrained: Pretrained, uint8: bool = True, batch: int | None = None, stride: int | None = None
 ) -> Export:
-  """Returns what is to be exported.
+  """Returns a model with its export options.
 
   Raises:
-    ConfigError: a batch below 1.
-    CheckpointError: no classifier, or no value range.
+    ConfigError: the batch size is below 1.
+    CheckpointError: there is no classifier, or the value range is unknown.
   """
   if batch is not None and batch < 1:
-    raise ConfigError(f'--batch={batch} is no number of clips: give 1 or more, or any')
+    raise ConfigError(f'--batch={batch} is not a number of clips: give 1 or more, or any')
   return Export(pretrained, make_protocol(pretrained.source, 1, 1, stride), uint8, batch)
 
 
 def compare(export: Export, run: Run) -> float:
-  """Returns by how much logits of an exported program are off at most.
+  """Returns the maximum difference between logits of an exported program and the original.
 
   Raises:
-    ExportError: more than BOUND.
+    ExportError: the difference is larger than BOUND.
   """
   forward = jax.jit(export.forward)
   params = export.pretrained.params
@@ -146,7 +146,7 @@ def compare(export: Export, run: Run) -> float:
     found = run(video)
     if found.shape != expected.shape:
       raise ExportError(
-        f'the exported program gives logits of shape {found.shape}, not {expected.shape}; '
+        f'the exported program returns logits of shape {found.shape}, not {expected.shape}; '
         'nothing was written'
       )
     off = float(np.abs(found - expected).max())
@@ -161,12 +161,13 @@ def compare(export: Export, run: Run) -> float:
 
 @contextlib.contextmanager
 def written(target: Path) -> Iterator[Path]:
-  """Gives an empty folder whose content gets its names when all went well, else it is deleted.
+  """Yields a temporary folder whose content is moved to `target` if there is no error.
 
-  A folder `target` is the whole; a file `target` is moved there with what lies beside it.
+  If `target` is a folder, the whole folder is moved; if it is a file, it is moved together with the
+  files beside it. After an error, the temporary folder is deleted.
 
   Raises:
-    ConfigError: the target exists, or the folder that it is to lie in does not.
+    ConfigError: the target exists, or its parent folder does not.
   """
   if target.exists() or target.is_symlink():
     raise ConfigError(f'{target} exists: give another TARGET, or delete it first')
@@ -178,7 +179,7 @@ def written(target: Path) -> Iterator[Path]:
     yield folder
     if (folder / target.name).is_file():
       others = [file for file in folder.iterdir() if file.name != target.name]
-      for file in [*others, folder / target.name]:  # what names the others comes last
+      for file in [*others, folder / target.name]:  # the file that refers to the others comes last
         file.replace(target.parent / file.name)
       folder.rmdir()
     else:
@@ -189,7 +190,7 @@ def written(target: Path) -> Iterator[Path]:
 
 
 def megabytes(target: Path) -> float:
-  """Returns the size of what was written; of a file, with its external data."""
+  """Returns the size of an export in MB, including external data of a file."""
   files = [f for f in target.rglob('*') if f.is_file()] if target.is_dir() else [
     f for f in (target, target.with_name(f'{target.name}.data')) if f.exists()
   ]  # fmt: skip

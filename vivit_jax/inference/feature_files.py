@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features on disk: one file per video, whole or not there, and a list of what became of each."""
+"""Features on disk: one atomically written file per video, and an index of all videos."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ Format = Literal['npy', 'parquet']
 
 
 class Writer(Protocol):
-  """Takes the rows of one file in their order."""
+  """Writes the rows of one file, in order."""
 
   def write(self, seconds: np.ndarray, values: np.ndarray) -> None:
     """Appends rows."""
@@ -40,10 +40,10 @@ class Writer(Protocol):
 
 
 class NumpyWriter:
-  """A structured array with fields `seconds` [2] and `features` [D] or [S, D] of each row."""
+  """Writes a structured array with fields `seconds` [2] and `features` [D] or [S, D] per row."""
 
   def __init__(self, file: Path, rows: int, row: tuple[int, ...]):
-    """Begins a file of so many rows."""
+    """Creates a file with this number of rows."""
     self._type = np.dtype([('seconds', '<f8', (2,)), ('features', '<f4', row)])
     self._file = file.open('wb')
     head = {'descr': self._type.descr, 'fortran_order': False, 'shape': (rows,)}
@@ -61,10 +61,10 @@ class NumpyWriter:
 
 
 class ParquetWriter:
-  """Columns `start`, `end` and `features`, lists of equal length whose shape is in the schema."""
+  """Writes columns `start`, `end` and `features` (lists with their shape in the schema)."""
 
   def __init__(self, file: Path, row: tuple[int, ...]):
-    """Begins a file; raises ConfigError where pyarrow is missing."""
+    """Creates a file; raises ConfigError if pyarrow is not installed."""
     pyarrow, parquet = import_parquet('--to=parquet', 'use --to=npy')
     self._pyarrow = pyarrow
     list_type = pyarrow.list_(pyarrow.float32(), int(np.prod(row)))
@@ -90,17 +90,17 @@ class ParquetWriter:
 
 
 class Store:
-  """A folder of features of one kind, that a stopped command continues.
+  """A folder of features with the same settings; a stopped command can be resumed.
 
   Attributes:
-    index: list of all videos and what became of them.
+    index: index file with all videos and their results.
   """
 
   def __init__(self, folder: Path, kind: Format, settings: Mapping[str, Any]):
-    """Makes the folder, or continues it.
+    """Creates the folder or opens an existing one.
 
     Raises:
-      ConfigError: it holds something else, or features of other settings.
+      ConfigError: the folder has other content, or features with other settings.
     """
     if kind == 'parquet':
       import_parquet('--to=parquet', 'use --to=npy')
@@ -123,7 +123,7 @@ class Store:
     file = self._folder / SETTINGS
     if not file.exists():
       if self._folder.exists() and any(self._folder.iterdir()):
-        raise ConfigError(f'--output={self._folder} holds other files: give a new folder')
+        raise ConfigError(f'--output={self._folder} has other files: give a new folder')
       write_json(file, settings)
       return
     try:
@@ -134,7 +134,7 @@ class Store:
     if other:
       name = other[0]
       raise ConfigError(
-        f'--output={self._folder} holds features with {name}={found.get(name)!r}, not '
+        f'--output={self._folder} has features with {name}={found.get(name)!r}, not '
         f'{settings[name]!r}: give a new folder'
       )
 
@@ -146,7 +146,7 @@ class Store:
     if not self.index.exists():
       return []
     text = self.index.read_text()
-    whole = text[: text.rfind('\n') + 1]  # a kill may have cut the last line
+    whole = text[: text.rfind('\n') + 1]  # the last line may be incomplete after a kill
     rows = list(csv.DictReader(io.StringIO(whole)))
     return [row for row in rows if all(row.get(name) is not None for name in COLUMNS)]
 
@@ -155,7 +155,7 @@ class Store:
     replace_file(self.index, as_csv([COLUMNS, *cells]))
 
   def has(self, video: Video) -> bool:
-    """Whether a video is finished."""
+    """Returns whether a video is finished."""
     return _key(video) in self._done
 
   def note(self, video: Video, file: str = '', rows: int = 0, error: str = '') -> None:
@@ -166,7 +166,7 @@ class Store:
 
   @contextlib.contextmanager
   def file(self, video: Video, rows: int, row: tuple[int, ...]) -> Iterator[Writer]:
-    """Gives a writer whose file gets its name, and its line, when all went well."""
+    """Yields a writer; its file is renamed and added to the index if there is no error."""
     key = _key(video)
     digest = hashlib.sha256('\0'.join([os.path.abspath(key[0]), *key[1:]]).encode()).hexdigest()
     target = self._folder / f'{Path(video.path).stem}-{digest[:10]}.{self._kind}'
@@ -187,7 +187,7 @@ class Store:
 
 
 def _key(video: Video) -> tuple[str, str, str]:
-  """Returns the cells that identify a row of a manifest."""
+  """Returns the cells that identify a video in a manifest."""
   start, end = ('' if seconds is None else repr(seconds) for seconds in (video.start, video.end))
   return video.path, start, end
 
@@ -195,19 +195,19 @@ def _key(video: Video) -> tuple[str, str, str]:
 def write_all(
   extractor: Extractor, videos: Sequence[Video], store: Store, quiet: bool | None = None
 ) -> list[tuple[str, str]]:
-  """Writes the features of all videos that the store lacks; a bad one does not stop the others.
+  """Writes the features of all videos not yet in the store; unreadable videos are skipped.
 
   Args:
-    extractor: takes them.
-    videos: files, or spans of files.
-    store: where to.
-    quiet: no bar; None = unless standard error is a terminal.
+    extractor: computes the features.
+    videos: files or spans of files.
+    store: output folder.
+    quiet: hide the progress bar; None = hide it unless standard error is a terminal.
 
   Returns:
-    (path, reason) of the videos that could not be read.
+    (path, reason) of unreadable videos.
 
   Raises:
-    OSError: the disk is full, or may not be written to.
+    OSError: the disk is full or not writable.
   """
   missing = [video for video in videos if not store.has(video)]
   failed = []
@@ -223,7 +223,7 @@ def write_all(
         _write(extractor, video, store)
       except DecodeError as error:
         failed.append((video.path, error.reason))
-      except UserError as error:  # windows that do not fit this video
+      except UserError as error:  # e.g. the windows do not fit this video
         failed.append((video.path, str(error)))
       else:
         bar.update()

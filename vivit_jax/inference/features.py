@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model makes of videos before its classifier: features with the seconds they are of."""
+"""Features of videos: outputs of a model before its classifier, with their times."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from vivit_jax.model.values import normalize_pixels
 from vivit_jax.weights.pretrained import Pretrained
 
 Forward = Callable[[np.ndarray], jax.Array]
-BATCH = 4  # windows at a time
+BATCH = 4  # windows per batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Features:
   """Features of one video.
 
   Attributes:
-    values: float32, a row [D] (`tokens`: [S, D]) for each of `seconds`.
-    seconds: of each row, from its first frame until its last is no longer shown.
+    values: float32, one row [D] (or [S, D] for `tokens`) for each row of `seconds`.
+    seconds: start and end of each row, including the duration of its last frame.
   """
 
   values: Float32[np.ndarray, 'rows *d']
@@ -40,7 +40,7 @@ class Features:
 
 
 class Extractor:
-  """Takes features of videos with one compiled program.
+  """Computes features of videos; the program is compiled once and reused.
 
   Attributes:
     row: shape of one row.
@@ -54,18 +54,18 @@ class Extractor:
     hop: float | None = None,
     stride: int | None = None,
   ):
-    """Compiles nothing yet.
+    """Sets up the model; compiles nothing yet.
 
     Args:
       pretrained: a model, with or without a classifier.
       level: see `represent`.
-      window: seconds that a clip lasts; None = as the checkpoint's stride makes it.
-      hop: seconds from one clip to the next; None = one begins where the last one ends.
-      stride: between the frames of a clip, instead of the checkpoint's.
+      window: duration of a clip in seconds; None = by the checkpoint's stride.
+      hop: seconds between the starts of clips; None = the duration of a clip.
+      stride: stride between the frames of a clip, instead of the checkpoint's.
 
     Raises:
-      ConfigError: a window that cannot be used.
-      CheckpointError: no value range.
+      ConfigError: the window or hop is invalid.
+      CheckpointError: the value range is unknown.
     """
     source = pretrained.source
     self.level, self.hop = level, hop
@@ -74,30 +74,30 @@ class Extractor:
     _, height, width = source.grid
     own = (height * width,) if level == 'tokens' else ()
     self.row = (*own, source.model.width)
-    # Each of a clip's rows shows this many frames; sampled frames stand for all others.
+    # Frames per row of a clip; with sampled frames, a row stands for the whole clip.
     tubelet = source.model.patch[0] if source.model.sampled_frames is None else source.frames
     self._frames = source.frames if level == 'clip' else tubelet
     self._repeats = 1 if level == 'clip' else source.grid[0] * tubelet // source.frames
     self._forward = compile_features(pretrained, self.protocol, level)
 
   def settings(self, checkpoint: str, step: int | None) -> dict[str, Any]:
-    """Returns what two files of features must have in common, plain values."""
+    """Returns the settings that all feature files in a folder must share, as JSON values."""
     own = {'checkpoint': checkpoint, 'step': step, 'level': self.level, 'hop_seconds': self.hop}
     return json.loads(json.dumps({**own, 'protocol': dataclasses.asdict(self.protocol)}))
 
   def windows(self, video: VideoStream) -> Windows:
-    """Returns the windows of an open video; raises ConfigError if the hop does not fit it."""
+    """Returns the windows of an open video; raises ConfigError if the hop is invalid for it."""
     return lay_windows(video.times, self.protocol, self.hop, self.protocol.frames)
 
   def seconds(self, windows: Windows) -> Float64[np.ndarray, 'rows 2']:
-    """Returns the seconds of each row."""
+    """Returns start and end of each row in seconds."""
     steps = windows.steps(self._frames)
     return np.repeat(steps.reshape(-1, 2), self._repeats, axis=0)
 
   def stream(
     self, video: VideoStream, windows: Windows
   ) -> Iterator[Float32[np.ndarray, 'rows *d']]:
-    """Yields the rows of a video in their order, some at a time, in constant memory.
+    """Yields the rows of a video in order and in batches, with constant memory.
 
     Raises:
       DecodeError: a frame cannot be read.
@@ -113,7 +113,7 @@ class Extractor:
       return self._all(reader, self.windows(reader))
 
   def central(self, video: Video | Path | str | FrameArray) -> Features:
-    """Returns the rows of the one clip in the middle, that of `predict --views=1x1`."""
+    """Returns the rows of the central clip, the one of `predict --views=1x1`."""
     with open_stream(video) as reader:
       return self._all(reader, central_window(reader.times, self.protocol))
 
@@ -123,7 +123,7 @@ class Extractor:
 
 
 def open_stream(video: Video | Path | str | FrameArray) -> VideoStream:
-  """Opens a video, or the span of one; raises DecodeError. Frames in memory are open already."""
+  """Opens a video or a span of one; returns frames in memory as they are; raises DecodeError."""
   if isinstance(video, FrameArray):
     return video
   if isinstance(video, Video):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats of exports by name; each imports only what it needs itself."""
+"""Export formats by name; each format's dependencies are imported only when needed."""
 
 import importlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def writer(to: str) -> Callable[..., float]:
   """Returns the function `write(export, target)` of a format.
 
   Raises:
-    ConfigError: there is no such format, or what it needs is not installed.
+    ConfigError: the format does not exist, or its packages are not installed.
   """
   if to not in MODULES:
     raise ConfigError(f'to={to!r} is not a choice{nearest(to, MODULES)}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as an ONNX file, run by onnxruntime before it gets its name."""
+"""Exports a model to ONNX and verifies it with onnxruntime."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,21 @@ from vivit_jax.inference.export import Export, compare, written
 
 EXTERNAL = (
   1 << 30
-)  # bytes of parameters from which on they lie beside the file, which may hold 2 GiB
+)  # bytes of parameters from which they are stored in a second file; one ONNX file holds 2 GiB
 
 
 def write(export: Export, target: Path, external: int = EXTERNAL) -> float:
-  """Writes a model and returns by how much its logits are off at most.
+  """Writes a model and returns the maximum difference of its logits.
 
   Args:
-    export: what and how.
-    target: file to write; large ones get a second file, `target` with `.data` behind its name.
-    external: bytes of parameters from which on they lie in that second file.
+    export: the model and export options.
+    target: file to write; large models get a second file with the suffix `.data`.
+    external: size of parameters in bytes from which they are stored in that second file.
 
   Raises:
-    ConfigError: onnx is missing, or the target exists.
-    CheckpointError: an operation that cannot be exported.
-    ExportError: its logits are off by more than the bound; nothing is left.
+    ConfigError: onnx is not installed, or the target exists.
+    CheckpointError: an operation cannot be exported.
+    ExportError: the logits differ by more than the bound; nothing is written.
   """
   try:
     import onnx

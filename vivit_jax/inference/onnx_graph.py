@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX graph as it grows: nodes, constants, and parameters that are used exactly once."""
+"""Builder for ONNX graphs: adds nodes and constants, and tracks that all parameters are used."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ OPSET = 20  # the first with Gelu
 
 
 class Graph:
-  """Collects nodes; values are named by what made them.
+  """Builds a graph; values are named after the node that computes them.
 
   Attributes:
-    nodes, constants: of the graph so far.
+    nodes, constants: nodes and constants added so far.
   """
 
   def __init__(self, params: Flat):
@@ -33,29 +33,29 @@ class Graph:
   def constant(self, value: Any, name: str | None = None) -> str:
     """Adds an array and returns its name."""
     name = name or f'constant_{len(self.constants)}'
-    # Not ascontiguousarray, which makes a list of one of a scalar.
+    # Not ascontiguousarray, which turns a scalar into an array of shape [1].
     self.constants.append(numpy_helper.from_array(np.array(value, order='C'), name))
     return name
 
   def integers(self, *values: int) -> str:
-    """Adds a list of integers, as shapes and axes are given."""
+    """Adds a list of integers, e.g. a shape or axes."""
     return self.constant(np.array(values, np.int64))
 
   def param(self, name: str, shape: tuple[int, ...] | None = None) -> str:
-    """Adds a parameter in another shape and returns its name."""
+    """Adds a parameter, optionally reshaped, and returns its name."""
     value = self._params.pop(name)
     return self.constant(value if shape is None else value.reshape(shape), name)
 
   @property
   def unused(self) -> list[str]:
-    """Names of the parameters that no operation has taken."""
+    """Names of the parameters that are not used by any operation."""
     return sorted(self._params)
 
   def reshape(self, x: str, *shape: int) -> str:
-    """Adds a reshape; -1 is the batch."""
+    """Adds a reshape; -1 is the batch axis."""
     return self.node('Reshape', x, self.integers(*shape))
 
   def dense(self, x: str, name: str, inputs: int, outputs: int) -> str:
-    """Adds a linear layer; its kernel may have split axes on either side."""
+    """Adds a linear layer; input and output axes of its kernel may be split into several."""
     kernel = self.param(f'{name}/kernel', (inputs, outputs))
     return self.node('Add', self.node('MatMul', x, kernel), self.param(f'{name}/bias', (outputs,)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four models written down as ONNX graphs, from the same table of stages."""
+"""Builds the four models as ONNX graphs, from the same table of stages."""
 
 import math
 
@@ -13,12 +13,12 @@ from vivit_jax.evaluate.predictions import Protocol
 from vivit_jax.inference.onnx_graph import OPSET, Graph
 from vivit_jax.inference.stages import check_plain, is_temporal
 from vivit_jax.model.attention import TIME
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import sampled_frame_indices
 from vivit_jax.model.transformer import AXIS_NAMES
-from vivit_jax.model.vivit import Stage, stages
 from vivit_jax.weights.source import Source
 
-Shape = tuple[int, ...]  # without the batch
+Shape = tuple[int, ...]  # without the batch axis
 
 
 def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | None) -> ModelProto:
@@ -26,13 +26,13 @@ def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | No
 
   Args:
     source: parameters and architecture.
-    protocol: how pixels become values, for uint8.
-    uint8: the input is RGB pixels 0 to 255, uint8 [B, F, H, W, 3]; else values as the weights
-      expect them, float32, channels in their order.
-    batch: its size; None = any.
+    protocol: normalization of pixels, for uint8 input.
+    uint8: whether the input is RGB pixels 0 to 255, uint8 [B, F, H, W, 3]; otherwise float32
+      values, normalized and in the channel order of the weights.
+    batch: batch size; None = any.
 
   Raises:
-    CheckpointError: a parameter that no operation here takes.
+    CheckpointError: a parameter belongs to an operation that is not supported here.
   """
   check_plain(source.model, 'ONNX files')
   graph = Graph(source.params)
@@ -43,7 +43,7 @@ def build_model(source: Source, protocol: Protocol, uint8: bool, batch: int | No
   if len(shape) == 2:
     x = graph.node('ReduceMean', x, graph.integers(1), keepdims=0)
   kernel = graph.param('head/kernel')
-  # The result of the last node is what the model gives out.
+  # The output of the last node is the output of the model.
   product = graph.node('MatMul', x, kernel)
   bias = graph.param('head/bias')
   graph.nodes.append(helper.make_node('Add', [product, bias], ['logits'], name='logits'))
@@ -105,7 +105,7 @@ def _encode(graph: Graph, source: Source, stage: Stage, x: str, shape: Shape) ->
     x = _block(graph, source, stage, f'{stage.name}/block_{layer}', x, shape)
   x = _norm(graph, source, f'{stage.name}/norm', x)
   if config.pooling == 'cls':
-    # A scalar index: a list of one would keep the axis, and a batch of one would hide it.
+    # A scalar index, because a list of one index would keep the axis.
     first = graph.constant(np.array(0, np.int64))
     return graph.node('Gather', x, first, axis=len(shape) - 1), (*shape[:-2], width)
   axes = [len(shape) + 1 + axis for axis in stage.token_axes]
@@ -144,7 +144,7 @@ def _norm(graph: Graph, source: Source, name: str, x: str) -> str:
 def _attention(
   graph: Graph, source: Source, axes: tuple[int, ...], name: str, x: str, shape: Shape
 ) -> str:
-  """Adds attention whose groups of heads each look along one axis; x is [B, *shape]."""
+  """Adds attention in which each group of heads attends along one axis; x is [B, *shape]."""
   width, heads = source.model.width, source.model.heads
   dim, own = width // heads, heads // len(axes)
   parts = []
@@ -172,7 +172,7 @@ def _attend(
 ) -> str:
   """Adds softmax(query key^T / sqrt(d)) value along one axis of [B, *tokens, heads, dim]."""
   rank = len(shape) + 1
-  # The axis that is looked along comes just before dim, heads before it.
+  # Moves the attended axis right before dim, and the heads before it.
   along = rank - 4 if axis == TIME else rank - 3
   order = [k for k in range(rank) if k not in (along, rank - 2, rank - 1)]
   order += [rank - 2, along, rank - 1]
@@ -182,7 +182,7 @@ def _attend(
     return graph.node('Transpose', graph.reshape(y, -1, *shape), perm=perm)
 
   q = graph.node('Mul', split(query, order), scale)
-  # Straight into the transposed layout that the product needs.
+  # Directly into the transposed layout of the matrix product.
   k = split(key, [*order[:-2], order[-1], order[-2]])
   weights = graph.node('Softmax', graph.node('MatMul', q, k), axis=-1)
   heads = graph.node('MatMul', weights, split(value, order))
@@ -191,5 +191,5 @@ def _attend(
 
 
 def size_of(params: dict[str, Float32[np.ndarray, '...']]) -> int:
-  """Returns the bytes of all parameters."""
+  """Returns the total size of the parameters in bytes."""
   return sum(value.nbytes for value in params.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps over frames, as a video and as a strip of pictures."""
+"""Draws maps over frames, as a video and as a strip of images."""
 
 import io
 from fractions import Fraction
@@ -9,22 +9,22 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-SHOWN = 224  # pixels that the shorter side has at least, or small clips could not be seen
-STRIP = 8  # pictures of a strip
-HEAT = 0.75  # share of the color where the map is greatest
+SHOWN = 224  # minimum shorter side in pixels; small clips are enlarged
+STRIP = 8  # frames in a strip
+HEAT = 0.75  # opacity of the color at the maximum of the map
 
 
 def overlay(
   frames: UInt8[np.ndarray, 'f h w 3'], grid: Float[np.ndarray, 't y x']
 ) -> UInt8[np.ndarray, 'f h2 w2 3']:
-  """Returns frames in gray under the map in color, made larger where they are small.
+  """Returns grayscale frames with the map in color on top, enlarged if they are small.
 
-  One scale for the clip, from its least to its greatest value: a frame that is not looked at stays
-  dark.
+  The color scale is shared by the whole clip, from its minimum to its maximum, so frames without
+  attention stay dark.
 
   Args:
-    frames: RGB.
-    grid: of the tokens; each covers f / t frames, or where frames were sampled the nearest ones.
+    frames: RGB frames.
+    grid: map over the tokens; each covers f / t frames, or with sampled frames the nearest ones.
   """
   scale = -(-SHOWN // min(frames.shape[1:3]))
   height, width = (side * scale // 2 * 2 for side in frames.shape[1:3])
@@ -42,10 +42,10 @@ def overlay(
 
 
 def as_mp4(frames: UInt8[np.ndarray, 'f h w 3'], seconds: float) -> bytes:
-  """Returns an H.264 file that browsers play; `seconds` is how long each frame is shown."""
+  """Returns an H.264 file that browsers can play; `seconds` is the duration of each frame."""
   buffer = io.BytesIO()
   rate = Fraction(1 / seconds).limit_denominator(1000)
-  # Fragments, since the table of contents of an ordinary mp4 is written by seeking back.
+  # Fragmented, since writing the index of a regular mp4 needs seeking.
   flags = {'movflags': 'frag_keyframe+empty_moov'}
   with av.open(buffer, 'w', format='mp4', options=flags) as container:
     stream = container.add_stream('libx264', rate=rate, options={'crf': '18', 'bf': '0'})
@@ -58,7 +58,7 @@ def as_mp4(frames: UInt8[np.ndarray, 'f h w 3'], seconds: float) -> bytes:
 
 
 def as_png(frames: UInt8[np.ndarray, 'f h w 3'], shown: UInt8[np.ndarray, 'f h2 w2 3']) -> bytes:
-  """Returns a strip of up to STRIP frames from first to last, the map below each."""
+  """Returns a strip of up to STRIP frames from first to last, each with its map below."""
   chosen = np.unique(np.linspace(0, len(frames) - 1, min(STRIP, len(frames))).round().astype(int))
   height, width = shown.shape[1:3]
   above = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames[chosen]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of a checkpoint for video files: an evaluation without labels."""
+"""Predictions of a checkpoint for video files, implemented as an evaluation without labels."""
 
 import contextlib
 import dataclasses
@@ -26,8 +26,8 @@ from vivit_jax.evaluate.ranks import probabilities
 from vivit_jax.weights.pretrained import Pretrained
 from vivit_jax.weights.source import Source
 
-MANY = 16  # videos, from which on decoding processes are worth half a second to start
-ASSUMED_STRIDE = 2  # of the paper's recipes, where a checkpoint does not say; always reported
+MANY = 16  # videos from which decoding processes are worth half a second of startup
+ASSUMED_STRIDE = 2  # as in the paper's recipes, if the checkpoint has none; always reported
 
 
 def run(
@@ -45,19 +45,19 @@ def run(
   """Prints predictions for videos, or writes them; the body of `vivit predict`.
 
   Args:
-    pretrained: of load_pretrained.
+    pretrained: result of load_pretrained.
     videos: files, folders and CSV files, see collect_videos.
-    views: temporal x spatial; None = see `usual_views`.
+    views: temporal x spatial views; None = see `usual_views`.
     top, stride, batch_size: as in `predict`.
-    as_json: instead of a table.
-    output: instead of printing, a new .csv or .parquet file with the probability of every class.
-    progress: on standard error, where that is a terminal.
+    as_json: print JSON instead of a table.
+    output: instead of printing, write this new .csv or .parquet file with all probabilities.
+    progress: whether to show a progress bar if standard error is a terminal.
 
   Returns:
-    The exit code: 1 if a video has no answer.
+    The exit code: 1 if a video has no prediction.
 
   Raises:
-    UserError: arguments or a checkpoint that cannot be used, before anything is decoded.
+    UserError: arguments or checkpoint are invalid; raised before anything is decoded.
   """
   temporal_views, spatial_views = views or usual_views(pretrained.source.preprocessing)
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
@@ -97,7 +97,7 @@ FACTS = {
 def _write(
   output: Path, source: Source, videos: Sequence[Video], predictions: Iterator[Prediction]
 ) -> int:
-  """Writes predictions as they come and returns the exit code."""
+  """Writes predictions as they are computed and returns the exit code."""
   assert source.task is not None  # see make_protocol
   failed = 0
   with prediction_file(output, source.task, source.labels, FACTS) as file:
@@ -105,7 +105,8 @@ def _write(
       failed += found.error is not None
       known = {**vars(video), **vars(found)}
       file.write([known[name] for name in FACTS], np.array(found.shares) if found.shares else None)
-  print(f'{len(videos):,} videos -> {output}' + (f'; {failed:,} have no answer' if failed else ''))
+  failures = f'; {failed:,} have no prediction' if failed else ''
+  print(f'{len(videos):,} videos -> {output}{failures}')
   return int(failed > 0)
 
 
@@ -120,24 +121,23 @@ def predict(
   batch_size: int = 8,
   progress: bool = False,
 ) -> Iterator[Prediction]:
-  """Returns predictions in the order of the videos, each as soon as all its views are done.
+  """Yields predictions in the order of the videos, each as soon as all its views are done.
 
-  Logits are averaged over temporal x spatial views (paper, section 4.2). One program is compiled,
-  for batches of `batch_size` views, whichever videos they come from.
+  Logits are averaged over temporal x spatial views (paper, section 4.2). One program is compiled
+  for batches of `batch_size` views, which may be from several videos.
 
   Args:
     pretrained: model, parameters, labels and preprocessing.
-    videos: files, or spans of files; or frames in memory, which answers call `frames 0` and so on.
-    temporal_views, spatial_views: clips spread over a video, and crops of each; None = see
-      `usual_views`.
-    top: labels per head.
-    stride: between the frames of a clip, instead of the checkpoint's.
-    batch_size: views at a time.
-    progress: shows videos per second and the time left, where standard error is a terminal.
+    videos: files, spans of files, or frames in memory, which are named `frames 0` and so on.
+    temporal_views, spatial_views: clips per video and crops per clip; None = see `usual_views`.
+    top: number of labels per head.
+    stride: stride between the frames of a clip, instead of the checkpoint's.
+    batch_size: views per batch.
+    progress: whether to show a progress bar with ETA if standard error is a terminal.
 
   Raises:
-    ConfigError: a number below 1, or views that take too much memory.
-    CheckpointError: no classifier, or no value range.
+    ConfigError: a number is below 1, or the views need too much memory.
+    CheckpointError: there is no classifier, or the value range is unknown.
   """
   protocol = make_protocol(pretrained.source, temporal_views, spatial_views, stride)
   if min(top, batch_size) < 1:
@@ -167,9 +167,9 @@ def make_protocol(
   stride: int | None = None,
   needs_classifier: bool = True,
 ) -> Protocol:
-  """Returns how videos are prepared for a checkpoint; see `predict` for arguments and errors.
+  """Returns the preprocessing of videos for a checkpoint; see `predict` for arguments and errors.
 
-  Features come from models without a classifier, too (`needs_classifier=False`).
+  For features, use `needs_classifier=False`, since they do not need a classifier.
   """
   usual = usual_views(source.preprocessing)
   temporal_views = usual[0] if temporal_views is None else temporal_views
@@ -203,7 +203,7 @@ def make_protocol(
 
 
 def experiment(source: Source, protocol: Protocol, batch_size: int = 1) -> Config:
-  """Returns the configuration of an evaluation of a checkpoint under this protocol."""
+  """Returns the config for evaluating a checkpoint with this protocol."""
   assert source.task is not None  # see make_protocol
   evaluate = Evaluate(
     protocol.temporal_views, protocol.spatial_views, protocol.short_side, batch_size
@@ -212,7 +212,7 @@ def experiment(source: Source, protocol: Protocol, batch_size: int = 1) -> Confi
 
 
 def unlabelled(videos: Sequence[Video]) -> Manifest:
-  """Returns a manifest of videos without labels, whose evaluation is a prediction."""
+  """Returns a manifest of videos without labels, for prediction."""
   return Manifest('predict', tuple(videos), {}, '', multi_label=False)
 
 
@@ -224,7 +224,7 @@ def _stream(
   config: Config,
   progress: bool,
 ) -> Iterator[Prediction]:
-  """Yields predictions; batches fill up across videos, so that only the last one has a rest."""
+  """Yields predictions; batches span several videos, so only the last one has padding."""
   task, labels = config.task, pretrained.source.labels
   batches = evaluation_batches(
     manifest,

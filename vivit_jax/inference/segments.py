@@ -1,30 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From probabilities over time to segments: from when to when which label holds."""
+"""Converts probabilities over time to segments of labels with start and end."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from vivit_jax.config.schema import Task, head_slices
+from vivit_jax.config.schema import Task, TaskKind, head_slices
 from vivit_jax.evaluate.ranks import probabilities
 
-HOLDS = 0.5  # probability from which a tag holds
+HOLDS = 0.5  # minimum probability of a present tag (multi_label)
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """A stretch of a video with one label.
+  """A part of a video with one label.
 
   Attributes:
-    head: of the task.
-    label: that is the most probable, or where labels are tags holds, in all windows of it.
-    start, end: seconds.
-    peak: seconds at which it is the most probable.
-    probability: there.
-    mean: its mean probability over the windows.
+    head: head of the task.
+    label: label that is the most probable one (or, for multi_label, present) in all its windows.
+    start, end: start and end in seconds.
+    peak: time of the highest probability, in seconds.
+    probability: the highest probability.
+    mean: mean probability over its windows.
   """
 
   head: str
@@ -37,10 +36,10 @@ class Segment:
 
 
 def borders(seconds: Float64[np.ndarray, 'w 2'], duration: float) -> Float64[np.ndarray, ' w_1']:
-  """Returns where each window's answer stops to count and the next one's begins.
+  """Returns the boundaries between the time ranges that are assigned to the windows.
 
-  An answer counts for what is nearest to the middle of its window; the first from the start of the
-  video, the last to its end.
+  Each time is assigned to the window with the nearest center; the first window's range starts at 0,
+  and the last one's ends at the end of the video.
   """
   middle = seconds.mean(axis=1)
   return np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, [duration]])
@@ -49,20 +48,20 @@ def borders(seconds: Float64[np.ndarray, 'w 2'], duration: float) -> Float64[np.
 def segments(
   head: str,
   names: Sequence[str],
-  kind: Literal['single_label', 'multi_label'],
+  kind: TaskKind,
   shares: Float64[np.ndarray, 'w c'],
   seconds: Float64[np.ndarray, 'w 2'],
   duration: float,
 ) -> list[Segment]:
-  """Returns one head's segments by their start: neighbouring windows of one label are one.
+  """Returns one head's segments, sorted by start; consecutive windows with one label are merged.
 
   Args:
-    head: its name.
-    names: of its classes.
-    kind: of the task; tags may overlap.
+    head: name of the head.
+    names: its class names.
+    kind: kind of the task; multi_label segments may overlap.
     shares: probabilities in each window.
-    seconds: of each window.
-    duration: of the video, seconds.
+    seconds: start and end of each window.
+    duration: duration of the video in seconds.
   """
   edges, middle = borders(seconds, duration), seconds.mean(axis=1)
   result = []
@@ -87,7 +86,7 @@ def segments(
 
 
 def _runs(holds: Bool[np.ndarray, ' w']) -> list[tuple[int, int]]:
-  """Returns the first and one after the last place of each run of True."""
+  """Returns (start, stop) of each run of True."""
   change = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
   return [(int(a), int(b)) for a, b in change.reshape(-1, 2)]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A local page that answers a dropped video; for the user of this machine alone.
+"""A local web page that analyzes dropped videos; reachable only from this machine.
 
-A video is first decoded in a process that may die of it, as `vivit data check` does, so that a file
-which crashes or stalls a decoder ends that process and not the server.
+A video is first decoded in a worker process, as in `vivit data check`. A file that crashes or hangs
+the decoder then ends that process, not the server.
 """
 
 import base64
@@ -32,10 +32,10 @@ from vivit_jax.inference.answer import Answer, Answerer
 from vivit_jax.inference.timeline_page import drawing, segment_table
 
 ADDRESS = '127.0.0.1'
-MEGABYTES = 200  # of an upload, unless the command says otherwise
-CHUNK = 1 << 20  # bytes that are in memory at once
-SECONDS = 60.0  # to wait for the next bytes of a request
-LINGER, LINGERING = 1.0, 64  # seconds to wait, and chunks to throw away, after a refusal
+MEGABYTES = 200  # default upload limit
+CHUNK = 1 << 20  # bytes read at a time
+SECONDS = 60.0  # time to wait for the next bytes of a request
+LINGER, LINGERING = 1.0, 64  # after a refusal: seconds to wait, and chunks to discard
 POLICY = (
   "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'unsafe-inline'; "
   'media-src data: blob:; img-src data:'
@@ -43,7 +43,7 @@ POLICY = (
 
 
 class RefusedError(Exception):
-  """A request that is not answered: HTTP status and one sentence."""
+  """A rejected request, with HTTP status and a one-sentence reason."""
 
   def __init__(self, status: int, sentence: str):
     super().__init__(sentence)
@@ -51,7 +51,7 @@ class RefusedError(Exception):
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Serves the page and answers uploads, one at a time, to this machine alone."""
+  """Serves the page and analyzes uploads, one at a time, for this machine only."""
 
   daemon_threads = True
 
@@ -63,23 +63,23 @@ class Server(http.server.ThreadingHTTPServer):
     megabytes: int = MEGABYTES,
     work: Work | None = None,
   ):
-    """Binds the port; 0 takes a free one.
+    """Binds the port; 0 picks a free one.
 
     Args:
-      answerer: of videos.
-      title: of the page.
-      port: to listen on.
-      megabytes: that an upload may have.
+      answerer: analyzes the videos.
+      title: title of the page.
+      port: port to listen on.
+      megabytes: upload limit.
       work: see `Sandbox`.
 
     Raises:
-      ConfigError: the port is taken, or no port, or the bound is below 1.
+      ConfigError: the port is invalid or in use, or the upload limit is below 1.
     """
     if megabytes < 1:
-      raise ConfigError(f'--max-megabytes={megabytes} is no size: give 1 or more')
+      raise ConfigError(f'--max-megabytes={megabytes} is not a size: give 1 or more')
     self.answerer, self.title, self.bound = answerer, title, megabytes * 10**6
     self.one = threading.Lock()
-    self.sandbox = Sandbox(work)  # closed by `server_close`, which a taken port calls too
+    self.sandbox = Sandbox(work)  # closed by `server_close`, also if the port is in use
     try:
       super().__init__((ADDRESS, port), Handler)
     except (OSError, OverflowError) as error:
@@ -90,23 +90,23 @@ class Server(http.server.ThreadingHTTPServer):
 
   @property
   def url(self) -> str:
-    """Address of the page."""
+    """URL of the page."""
     return f'http://{ADDRESS}:{self.server_address[1]}/'
 
   def server_close(self) -> None:
-    """Gives the port back and ends the process that checks files."""
+    """Closes the port and ends the worker process."""
     super().server_close()
     self.sandbox.close()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
-    """Says in one line what went wrong with a connection, mostly that a browser has gone."""
+    """Prints a connection error in one line, usually that the browser disconnected."""
     error = sys.exc_info()[1]
     if not isinstance(error, ConnectionError | TimeoutError):
       print(f'vivit serve: {type(error).__name__}: {error}', file=sys.stderr)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  """Answers one connection."""
+  """Handles one connection."""
 
   server: Server
   timeout = SECONDS
@@ -114,7 +114,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   server_version, sys_version = 'vivit', ''
 
   def do_GET(self) -> None:
-    """Gives the page and its script."""
+    """Returns the page or its script."""
     pages = importlib.resources.files(__package__)
     with self._refusing():
       self._check_origin()
@@ -131,7 +131,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         raise RefusedError(404, 'There is only one page, at /.')
 
   def do_POST(self) -> None:
-    """Answers an uploaded video; the file is deleted in any case."""
+    """Analyzes an uploaded video and deletes the file in any case."""
     with self._refusing():
       self._check_origin()
       if self.path != '/video':
@@ -140,7 +140,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       with tempfile.TemporaryDirectory(prefix='vivit-serve-') as folder:
         file = Path(folder) / 'video'
         self._receive(file, length)
-        with self.server.one:  # memory for one answer, and the device for one
+        with self.server.one:  # one analysis at a time, to limit memory
           if (why := self.server.sandbox.check(file)) is not None:
             raise RefusedError(422, f'This file cannot be read: {why}.')
           try:
@@ -148,11 +148,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
           except DecodeError as error:
             raise RefusedError(422, f'This file cannot be read: {error.reason}.') from None
           except UserError as error:
-            raise RefusedError(422, f'This video has no answer: {error}.') from None
+            raise RefusedError(422, f'This video has no prediction: {error}.') from None
       self._send_json(200, as_dict(answer))
 
   def handle_expect_100(self) -> bool:
-    """Refuses a file that is too large before a client that asks has sent it."""
+    """Rejects a file that is too large before the client sends it, if the client asks."""
     with self._refusing():
       if self.command == 'POST':
         self._length()
@@ -160,19 +160,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     return False
 
   def _length(self) -> int:
-    """Returns the bytes that follow; refuses what is too large before any of it is read."""
+    """Returns the length of the upload; rejects too large ones before reading."""
     text = self.headers.get('Content-Length') or ''
     if not (text.isascii() and text.isdecimal()):
-      raise RefusedError(411, 'The request does not tell how long the file is.')
+      raise RefusedError(411, 'The request does not specify the length of the file.')
     if int(text) > self.server.bound:
       raise RefusedError(
-        413, f'The file has {int(text) / 1e6:,.0f} MB; {self.server.bound // 10**6:,} are allowed.'
+        413,
+        f'The file has {int(text) / 1e6:,.0f} MB; {self.server.bound // 10**6:,} MB are allowed.',
       )
     return int(text)
 
   def _receive(self, file: Path, length: int) -> None:
     if length > shutil.disk_usage(file.parent).free:
-      raise RefusedError(507, 'There is no room on the disk for this file.')
+      raise RefusedError(507, 'There is not enough disk space for this file.')
     with file.open('wb') as target:
       while length:
         part = self.rfile.read(min(CHUNK, length))
@@ -182,14 +183,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         length -= len(part)
 
   def _check_origin(self) -> None:
-    """Refuses what another site makes a browser ask for, under a name of its own for 127.0.0.1."""
+    """Rejects requests of other sites through the browser, also with a name for 127.0.0.1."""
     port = self.server.server_address[1]
     own = {f'{name}:{port}' for name in (ADDRESS, 'localhost')}
     origin = self.headers.get('Origin')
     if self.headers.get('Host') not in own or (
       origin is not None and origin.removeprefix('http://') not in own
     ):
-      raise RefusedError(403, 'This page is for this machine alone.')
+      raise RefusedError(403, 'This page can only be used from this machine.')
 
   @contextlib.contextmanager
   def _refusing(self) -> Iterator[None]:
@@ -207,7 +208,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def _refuse(self, status: int, sentence: str) -> None:
     self.close_connection = True
     self._send_json(status, {'error': sentence})
-    # Closed with bytes unread, the connection would break before the client has read the answer.
+    # Closing with unread bytes would reset the connection before the client reads the response.
     with contextlib.suppress(OSError):
       self.connection.shutdown(socket.SHUT_WR)
       self.connection.settimeout(LINGER)
@@ -233,25 +234,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(content)
 
   def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-    """Stays silent; names of files belong to the user."""
+    """Logs nothing, since file names are private."""
 
 
 class Sandbox:
-  """Reads files in a process that may die of them, and is then replaced."""
+  """Decodes files in a worker process, which is replaced if it crashes or hangs."""
 
   def __init__(self, work: Work | None = None):
     """Starts the process.
 
     Args:
-      work: with a `File`, gives what is wrong with it; None = `Examine`, of all its frames.
+      work: maps a `File` to its problems; None = `Examine` of all frames.
     """
     self._pool = WorkerPool(work or Examine(quick=False), 1, megabytes=MEMORY)
-    # Processes end with the thread that starts them, and those of requests are short-lived.
+    # A process ends with the thread that starts it, and request threads are short-lived.
     self._thread = ThreadPoolExecutor(1)
     self._thread.submit(self._pool.start).result()
 
   def check(self, file: Path) -> str | None:
-    """Returns why a file cannot be read; None if all of it can."""
+    """Returns why a file cannot be read, or None if it can be read completely."""
     return self._thread.submit(self._check, file).result()
 
   def _check(self, file: Path) -> str | None:
@@ -271,7 +272,7 @@ class Sandbox:
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:
-  """Returns what the page shows, plain values."""
+  """Returns the content of the page as JSON values."""
   heads = {
     head: [{'label': label, 'probability': share} for label, share in best]
     for head, best in answer.heads.items()

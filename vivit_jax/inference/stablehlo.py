@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as a StableHLO program and its parameters, which JAX, flatbuffers and NumPy can run.
+"""Exports a model as a StableHLO program with parameters; needs JAX, flatbuffers and NumPy to run.
 
-The folder holds `program.bin` (of jax.export; for CPUs, GPUs and TPUs), `params.npz` and
+The folder has `program.bin` (of jax.export; for CPUs, GPUs and TPUs), `params.npz` and
 `metadata.json`:
 
     exported = jax.export.deserialize(bytearray(open('program.bin', 'rb').read()))
     params = dict(numpy.load('params.npz'))
     logits = exported.call(params, video)
 
-Parameters are arguments of the program, since a program that held them could have 2 GiB at most.
+Parameters are arguments, because a program that contains them is limited to 2 GiB.
 """
 
 from pathlib import Path
 from typing import Any
 
-import flatbuffers  # noqa: F401  # of jax.export, which does not require it
+import flatbuffers  # noqa: F401  # needed by jax.export, which does not declare it
 import jax
 import numpy as np
 from flax import traverse_util
@@ -27,12 +27,12 @@ PROGRAM, PARAMS, METADATA = 'program.bin', 'params.npz', 'metadata.json'
 
 
 def write(export: Export, target: Path) -> float:
-  """Writes the folder and returns by how much its logits are off at most.
+  """Writes the folder and returns the maximum difference of the logits.
 
   Raises:
     ConfigError: the target exists.
-    ExportError: an operation that cannot be exported, or logits that are off by more than the
-      bound; nothing is left.
+    ExportError: an operation cannot be exported, or the logits differ by more than the bound;
+      nothing is written.
   """
   with written(target) as folder:
     source = export.pretrained.source

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model taken apart: tokens, each stage and the head, run one at a time on one device."""
+"""Runs the parts of a model separately, on one device: tokenizer, each stage, and head."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,20 +13,22 @@ from jaxtyping import Array, Float
 
 from vivit_jax.config.schema import Model
 from vivit_jax.errors import InputError
+from vivit_jax.model.encoder import Encoder
 from vivit_jax.model.pooling import Head
+from vivit_jax.model.stages import Stage, stages
 from vivit_jax.model.tokenizer import Tokenizer
 from vivit_jax.model.transformer import Blocks
-from vivit_jax.model.vivit import Encoder, Stage, ViViT, all_tokens, apply, stages, token_grid
+from vivit_jax.model.vivit import ViViT, all_tokens, apply, token_grid
 
 Level = Literal['clip', 'frames', 'tokens']
 
 
 def plainly(model: ViViT, **changes: Any) -> ViViT:
-  """Returns the same model without scan and remat, under which nothing inside could be seen."""
+  """Returns the same model without scan and remat, which would hide intermediate values."""
   return model.clone(config=dataclasses.replace(model.config, scan=False, remat='none', **changes))
 
 
-# Settings that what takes stages apart knows by these values alone.
+# The only values of these settings that are supported by code that runs stages separately.
 _PLAIN = {
   'attention': (
     'spatio_temporal',
@@ -44,7 +46,7 @@ _PLAIN = {
 
 
 def unusual(config: Model) -> str | None:
-  """Returns the first setting by which a model is none of the paper's four, if there is one."""
+  """Returns the first setting that differs from the paper's four models, or None."""
   for name, known in _PLAIN.items():
     if (held := getattr(config, name)) not in known:
       return f'config.model.{name}={held!r}'
@@ -52,21 +54,21 @@ def unusual(config: Model) -> str | None:
 
 
 def check_plain(config: Model, what: str) -> None:
-  """Refuses models that a way of looking into them does not know.
+  """Rejects models for which a feature is not supported.
 
   Args:
-    config: of the model.
-    what: that wants to look, e.g. 'attention maps'.
+    config: model settings.
+    what: name of the feature, e.g. 'attention maps'.
 
   Raises:
-    InputError: naming the setting.
+    InputError: names the setting.
   """
   if setting := unusual(config):
-    raise InputError(f'{what} are made of the four models of the ViViT paper, not with {setting}')
+    raise InputError(f'{what} are only for the four models of the ViViT paper, not with {setting}')
 
 
 def embed(model: ViViT, params: Any, video: Float[Array, 'b f h w c']) -> Float[Array, 'b t s d']:
-  """Returns the token grid of clips of values, before positions."""
+  """Returns the token grid of normalized clips, before positions are added."""
   module = Tokenizer(model.config)
   return cast(jax.Array, module.apply({'params': params['tokenizer']}, video))
 
@@ -81,7 +83,7 @@ def encode(
 def encode_tokens(
   model: ViViT, params: Any, stage: Stage, x: Float[Array, 'b *n d']
 ) -> tuple[Float[Array, 'b *tokens d'], Float[Array, 'b *pooled d']]:
-  """Returns the tokens of one stage after its last norm, without cls tokens; and pooled."""
+  """Returns the tokens of one stage after its final norm, without cls, and the pooled output."""
   seen: list[jax.Array] = []
 
   def note(call: Callable, arguments: Any, keywords: Any, context: nn.module.InterceptorContext):
@@ -93,7 +95,7 @@ def encode_tokens(
   with nn.intercept_methods(note):
     pooled = encode(model, params, stage, x)
   (tokens,) = seen
-  # Behind a cls token come the tokens, and behind these what fills a sequence up.
+  # The order is cls token, tokens, padding.
   first = int(model.config.pooling == 'cls')
   count = einops.rearrange(x, stage.pattern).shape[-2]
   norm = nn.LayerNorm(epsilon=model.config.norm_epsilon, dtype=jnp.dtype(model.config.dtype))
@@ -107,12 +109,12 @@ def _encoder(model: ViViT, stage: Stage) -> Encoder:
 
 
 def is_temporal(stage: Stage) -> bool:
-  """Whether a stage is the second one of a factorised encoder."""
+  """Returns whether a stage is the second one of a factorised encoder."""
   return stage.name == 'temporal'
 
 
 def pool(x: Float[Array, 'b *t d']) -> Float[Array, 'b d']:
-  """Returns what the head sees of the last stage's output, which may still have frames."""
+  """Returns the head's input from the last stage's output, averaged over frames if necessary."""
   return x.mean(axis=1) if x.ndim == 3 else x
 
 
@@ -127,13 +129,14 @@ def represent(
 ) -> Float[Array, 'b *rows d']:
   """Returns float32 features of clips.
 
-  `clip` [B, D] is what the head sees. `tokens` [B, T, S, D] are the tokens after the last norm;
-  with a factorised encoder those of its spatial stage, which know nothing of the other frames.
-  `frames` [B, T, D]: a factorised encoder's tokens of the last stage, one a tubelet; otherwise the
-  cls tokens where each frame has one, else the mean over the tokens of each frame.
+  `clip` [B, D] is the input of the head. `tokens` [B, T, S, D] are the tokens after the final norm;
+  for a factorised encoder, those of the spatial stage, which do not depend on other frames.
+  `frames` [B, T, D] are, for a factorised encoder, the tokens of the temporal stage, one per
+  tubelet; otherwise the cls tokens if each frame has one, or else the mean over each frame's
+  tokens.
 
   Args:
-    video: values as the weights expect them.
+    video: normalized pixel values as expected by the weights.
   """
   if unusual(model.config):
     return _represent_whole(model, params, video, level)
@@ -151,16 +154,17 @@ def represent(
 def _represent_whole(
   model: ViViT, params: Any, video: Float[Array, 'b f h w c'], level: Level
 ) -> Float[Array, 'b *rows d']:
-  """Returns the features of a model of another kind: of tokens after the last stage and its norm.
+  """Returns the features of other models, from the tokens after the last stage and its norm.
 
-  `frames` are means over the tokens of each frame, and so is `clip` where there is no pooling.
+  `frames` are means over each frame's tokens; without pooling, `clip` is the mean over all tokens.
   """
   config = model.config
   if level == 'clip' and config.pooling != 'none':
     return apply(model.clone(classes=0), params, video)
   if config.pooling == 'shared_cls':
     raise InputError(
-      f"features of level {level!r} are not known of config.model.pooling='shared_cls', only 'clip'"
+      f"features of level {level!r} are not supported for config.model.pooling='shared_cls', only "
+      "'clip'"
     )
   norm = 'none' if config.final_norm == 'after_pooling' else config.final_norm
   time, rows, columns = token_grid(config, video.shape)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's answers over a whole video, window by window.
+"""Predictions over a whole video, window by window.
 
-The spatial stage of a factorised encoder sees one tubelet of frames at a time, and positions in
-time are added behind it, so what it makes of a tubelet is the same in every window that shows it.
-Each tubelet is encoded once; only the temporal stage and the head run for every window. Windows
-whose starts lie between tubelets have tubelets of their own: such a hop costs as many passes of the
-spatial stage as there are such phases. The other models share decoding and cropping alone.
+The spatial stage of a factorised encoder processes each tubelet separately, and temporal positions
+are added after it, so the result for a tubelet is the same in every window. Each tubelet is
+therefore encoded once; only the temporal stage and the head run for every window. If the hop is not
+a multiple of a tubelet, windows have different tubelet phases, and the spatial stage runs once per
+phase. Other models share only decoding and cropping between windows.
 """
 
 import dataclasses
@@ -28,27 +28,27 @@ from vivit_jax.inference.features import open_stream
 from vivit_jax.inference.predict import make_protocol
 from vivit_jax.inference.stages import classify, embed, encode, plainly, pool
 from vivit_jax.inference.windows import Watcher, batches, center_crop, run_ahead
+from vivit_jax.model.stages import stages
 from vivit_jax.model.values import normalize_pixels
-from vivit_jax.model.vivit import stages
 from vivit_jax.weights.pretrained import Pretrained
 
-TUBELETS = 16  # encoded at a time
-WINDOWS = 64  # of encoded tubelets, classified at a time
-CLIPS = 4  # whole windows at a time, of models that have to see all of each
-OVERLAP = 4  # windows that show each frame, where a window costs as much as a clip
+TUBELETS = 16  # tubelets encoded per batch
+WINDOWS = 64  # windows of encoded tubelets classified per batch
+CLIPS = 4  # windows per batch for models without reuse of tubelets
+OVERLAP = 4  # default number of windows per frame for such models
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-  """Answers over a video.
+  """Predictions over a video.
 
   Attributes:
-    seconds: of each window, from its first frame until its last is no longer shown.
-    logits: of each window.
-    hop: seconds from one window to the next.
-    phases: passes of the spatial stage; 0 where windows were run one by one.
-    varies: whether the frame rate does, so that windows do not all last as long.
-    duration: seconds of the video.
+    seconds: start and end of each window, including the duration of its last frame.
+    logits: logits of each window.
+    hop: seconds between windows.
+    phases: passes of the spatial stage; 0 if windows were run independently.
+    varies: whether the frame rate varies, so windows have different durations.
+    duration: duration of the video in seconds.
   """
 
   seconds: Float64[np.ndarray, 'windows 2']
@@ -60,10 +60,10 @@ class Timeline:
 
 
 class Timeliner:
-  """Makes timelines with programs that are compiled once.
+  """Computes timelines; programs are compiled once and reused.
 
   Attributes:
-    protocol: how windows are sampled.
+    protocol: sampling of windows.
     reuses: whether tubelets are encoded once for all windows.
   """
 
@@ -74,18 +74,18 @@ class Timeliner:
     stride: int | None = None,
     reuse: bool | None = None,
   ):
-    """Compiles nothing yet.
+    """Sets up the model; compiles nothing yet.
 
     Args:
       pretrained: a model with a classifier.
-      hop: seconds from one window to the next; None = one tubelet, or where a window costs as much
-        as a clip, a quarter of it.
-      stride: between the frames of a window, instead of the checkpoint's.
-      reuse: False runs every window by itself; None = where the model allows more.
+      hop: seconds between windows; None = one tubelet if tubelets are reused, otherwise a quarter
+        of a window.
+      stride: stride between the frames of a window, instead of the checkpoint's.
+      reuse: whether to encode tubelets once for all windows; None = if the model allows it.
 
     Raises:
-      ConfigError: a hop that is no time, or clips that have no fixed length.
-      CheckpointError: no classifier, or no value range.
+      ConfigError: the hop is invalid, or clips have no fixed length.
+      CheckpointError: there is no classifier, or the value range is unknown.
     """
     self.protocol = make_protocol(pretrained.source, 1, 1, stride)
     check_hop(self.protocol, hop)
@@ -103,12 +103,12 @@ class Timeliner:
     """Returns the timeline of a video.
 
     Args:
-      video: a file, or a span of one.
-      watch: is shown each frame that a window needs, RGB as the model sees it, and its seconds.
+      video: a file, a span of one, or frames in memory.
+      watch: called with the time in seconds and the cropped RGB frame, for each frame used.
 
     Raises:
       DecodeError: it cannot be read.
-      ConfigError: the hop does not fit its frame rate.
+      ConfigError: the hop is not possible with its frame rate.
     """
     with open_stream(video) as reader:
       windows = lay_windows(reader.times, self.protocol, self._hop, self._unit)
@@ -130,14 +130,14 @@ class Timeliner:
       )
 
   def phases(self, windows: Windows) -> int:
-    """Returns how many passes of the spatial stage a hop takes."""
+    """Returns the number of passes of the spatial stage for a hop."""
     step = self._tubelet * windows.stride
     return step // math.gcd(windows.hop, step)
 
   def _each(
     self, reader: VideoStream, windows: Windows, watch: Watcher | None
   ) -> Iterator[Float32[np.ndarray, 'n classes']]:
-    """Yields logits of windows that are run one by one, several at a time."""
+    """Yields logits of windows that are run independently, in batches."""
     shown = windows.frames[windows.ticks()]
     pixels = batches(reader, shown, center_crop(self.protocol), CLIPS, watch)
     yield from run_ahead(self._pretrained.forward, pixels)
@@ -158,7 +158,7 @@ class Timeliner:
   def _classify(
     self, encoded: Iterator[Float32[np.ndarray, 'n d']], places: Int64[np.ndarray, 'windows t']
   ) -> Iterator[Float32[np.ndarray, 'n classes']]:
-    """Yields logits of windows as soon as their last tubelets are there, and forgets the first."""
+    """Yields logits of windows as soon as all their tubelets are encoded; drops unneeded ones."""
     ring: dict[int, np.ndarray] = {}
     known, done = 0, 0
     for rows in encoded:
@@ -178,7 +178,7 @@ class Timeliner:
 
 
 def can_reuse(model: Model) -> bool:
-  """Whether a model encodes tubelets by themselves, wherever in the clip they are."""
+  """Returns whether a model encodes tubelets independently of each other and of their time."""
   return model.attention == 'factorised_encoder' and model.sampled_frames is None
 
 
@@ -187,8 +187,8 @@ def compile_parts(
 ) -> tuple[Callable[[np.ndarray], jax.Array], Callable[[np.ndarray], jax.Array]]:
   """Returns the two parts of a factorised encoder.
 
-  The first makes of tubelets, uint8 [B, t, H, W, 3], what the spatial stage gives out, float32
-  [B, D]; the second of windows of these, [B, T, D], float32 logits [B, C].
+  The first maps tubelets uint8 [B, t, H, W, 3] to outputs of the spatial stage, float32 [B, D]; the
+  second maps windows of these, [B, T, D], to float32 logits [B, C].
   """
   params, model = jax.device_put(pretrained.params), plainly(pretrained.model)
   chain = stages(model.config)

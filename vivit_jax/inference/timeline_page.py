@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timelines as one HTML page that asks the network for nothing; every name in it is escaped."""
+"""Timelines as one self-contained HTML page without network requests; all names are escaped."""
 
 import base64
 import importlib.resources
@@ -15,22 +15,22 @@ from vivit_jax.evaluate.page import STYLE
 from vivit_jax.inference.segments import Segment
 from vivit_jax.inference.timeline import Timeline
 
-PICTURES = 12  # below a curve
-CURVES = 6  # of a head, those that reach highest
-POINTS = 800  # of a curve; of more windows the greatest of each group is drawn
+PICTURES = 12  # frames below a curve
+CURVES = 6  # curves per head: those with the highest maxima
+POINTS = 800  # points per curve; with more windows, the maximum of each group is drawn
 COLORS = ('#1f77d0', '#e4572e', '#2a9d5c', '#9b5de5', '#c98a00', '#00a3a3')
-WIDTH, HEIGHT, LEFT, BELOW = 1000, 180, 40, 22  # of the drawing, in its own units
+WIDTH, HEIGHT, LEFT, BELOW = 1000, 180, 40, 22  # layout of the drawing, in SVG units
 
 
 class Pictures:
-  """Keeps a few frames of a stream of unknown length, as evenly spread as doubling allows."""
+  """Keeps a few evenly spaced frames of a stream of unknown length, by doubling the spacing."""
 
   def __init__(self) -> None:
     self._every, self._count = 1, 0
     self._kept: list[tuple[float, UInt8[np.ndarray, 'h w 3']]] = []
 
   def __call__(self, seconds: float, frame: UInt8[np.ndarray, 'h w 3']) -> None:
-    """Sees a frame."""
+    """Takes a frame."""
     if self._count % self._every == 0:
       self._kept.append((seconds, frame))
     self._count += 1
@@ -39,7 +39,7 @@ class Pictures:
       self._kept = self._kept[::2]
 
   def jpegs(self) -> list[tuple[float, bytes]]:
-    """Returns PICTURES frames or fewer with their seconds."""
+    """Returns at most PICTURES frames as JPEG, with their times in seconds."""
     count = min(PICTURES, len(self._kept))
     places = ((np.arange(count) + 0.5) * len(self._kept) / max(count, 1)).astype(int)
     result = []
@@ -56,8 +56,8 @@ def render(title: str, about: str, sections: Sequence[str]) -> str:
 
   Args:
     title: heading.
-    about: one line below it.
-    sections: of `section`, one a video.
+    about: line below the heading.
+    sections: results of `section`, one per video.
   """
   template = importlib.resources.files(__package__).joinpath('timeline.html').read_text()
   return string.Template(template).substitute(
@@ -73,7 +73,7 @@ def section(
   found: Sequence[Segment],
   pictures: Sequence[tuple[float, bytes]],
 ) -> str:
-  """Returns one video's curves above its frames, and its segments."""
+  """Returns one video's curves, frames and segments."""
   parts = [f'<h2>{escape(path)}</h2>']
   for head, own in shares.items():
     parts.append(drawing(head if len(shares) > 1 else '', timeline, names[head], own, found))
@@ -97,11 +97,11 @@ def drawing(
   """Returns one head's curves over time above its segments.
 
   Args:
-    head: its name; '' where there is only one.
-    timeline: of the video.
-    names: of its classes.
-    shares: their probabilities in each window.
-    found: segments, of other heads too.
+    head: name of the head; '' if there is only one.
+    timeline: timeline of the video.
+    names: class names of the head.
+    shares: probabilities in each window.
+    found: segments of all heads.
   """
   best = np.argsort(-shares.max(axis=0), kind='stable')[:CURVES].tolist()
   colors = {names[k]: COLORS[i] for i, k in enumerate(best)}
@@ -162,14 +162,14 @@ def _svg(
 def _thinned(
   middle: Float64[np.ndarray, ' w'], own: Float64[np.ndarray, ' w']
 ) -> list[tuple[float, float]]:
-  """Returns points of a curve, of long ones the greatest of each group of neighbours."""
+  """Returns the points of a curve; if there are too many, the maximum of each group."""
   size = -(-len(own) // POINTS)
   groups = range(0, len(own), size)
   return [(float(middle[g : g + size].mean()), float(own[g : g + size].max())) for g in groups]
 
 
 def segment_table(found: Sequence[Segment], several: bool) -> str:
-  """Returns a table of segments, with the head of each where there are several."""
+  """Returns a table of segments, with a head column if there are several heads."""
   head = '<th class="name">head</th>' if several else ''
   rows = ''.join(
     '<tr>'

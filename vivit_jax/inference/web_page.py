@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as a web page: a folder for any static server, with all that the page needs."""
+"""Exports a model as a self-contained web page: a folder for any static server."""
 
 import importlib.resources
 import json
@@ -17,21 +17,21 @@ from vivit_jax.inference.predict import make_protocol
 
 RUNTIME = 'onnxruntime-web@1.30.0'
 FILES = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
-MOST = 1_500_000_000  # bytes of parameters; WebAssembly addresses 4 GB, with copies of them
+MOST = 1_500_000_000  # maximum bytes of parameters; WebAssembly has 4 GB, including copies of them
 
 
 def write(export: Export, target: Path, runtime: Path | None = None) -> float:
-  """Writes the folder and returns by how much the model's logits are off at most.
+  """Writes the folder and returns the maximum difference of the model's logits.
 
   Args:
-    export: for uint8 and any batch.
+    export: the model with export options, for uint8 and any batch size.
     target: folder to write.
-    runtime: npm's package, unpacked; None fetches it with npm.
+    runtime: folder of the unpacked npm package; None = download it with npm.
 
   Raises:
-    ConfigError: the target exists, the model is too large or expects frames that are resized in
-      another way than the page does it, or the runtime is not to be had.
-    ExportError: logits that are off; nothing is left.
+    ConfigError: the target exists, the model is too large or needs another kind of resizing than
+      the page has, or the runtime is not available.
+    ExportError: the logits differ by more than the bound; nothing is written.
   """
   source = export.pretrained.source
   if size_of(source.params) > MOST:
@@ -41,8 +41,8 @@ def write(export: Export, target: Path, runtime: Path | None = None) -> float:
     )
   if export.protocol.interpolation != 'area':
     raise ConfigError(
-      f'{source.path} expects frames resized by {export.protocol.interpolation}, and the page '
-      'resizes by area only: use --to=onnx on a server'
+      f'{source.path} needs frames resized by {export.protocol.interpolation}, but the page '
+      'resizes only by area: use --to=onnx on a server'
     )
   with written(target) as folder:
     _copy_runtime(folder, runtime)
@@ -81,7 +81,7 @@ def _copy_runtime(folder: Path, runtime: Path | None) -> None:
     except FileNotFoundError:
       raise ConfigError(f'--to=page needs npm to fetch {RUNTIME}; or {remedy}') from None
     except subprocess.CalledProcessError as error:
-      why = (error.stderr.strip().splitlines() or ['it says nothing'])[-1]
+      why = (error.stderr.strip().splitlines() or ['no message'])[-1]
       raise ConfigError(f'npm cannot fetch {RUNTIME} ({why}); {remedy}') from None
     (archive,) = place.glob('*.tgz')
     shutil.unpack_archive(archive, place, filter='data')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pixels of a video's windows, or of its tubelets, in batches from one decode."""
+"""Yields the pixels of a video's windows or tubelets in batches, from one decode."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +14,8 @@ from vivit_jax.data.video.stream import VideoStream
 from vivit_jax.errors import ConfigError
 from vivit_jax.evaluate.predictions import Protocol
 
-Batch = tuple[int, UInt8[np.ndarray, 'b n h w 3']]  # how many rows are real; pixels
-Watcher = Callable[[float, UInt8[np.ndarray, 'h w 3']], None]  # sees seconds and each frame
+Batch = tuple[int, UInt8[np.ndarray, 'b n h w 3']]  # number of real rows; pixels
+Watcher = Callable[[float, UInt8[np.ndarray, 'h w 3']], None]  # called with seconds and frame
 
 
 def center_crop(protocol: Protocol) -> Views:
@@ -24,7 +24,7 @@ def center_crop(protocol: Protocol) -> Views:
 
 
 def with_window(protocol: Protocol, seconds: float | None) -> Protocol:
-  """Returns a protocol whose clips last so many seconds; None = as it is."""
+  """Returns a protocol whose clips last `seconds`; None = unchanged."""
   if seconds is None:
     return protocol
   if not 0 < seconds < float('inf'):
@@ -44,16 +44,16 @@ def batches(
   size: int,
   watch: Watcher | None = None,
 ) -> Iterator[Batch]:
-  """Yields the pixels of rows of frames, `size` rows at a time, zeros behind the last.
+  """Yields the pixels of rows of frames in batches of `size` rows, zero-padded at the end.
 
-  Only frames that a row still needs are kept.
+  Frames are kept only as long as a row needs them.
 
   Args:
-    video: to read.
-    shown: frames of each row; both its least and its greatest ascend from row to row.
-    crops: with one box.
-    size: rows of a batch.
-    watch: is shown each frame as it comes, and its seconds.
+    video: video to read.
+    shown: frame indices of each row; the minimum and the maximum must ascend from row to row.
+    crops: crops with a single box.
+    size: rows per batch.
+    watch: called with the time in seconds and each frame when it is decoded.
 
   Raises:
     DecodeError: a frame cannot be read.
@@ -82,7 +82,7 @@ def batches(
 def run_ahead(
   function: Callable[[np.ndarray], jax.Array], batches: Iterable[Batch]
 ) -> Iterator[np.ndarray]:
-  """Yields function(pixels) without the rows that are not real; decodes while the device works."""
+  """Yields function(pixels) without padding rows; decodes while the device computes."""
   pending: tuple[int, Any] | None = None
   for rows, pixels in batches:
     started = rows, function(pixels)

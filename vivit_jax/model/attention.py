@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-head attention along chosen axes of a token grid, heads split in parallel groups."""
+"""Multi-head attention along chosen axes of a token grid, with heads split into groups."""
 
 import math
 
@@ -15,36 +15,36 @@ from vivit_jax.model.partitioning import compiled_for, gather_context
 from vivit_jax.model.positions import Rotation, turned
 from vivit_jax.model.product import product
 
-# Axes of [..., T, S, D]; a plain token sequence [..., N, D] has only SPACE.
+# Axes of tokens [..., T, S, D]; a plain sequence [..., N, D] has only SPACE.
 TIME, SPACE = -3, -2
 
 
 def flat_kernel(
   module: nn.Module, shape: tuple[int, ...], ins: int, init: nn.initializers.Initializer
 ) -> Float[Array, '...']:
-  """Returns the parameter `kernel` of a module, initialized as the matrix that it is once flat.
+  """Returns the parameter `kernel` of a module; the initializer sees it as a matrix [in, out].
 
   Args:
-    module: whose parameter it is.
-    shape: of the kernel.
-    ins: how many of its axes the input has.
-    init: for matrices [in, out].
+    module: the module that owns the parameter.
+    shape: kernel shape.
+    ins: number of leading kernel axes that are input axes.
+    init: initializer for matrices [in, out].
   """
   flat = math.prod(shape[:ins]), math.prod(shape[ins:])
   kernel = module.param('kernel', lambda key: init(key, flat, jnp.float32).reshape(shape))
-  return jnp.asarray(kernel)  # parameters may be NumPy's
+  return jnp.asarray(kernel)  # parameters may be NumPy arrays
 
 
 class Projection(nn.Module):
-  """A linear layer from or to heads, stored as flax's DenseGeneral and computed as one matrix.
+  """Linear layer to or from heads, stored like flax's DenseGeneral, computed as one matrix product.
 
-  TPUs lay [width, heads, dim] out in 128 lanes for the dim, and copy it for every product.
+  With the kernel as [width, heads, dim], TPUs pad dim to 128 lanes and copy it for every product.
 
   Attributes:
-    shape: of the kernel, [width, heads, dim] or [heads, dim, width].
-    ins: how many of its axes the input has.
-    gradient: see `product`.
-    use_bias: whether it adds one.
+    shape: kernel shape, [width, heads, dim] or [heads, dim, width].
+    ins: number of leading kernel axes that are input axes.
+    gradient: type in which gradients are summed, see `product`.
+    use_bias: whether to add a bias.
   """
 
   shape: tuple[int, int, int]
@@ -60,20 +60,20 @@ class Projection(nn.Module):
     kernel = flat_kernel(self, self.shape, self.ins, self.kernel_init)
     bias = self.param('bias', nn.initializers.zeros, outs) if self.use_bias else None
     matrix = kernel.astype(self.dtype).reshape(-1, math.prod(outs))
-    if compiled_for().startswith('TPU'):  # XLA would undo the reshape and lay heads out again
+    if compiled_for().startswith('TPU'):  # otherwise XLA undoes the reshape
       matrix = jax.lax.optimization_barrier(matrix)
     result = product(x, matrix, self.gradient)
     return result if bias is None else result + bias.astype(self.dtype).reshape(-1)
 
 
 class Attention(nn.Module):
-  """Self-attention whose groups of heads each look along one axis (paper section 3.3).
+  """Self-attention in which each group of heads attends along one axis (paper section 3.3).
 
-  With one axis this is ordinary attention; with (TIME, SPACE) the first half of the heads looks
-  along time and the second along space (model 4, factorised dot-product attention).
+  With one axis this is standard attention. With (TIME, SPACE) the first half of the heads attends
+  along time and the second half along space (model 4, factorised dot-product attention).
 
   Attributes:
-    tokens: how many there are along SPACE; those behind them fill a sequence up. All by default.
+    tokens: number of real tokens along SPACE; any after them are padding. None = all are real.
   """
 
   config: Model
@@ -85,12 +85,12 @@ class Attention(nn.Module):
   def __call__(
     self, x: Float[Array, '*b n d'], train: bool = False, turn: Rotation | None = None
   ) -> Float[Array, '*b n d']:
-    """Returns x's update; x is [..., T, S, D] where an axis is TIME, else [..., N, D].
+    """Returns the attention output; x is [..., T, S, D] if an axis is TIME, otherwise [..., N, D].
 
     Args:
       x: tokens.
-      train: weights of the attention are dropped.
-      turn: rotary positions of the tokens.
+      train: whether to apply dropout to the attention weights.
+      turn: rotary positions of the tokens, or None.
     """
     config = self.config
     dtype = jnp.dtype(config.dtype)
@@ -110,9 +110,9 @@ class Attention(nn.Module):
     groups = []
     parts = (jnp.split(tensor, len(self.axes), axis=-2) for tensor in (query, key, value))
     for axis, q, k, v in zip(self.axes, *parts, strict=True):
-      if axis == TIME or x.ndim == 3:  # along what devices may share
+      if axis == TIME or x.ndim == 3:  # the axis that may be sharded
         k, v = gather_context(k), gather_context(v)
-      # Behind the split into heads every axis stands one further from the end.
+      # The split into heads has moved every axis one further from the end.
       q, k, v = (jnp.moveaxis(tensor, axis - 1, -3) for tensor in (q, k, v))
       tokens = self.tokens if axis == SPACE else None
       found = attend(config.attention_kernel, q, k, v, drop, tokens, config.logit_cap)

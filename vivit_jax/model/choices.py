@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why `auto` chose a kernel of the attention, to be said once, and where cuDNN's cannot run."""
+"""Messages about the attention kernel: why `auto` chose it, and why cuDNN's cannot run."""
 
 import contextlib
 import re
@@ -8,21 +8,21 @@ from contextvars import ContextVar
 
 import jax
 
-# GPUs before Ampere (compute capability 8.0), for which cuDNN has no flash attention, by the names
-# in NVIDIA's list, developer.nvidia.com/cuda-gpus: Turing, Volta, Pascal and older.
+# GPUs older than Ampere (compute capability 8.0), for which cuDNN has no flash attention: Turing,
+# Volta, Pascal and older, by their names at developer.nvidia.com/cuda-gpus.
 BEFORE_AMPERE = re.compile(
   r'Tesla|Quadro(?! RTX A)|TITAN|GTX|\b(RTX 20\d\d|MX[1-4]\d\d|GT \d+|[TVPMK]\d+\S*)(?!\S)'
 )
 
 
 def cudnn_refusal(device: str, dtype: str, dim: int, cap: float | None = None) -> str:
-  """Returns why cuDNN's attention cannot run, as the end of a sentence; '' if it can.
+  """Returns why cuDNN's attention cannot run, to complete a sentence, or '' if it can.
 
   Args:
-    device: kind of device, as JAX names it.
-    dtype: of queries, keys and values.
-    dim: of a head.
-    cap: of the logits.
+    device: JAX's device kind.
+    dtype: type of queries, keys and values.
+    dim: head dimension.
+    cap: cap of the attention logits, or None.
   """
   if not device.startswith(('NVIDIA', 'Tesla', 'Quadro')):
     return f'needs an NVIDIA GPU, not {device}'
@@ -31,17 +31,17 @@ def cudnn_refusal(device: str, dtype: str, dim: int, cap: float | None = None) -
   if dtype not in ('bfloat16', 'float16'):
     return f"needs config.model.dtype='bfloat16', not {dtype!r}"
   if dim > 128 or dim % 8:
-    return f'needs heads of a multiple of 8 up to 128, not {dim} (width / heads)'
-  return '' if cap is None else 'has no cap of the logits'
+    return f'needs a head dimension (width / heads) that is a multiple of 8 up to 128, not {dim}'
+  return '' if cap is None else 'cannot cap logits'
 
 
-# What `auto` has chosen for the program that is being traced.
+# Choices of `auto` in the program that is being traced.
 _noted: ContextVar[dict[str, None] | None] = ContextVar('noted', default=None)
 
 
 @contextlib.contextmanager
 def noting() -> Iterator[dict[str, None]]:
-  """Collects what `auto` chooses while programs are traced: lines, each once, in their order."""
+  """Collects the choices of `auto` while programs are traced, as unique lines in order."""
   lines: dict[str, None] = {}
   token = _noted.set(lines)
   try:
@@ -58,15 +58,15 @@ def note(
   drops: bool,
   cap: float | None = None,
 ) -> None:
-  """Notes a choice and its reason, if somebody listens.
+  """Records a choice and its reason if called within `noting`.
 
   Args:
-    kernel: that was chosen.
-    device: kind of device.
-    query: [..., tokens, heads, dim].
-    tokens: of the keys.
-    drops: whether weights are dropped.
-    cap: of the logits.
+    kernel: the chosen kernel.
+    device: JAX's device kind.
+    query: queries [..., tokens, heads, dim].
+    tokens: number of keys.
+    drops: whether attention weights have dropout.
+    cap: cap of the attention logits, or None.
   """
   lines = _noted.get()
   if lines is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs, read off its abstract program: parameters, multiply-adds, memory."""
+"""Cost of a model, from its abstract program: parameters and multiply-adds."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Cost of one forward pass of one clip.
+  """Cost of one forward pass on one clip.
 
   Attributes:
-    parameters: exact count.
-    gflops: 1e9 multiply-adds as the paper counts them, elementwise work included: half of XLA's
-      count before compilation for the unrolled float32 program.
-    matmul_gflops: 1e9 multiply-adds of matrix products alone, for utilisation figures.
-    parts: parameters and matmul_gflops of each part of the model.
+    parameters: exact parameter count.
+    gflops: 1e9 multiply-adds as the paper counts them, including elementwise operations: half of
+      XLA's FLOP count, before compilation, for the unrolled float32 program.
+    matmul_gflops: 1e9 multiply-adds of matrix products only, for utilization figures.
+    parts: parameters and matmul_gflops by part of the model.
   """
 
   parameters: int
@@ -33,8 +33,8 @@ class Cost:
 
 
 def model_cost(model: ViViT, clip: Clip) -> Cost:
-  """Returns the cost of a model for clips of this geometry; compiles and allocates nothing."""
-  # Under a scan XLA's count sees one layer or block, and the paper's figures are of float32.
+  """Returns the cost of a model for clips of this size; compiles and allocates nothing."""
+  # XLA counts the body of a scan only once, and the paper's figures are for float32.
   config = dataclasses.replace(
     model.config, scan=False, remat='none', dtype='float32', attention_kernel='plain'
   )
@@ -61,7 +61,7 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
 
 
 def _part(path: list[str]) -> str:
-  """Returns the part of the model that a parameter path or a named scope belongs to."""
+  """Returns the part of the model that owns a parameter path or named scope."""
   names = [name for name in path if not name.startswith(('Block', 'block_', 'Head'))]
   if names[0] in ('tokenizer', 'head'):
     return names[0]
@@ -72,7 +72,7 @@ def _part(path: list[str]) -> str:
 
 
 def _matrix_products(jaxpr: Any) -> Iterator[tuple[str, int]]:
-  """Yields named scope and multiply-adds of every matrix product, inner programs included."""
+  """Yields named scope and multiply-adds of every matrix product, also in inner jaxprs."""
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'dot_general':
       (contracted, _), _ = equation.params['dimension_numbers']

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to compute the same attention, and which one to take on which device."""
+"""Attention kernels, all with the same result, and the choice between them by device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,21 +18,21 @@ from vivit_jax.model.splash import block_size, splash
 
 Drop = Callable[[Array], Array]
 
-# From here on `auto` keeps one block of rows of the attention matrix instead of all: below it the
-# matrix of a head is at most 16 MB, and the plain product takes less time.
+# From this length on, `auto` computes the attention matrix in blocks of rows. For shorter sequences
+# the matrix of a head is at most 16 MB, and the plain product is faster.
 LONG = 2048  # tokens
 BLOCK = 256  # rows
-SHORTEST = 128  # tokens, from which on `cudnn` and `short` take less time than the plain product
+SHORTEST = 128  # tokens from which `cudnn` and `short` are faster than the plain product
 
 Kernel = Literal['auto', 'plain', 'blockwise', 'cudnn', 'splash', 'short']
 
-# A number of tokens that a kernel takes as they are is a multiple of this. JAX refuses gradients of
-# odd numbers with cuDNN, and cuBLAS copies matrices whose rows are not of 16 bytes; TPUs'
+# Kernels take sequence lengths that are multiples of this without padding. JAX rejects gradients of
+# odd lengths with cuDNN, and cuBLAS copies matrices whose rows are not a multiple of 16 bytes; TPU
 # registers have 8 rows.
 MULTIPLE: dict[str, int] = {'cudnn': 8, 'short': 8}
-FILLS = (*MULTIPLE, 'splash')  # the kernels that leave out the keys behind a number of tokens
+FILLS = (*MULTIPLE, 'splash')  # kernels that can mask padding keys
 
-CAPPED = ('plain', 'blockwise', 'splash')  # the kernels that honor a cap of the logits
+CAPPED = ('plain', 'blockwise', 'splash')  # kernels that can cap the logits
 
 
 def attend(
@@ -50,9 +50,9 @@ def attend(
     kernel: `cudnn` is NVIDIA's flash attention, for half precision; `splash` Google's, for TPUs,
       `short` that of `model.short`; `auto` as in `choose`.
     query: [..., tokens, heads, dim], JAX's public attention layout; key and value likewise.
-    drop: dropout of the attention weights, for which they have to exist: only `plain` has them.
-    tokens: how many of the keys there are; no query looks at those behind them. All by default.
-    cap: logits x become cap * tanh(x / cap) before the softmax; only the kernels in CAPPED do it.
+    drop: dropout of the attention weights; only `plain` can apply it.
+    tokens: number of real keys; any after them are padding, which no query attends to. None = all.
+    cap: logits x become cap * tanh(x / cap) before the softmax; only the kernels in CAPPED can.
   """
   tokens = key.shape[-3] if tokens is None else tokens
   if kernel == 'auto':
@@ -60,6 +60,8 @@ def attend(
     note(kernel, device_kind(), query, tokens, drop is not None, cap)
   if cap is not None and kernel not in CAPPED:
     raise ConfigError(_uncapped(kernel, cap))
+  if kernel == 'short':
+    _check_short(query, tokens)
   if kernel not in FILLS:
     key, value = key[..., :tokens, :, :], value[..., :tokens, :, :]
   if kernel == 'plain':
@@ -80,9 +82,9 @@ def choose(
   drop: Drop | None,
   cap: float | None = None,
 ) -> Kernel:
-  """Returns the kernel that the device has for so many keys: `plain` for few, else `blockwise`.
+  """Returns the best kernel of the device for this number of keys; else `plain` or `blockwise`.
 
-  The device is that of the mesh that the program is compiled for, which may not be there.
+  The device is the one that the program is compiled for, which this machine may not have.
   """
   if drop is not None:
     return 'plain'
@@ -94,7 +96,7 @@ def choose(
   length += -length % MULTIPLE['short']
   small = fits(length, heads, width, query.dtype.itemsize) and cap is None
   if tpu and keys >= SHORTEST and small:
-    # Where devices share a sequence, their queries are fewer than the keys.
+    # If devices share a sequence, each has fewer queries than keys.
     return 'short' if query.ndim > 4 or context_size() == 1 else 'plain'
   if keys < LONG:
     return 'plain'
@@ -104,14 +106,14 @@ def choose(
 
 
 def check_kernel(config: Model, device: str) -> None:
-  """Refuses a kernel that was asked for by name where it cannot run.
+  """Rejects a configured kernel that cannot run on the device.
 
   Args:
-    config: its kernel, type and head size.
-    device: kind of device, e.g. 'TPU v5 lite'. CPUs run Pallas' kernels in its interpreter.
+    config: the kernel, type and head size.
+    device: JAX's device kind, e.g. 'TPU v5 lite'. CPUs run Pallas kernels in interpret mode.
 
   Raises:
-    ConfigError: naming the setting, the device and the remedy.
+    ConfigError: names the setting, the device and the remedy.
   """
   kernel, width = config.attention_kernel, config.width // config.heads
   reason = ''
@@ -122,28 +124,43 @@ def check_kernel(config: Model, device: str) -> None:
   elif kernel in ('splash', 'short') and not device.startswith(('TPU', 'cpu')):
     reason = f'needs a TPU, not {device}'
   if reason:
-    raise ConfigError(
-      f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
+    raise ConfigError(_refused(kernel, reason))
+
+
+def _check_short(query: jax.Array, tokens: int) -> None:
+  """Refuses sequences that the kernel cannot take, as soon as the program is traced."""
+  length, heads, dim = query.shape[-3:]
+  if query.ndim == 4 and context_size() > 1:
+    raise ConfigError(_refused('short', 'takes whole sequences, which config.mesh.context splits'))
+  if device_kind().startswith('TPU') and not fits(length, heads, dim, query.dtype.itemsize):
+    reason = (
+      f'holds a sequence in the vector memory, which {tokens:,} tokens of {heads} heads of '
+      f'{dim} in {query.dtype} exceed'
     )
+    raise ConfigError(_refused('short', reason))
+
+
+def _refused(kernel: str, reason: str) -> str:
+  return f"config.model.attention_kernel={kernel!r} {reason}: use 'auto', which takes what fits"
 
 
 def _uncapped(kernel: str, cap: float) -> str:
   return (
-    f'config.model.attention_kernel={kernel!r} cannot cap logits, as config.model.logit_cap={cap} '
-    f"wants: use 'auto' or one of {', '.join(CAPPED)}"
+    f'config.model.attention_kernel={kernel!r} cannot cap logits (config.model.logit_cap={cap}): '
+    f"use 'auto' or one of {', '.join(CAPPED)}"
   )
 
 
 def filled(
   kernel: Kernel, query: jax.ShapeDtypeStruct, drops: bool, cap: float | None = None
 ) -> int:
-  """Returns the tokens up to which to fill a sequence once, instead of in every layer.
+  """Returns the length to which to pad a sequence once, instead of in every layer.
 
   Args:
     kernel: as in `attend`.
     query: shape and type of the queries, [..., tokens, heads, dim].
-    drops: whether weights of the attention are dropped.
-    cap: of the logits, as in `attend`.
+    drops: whether attention weights have dropout.
+    cap: as in `attend`.
   """
   tokens = query.shape[-3]
   if kernel == 'auto':
@@ -159,7 +176,7 @@ def plain(
   drop: Drop | None = None,
   cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
-  """Computes the whole matrix of weights at once."""
+  """Computes the whole matrix of attention weights at once."""
   query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
   scores = jnp.einsum('...qhd,...khd->...hqk', query, key).astype(jnp.float32)
   if cap is not None:
@@ -177,10 +194,10 @@ def blockwise(
   rows: int = BLOCK,
   cap: float | None = None,
 ) -> Float[Array, '*b q h d']:
-  """Computes the matrix of weights a block of rows at a time, and again in the backward pass.
+  """Computes the attention matrix one block of rows at a time, and recomputes it for gradients.
 
-  Memory grows with the number of tokens, not with its square. Each row is a whole softmax, so that
-  the numbers are those of `plain`. Rows that fill up the last block are cut off again: no mask.
+  Memory is linear, not quadratic, in the number of tokens. Every row is a complete softmax, so the
+  result equals that of `plain`. Padding rows of the last block are dropped, so no mask is needed.
   """
   tokens = query.shape[-3]
   blocks = -(-tokens // rows)
@@ -201,16 +218,16 @@ def cudnn(
   value: Float[Array, '*b k h d'],
   tokens: int | None = None,
 ) -> Float[Array, '*b q h d']:
-  """Calls NVIDIA's flash attention, which never stores the matrix of weights.
+  """Calls NVIDIA's flash attention, which never stores the attention matrix.
 
   Args:
     query: [..., tokens, heads, dim]; key and value likewise.
-    tokens: how many of the keys there are.
+    tokens: number of real keys; any after them are padding.
   """
   tokens = key.shape[-3] if tokens is None else tokens
 
   def flat(x: jax.Array) -> jax.Array:
-    missing = -x.shape[-3] % MULTIPLE['cudnn']  # none where a stage has been filled up
+    missing = -x.shape[-3] % MULTIPLE['cudnn']  # 0 if the stage has padded it
     x = x.reshape(-1, *x.shape[-3:])
     return jnp.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else x
 

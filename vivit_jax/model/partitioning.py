@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sharding constraints inside the model; they do nothing if no devices share clips or parameters.
+"""Sharding constraints inside the model; no-ops if neither clips nor parameters are sharded.
 
-The mesh is the one that the caller of `jit` has entered (`jax.sharding.use_abstract_mesh`), with
-the axes of config.Mesh. Without a mesh the model computes the same.
+The mesh is the one that the caller of `jit` has set (`jax.sharding.use_abstract_mesh`), with the
+axes of config.Mesh. Results do not depend on the mesh.
 """
 
 import math
@@ -21,32 +21,32 @@ BATCH_AXES, CONTEXT = ('data', 'fsdp'), 'context'
 
 
 def context_size() -> int:
-  """Returns how many devices share a clip."""
+  """Returns the number of devices that share a clip."""
   return jax.sharding.get_abstract_mesh().shape.get(CONTEXT, 1)
 
 
 def device_kind() -> str:
-  """Returns the kind of device that the program is for, e.g. 'TPU v5 lite' or 'cpu'."""
+  """Returns the device kind that the program is compiled for, e.g. 'TPU v5 lite' or 'cpu'."""
   return compiled_for() or jax.devices()[0].device_kind
 
 
 def compiled_for() -> str:
-  """Returns the kind of device of the mesh, '' without one: for what changes no numbers.
+  """Returns the device kind of the mesh, or '' without a mesh; only for choices of layout.
 
-  Asks JAX for no device, which shapes and costs of a model do not need.
+  Does not initialize JAX's devices, so that shapes and costs can be computed without them.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.device_kind if device else ''
 
 
 def rows_divide(batch: int) -> bool:
-  """Returns whether the devices along the batch axes divide a batch."""
+  """Returns whether a batch is divisible by the number of devices along the batch axes."""
   sizes = jax.sharding.get_abstract_mesh().shape
   return batch % math.prod(sizes.get(axis, 1) for axis in BATCH_AXES) == 0
 
 
 def constrain_batch(x: Float[Array, 'b *rest']) -> Float[Array, 'b *rest']:
-  """Keeps the batch sharded, since XLA might move clips instead of gathering parameters."""
+  """Keeps the batch sharded; otherwise XLA might move clips instead of gathering parameters."""
   return _constrain(x)
 
 
@@ -56,12 +56,12 @@ def shard_context(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
 
 
 def gather_context(x: Float[Array, 'b n *rest']) -> Float[Array, 'b n *rest']:
-  """Gathers axis 1 on every device that shares a clip."""
+  """Gathers axis 1 on all devices that share a clip."""
   return _constrain(x, None)
 
 
 def _constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Constrains the batch axis and the axes after it; leaves the rest to XLA."""
+  """Constrains the batch axis and the following `axes`; leaves the other axes to XLA."""
   sizes = jax.sharding.get_abstract_mesh().shape
   if sizes.get('fsdp', 1) == sizes.get(CONTEXT, 1) == 1:
     return x
@@ -70,11 +70,12 @@ def _constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def gather_params(params: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
-  """Gathers parameters that devices share, just where they are used.
+  """Gathers sharded parameters right before they are used.
 
   Args:
-    params: a tree whose paths end as `sharding_rules` has them.
-    dtype: in which they travel and are used; their own by default. Only what is split is converted.
+    params: parameter tree with paths as in `sharding_rules`.
+    dtype: type in which sharded parameters are sent and used; by default their own. Replicated
+      parameters are not converted.
   """
   return jax.tree_util.tree_map_with_path(partial(gather_leaf, dtype=dtype), params)
 
@@ -91,7 +92,7 @@ def gather_leaf(path: Any, leaf: Any, dtype: jax.typing.DTypeLike | None = None)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(x: jax.Array, own: PartitionSpec, dtype: Any, stored: Any) -> jax.Array:
-  x = jax.lax.with_sharding_constraint(x.astype(dtype), own)  # else XLA converts what it gathered
+  x = jax.lax.with_sharding_constraint(x.astype(dtype), own)  # convert before the gather
   return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
@@ -99,8 +100,8 @@ def _scatter(own: PartitionSpec, dtype: Any, stored: Any, _: None, g: jax.Array)
   return (jax.lax.with_sharding_constraint(g, own).astype(stored),)
 
 
-# The transpose of a constraint is the same constraint, a gradient that is whole on every device. A
-# device needs the sum of its own part alone, which is half of the traffic.
+# The transpose of a sharding constraint is the same constraint, which would replicate the whole
+# gradient. Each device needs only the sum of its own shard, at half the traffic.
 _gather.defvjp(lambda x, own, dtype, stored: (_gather(x, own, dtype, stored), None), _scatter)
 
 
@@ -114,9 +115,9 @@ def on_each_device(
   key: Float[Array, '*b k h d'],
   value: Float[Array, '*b k h d'],
 ) -> Float[Array, '*b q h d']:
-  """Runs an attention kernel that XLA cannot split, on each device for its part of axis 1.
+  """Runs an attention kernel that XLA cannot partition with shard_map, along axis 1.
 
-  Where axis 1 is that of the queries, every device sees all keys and values.
+  If axis 1 is the query axis, every device has all keys and values.
   """
   devices, count = context_size(), query.shape[1]
   if jax.sharding.get_abstract_mesh().empty:
@@ -129,6 +130,6 @@ def on_each_device(
       jnp.pad(x, [(0, 0), (0, -count % devices), *[(0, 0)] * (x.ndim - 2)]) if spec == own else x
     )
 
-  # Unchecked, since Pallas does not say along which axes its results vary.
+  # check_vma is off because Pallas does not declare along which axes its results vary.
   split_kernel = jax.shard_map(kernel, in_specs=(own, keys, keys), out_specs=own, check_vma=False)
   return split_kernel(filled(query, own), filled(key, keys), filled(value, keys))[:, :count]

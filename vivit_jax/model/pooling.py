@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling by attention: a learned query looks at all tokens of a clip."""
+"""Attention pooling, in which a learned query attends to all tokens, and the classifier head."""
 
 import dataclasses
 import math
@@ -16,13 +16,13 @@ from vivit_jax.model.transformer import Blocks, Mlp
 
 
 class Pooler(nn.Module):
-  """Config.pooling `attention` or `attention_block`.
+  """Pools tokens by attention, for config.model.pooling `attention` or `attention_block`.
 
-  `attention` is VideoPrism's: softmax(query key^T * scale) value and a linear layer, then a norm.
-  Its scale is softplus(s) / (softplus(0) sqrt(d)) for each channel of a head, with s learned.
+  `attention` is VideoPrism's: softmax(query key^T * scale) value, a linear layer, then a norm. The
+  scale is softplus(s) / (softplus(0) sqrt(d)) per channel of a head, with s learned.
 
-  `attention_block` is V-JEPA 2's: blocks of self-attention over the tokens, then a block whose
-  query is learned. It is neither normed nor projected behind its attention.
+  `attention_block` is V-JEPA 2's: self-attention blocks over the tokens, then a block with a
+  learned query, which has no norm for the query and no projection after its attention.
   """
 
   config: Model
@@ -53,10 +53,10 @@ class Pooler(nn.Module):
 
 
 class Weights(nn.Module):
-  """Kernel [width, heads, dim] and bias [heads, dim] of a projection to heads, not applied.
+  """Parameters of a projection to heads: kernel [width, heads, dim] and bias [heads, dim].
 
   Attributes:
-    shape: of the kernel.
+    shape: kernel shape.
   """
 
   shape: tuple[int, int, int]
@@ -68,16 +68,17 @@ class Weights(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Attention of one learned query at all tokens, whose logits are not capped.
+  """Attention of one learned query to all tokens, without a cap on the logits.
 
-  Since the query is that of all clips, q . (W x) is computed as (q W) . x, and the sum of weighted
-  values as W times that of tokens: two numbers of tokens times heads products, instead of two times
-  the width. A bias of the keys shifts all logits alike, so that it has no effect.
+  All clips have the same query, so q . (W x) is computed as (q W) . x, and the weighted sum of the
+  values as W times the weighted sum of the tokens. This projects each token to `heads` numbers
+  twice, instead of to `width` numbers twice. The key bias shifts all logits equally and therefore
+  has no effect.
 
   Attributes:
-    config: its heads and type.
-    width: of queries, keys and values, over all heads.
-    scaled: queries have a learned scale, and a linear layer follows.
+    config: number of heads and type.
+    width: width of queries, keys and values, over all heads.
+    scaled: whether queries have a learned scale and a linear layer follows (VideoPrism).
   """
 
   config: Model
@@ -111,13 +112,13 @@ class CrossAttention(nn.Module):
 
 
 class Head(nn.Module):
-  """What a model does with the outputs of its last stage: pools what is left, and classifies.
+  """Final pooling of the last stage's outputs, dropout, and the linear classifier.
 
-  Its parameters are `pooler` and `head` of the model.
+  Its parameters are `pooler` and `head` in the model's tree.
 
   Attributes:
     config: pooling and dropout.
-    classes: 0 gives out what the classifier would see.
+    classes: number of logits; 0 returns the classifier's input instead.
   """
 
   config: Model
@@ -129,7 +130,7 @@ class Head(nn.Module):
     if pooling.startswith('attention'):
       x = Pooler(self.config, name='pooler')(x, train)
     elif x.ndim == 3 and pooling != 'none':
-      x = x.mean(axis=1)  # of all tokens; temporal_layers = 0: the paper's average-pool baseline
+      x = x.mean(axis=1)  # over all tokens; the paper's average pooling if temporal_layers = 0
     if not self.classes:
       return x.astype(jnp.float32)
     if pooling == 'none':

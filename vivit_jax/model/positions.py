@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions without parameters: fixed sines along a sequence, and rotations by time and place."""
+"""Positions without parameters: fixed sinusoids along a sequence, and rotary positions."""
 
 import functools
 
@@ -10,15 +10,15 @@ from jaxtyping import Array, Float
 from vivit_jax.config.schema import Model
 
 Angles = Float[Array, 'tokens 1 channels']
-Rotation = tuple[Angles, Angles]  # cosines and sines of each token
+Rotation = tuple[Angles, Angles]  # cosine and sine per token
 
 
 @functools.lru_cache(maxsize=8)
 def sincos(tokens: int, width: int) -> Float[np.ndarray, 'tokens width']:
-  """Returns VideoMAE's positions: sines at even channels, cosines at odd ones.
+  """Returns VideoMAE's positions: sines in even channels, cosines in odd channels.
 
-  Channel j of token n has the angle n / 10000^(2 * (j // 2) / width). The tokens of all frames
-  count on, so that another clip has other positions.
+  Channel j of token n has the angle n / 10000^(2 * (j // 2) / width). Tokens are numbered over all
+  frames, so positions depend on the clip size.
   """
   rates = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
   angles = np.arange(tokens)[:, None] * rates
@@ -29,16 +29,16 @@ def sincos(tokens: int, width: int) -> Float[np.ndarray, 'tokens width']:
 def rotation(config: Model, grid: tuple[int, int, int], filled: int) -> Rotation:
   """Returns the rotary positions of V-JEPA 2 (github.com/facebookresearch/vjepa2).
 
-  A head's first channels are three equal parts, turned by a token's time, row and column; what is
-  left of them is not turned. Pairs are neighboring channels. V-JEPA 2 gives them the angles as a
-  rotation of halves would need them: the first channel of pair i has angle 2 i, modulo the number
-  of pairs, and the second the next one, so that pairs are not turned by one angle. Its weights are
-  trained with that.
+  A head's channels are divided into three equal parts, which are rotated by a token's time, row and
+  column; remaining channels are not rotated. Pairs consist of adjacent channels. V-JEPA 2 assigns
+  angles as if pairs were made of halves: the first channel of pair i has angle 2 i, modulo the
+  number of pairs, and the second has the next angle, so the channels of a pair have different
+  angles. Its weights are trained in this way.
 
   Args:
     config: positions `rotary_tiled` (V-JEPA 2) or `rotary_interleaved` (2.1), and rotary_grid.
     grid: tokens along time, height and width.
-    filled: tokens of the sequence; those behind the grid are not turned.
+    filled: length of the sequence; padding tokens after the grid are not rotated.
   """
   dim = config.width // config.heads
   part = 2 * (dim // 3 // 2)
@@ -56,7 +56,7 @@ def rotation(config: Model, grid: tuple[int, int, int], filled: int) -> Rotation
 
 
 def turned(x: Float[Array, '*b n h d'], turn: Rotation) -> Float[Array, '*b n h d']:
-  """Returns queries or keys with each pair of channels (a, b) turned towards (-b, a)."""
+  """Returns queries or keys with each pair of channels (a, b) rotated towards (-b, a)."""
   cosine, sine = turn
   full = x.astype(jnp.float32)
   pairs = full.reshape(*x.shape[:-1], -1, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products with matrices of parameters, whose gradients leave them in a type of their own."""
+"""Matrix products with parameters, with a configurable type for the parameters' gradients."""
 
 from functools import partial
 from typing import Any
@@ -15,14 +15,14 @@ def product(
 ) -> Float[Array, '*b o']:
   """Returns x @ matrix.
 
-  Devices with other clips each have a part of the matrix's gradient, which XLA sums as it leaves
-  the product. In half precision it would be rounded before that sum and after each addition.
+  Each data-parallel device has a part of the matrix's gradient, and XLA sums the parts in the type
+  of the product's output. In half precision they would be rounded before and after each addition.
 
   Args:
     x: tokens.
-    matrix: of the same type.
-    gradient: type in which the matrix's gradient is summed over rows and devices, if that is wider
-      than the matrix's own, which it gets afterwards.
+    matrix: parameters of the same type as x.
+    gradient: type in which the matrix's gradient is summed over rows and devices if it is wider
+      than the matrix's type; the sum is then cast to the matrix's type.
   """
   if jnp.promote_types(gradient, matrix.dtype) == matrix.dtype:
     return x @ jnp.asarray(matrix)
@@ -45,7 +45,7 @@ _product.defvjp(lambda x, matrix, gradient: (x @ matrix, (x, matrix)), _gradient
 
 
 def dense_product(gradient: str) -> Any:
-  """Returns `product` as `flax.linen.Dense` wants its `dot_general`."""
+  """Returns `product` in the form of the `dot_general` argument of `flax.linen.Dense`."""
 
   def dot_general(x: jax.Array, matrix: jax.Array, *_: Any, **__: Any) -> jax.Array:
     return product(x, matrix, gradient)

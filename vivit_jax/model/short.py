@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention of short sequences on TPUs, such as the tokens of one frame, as a Pallas kernel.
 
-A grid step is one sequence with all its heads. No matrix of weights leaves the vector memory, and
-queries, keys and values stay as the projections make them, [sequences, tokens, heads * dim]: no
-transposes, and no head of 64 numbers in 128 lanes of memory.
+One grid step handles one sequence with all its heads. Attention matrices stay in vector memory, and
+queries, keys and values keep the projections' layout [sequences, tokens, heads * dim]: no
+transposes, and heads of 64 channels are not padded to 128 lanes.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Of the 16 MiB of vector memory that a program may use by default, with room for the compiler.
+# Bytes; programs may use 16 MiB of vector memory by default, and the compiler needs some of it.
 BUDGET = 13 * 2**20
 
 
 def fits(tokens: int, heads: int, dim: int, itemsize: int) -> bool:
-  """Returns whether the backward pass of a sequence fits the vector memory.
+  """Returns whether the backward pass of a sequence fits into vector memory.
 
-  It holds seven arrays of the sequence twice, for what comes next, and four matrices of weights.
+  It needs seven arrays of the sequence, double-buffered, and four attention matrices.
   """
   return 2 * 7 * tokens * heads * dim * itemsize + 4 * 4 * tokens**2 <= BUDGET
 
@@ -36,9 +36,9 @@ def short(
   """Computes softmax(query key^T / sqrt(d)) value, a sequence at a time.
 
   Args:
-    query: [..., tokens, heads, dim]; key and value likewise, as many tokens.
-    tokens: how many of the keys there are; none looks at those behind them.
-    interpret: without a TPU, as slow as it is exact: for tests.
+    query: [..., tokens, heads, dim]; key and value have the same shape.
+    tokens: number of real keys; any after them are padding.
+    interpret: runs without a TPU, exact but slow, for tests.
   """
   flat = [x.reshape(-1, x.shape[-3], x.shape[-2] * x.shape[-1]) for x in (query, key, value)]
   count = key.shape[-3] if tokens is None else tokens
@@ -124,7 +124,7 @@ def _heads(q: Any, heads: int) -> list[slice]:
 
 
 def _weights(query: jax.Array, key: jax.Array, tokens: int) -> jax.Array:
-  """Returns the softmax over the keys in float32, 0 at those that only fill up."""
+  """Returns the softmax over the keys in float32, 0 at padding keys."""
   scores = _dot(query, key, 1, 1) * query.shape[-1] ** -0.5
   if tokens != scores.shape[1]:
     column = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ViViT's four models and their kin as chains of stages: lay tokens out, transform, pool."""
+"""The four ViViT models and related ones as chains of stages: arrange tokens, transform, pool."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,11 +19,11 @@ class Stage:
   """One transformer of a model.
 
   Attributes:
-    name: of its subtree of the parameters.
-    pattern: einops pattern that lays the token grid out for it.
+    name: name of its subtree in the parameters.
+    pattern: einops pattern that arranges the token grid for it.
     series: its attentions (see transformer.Series).
-    pooling: `cls`, `mean` or `shared_cls` as in config.Model; `none` gives out all tokens.
-    sharding: of its tokens over devices that share a clip.
+    pooling: `cls`, `mean` or `shared_cls` as in config.Model; `none` returns all tokens.
+    sharding: shards its tokens over devices that share a clip.
   """
 
   name: str
@@ -34,13 +34,13 @@ class Stage:
 
   @property
   def token_axes(self) -> tuple[int, ...]:
-    """Axes that positions cover and pooling removes: time too where an attention looks along it."""
+    """Axes covered by positions and removed by pooling; includes time if attention uses it."""
     along_time = any(TIME in axes for axes in self.series)
     return (TIME, SPACE) if along_time else (SPACE,)
 
   @property
   def cls(self) -> bool:
-    """Whether a cls token stands before the others, in each frame where there are frames."""
+    """Whether a cls token comes before the other tokens (in each frame, if there are frames)."""
     return self.pooling in ('cls', 'shared_cls')
 
 
@@ -62,13 +62,13 @@ def stages(config: Model) -> tuple[Stage, ...]:
       return (Stage('spacetime', 'b t s d -> b t s d', (time + space,), kept),)
     case 'factorised_encoder_by_patch':
       spatial = Stage('spatial', 'b t s d -> b t s d', (space,), 'none')
-      # Devices that share a clip have some of its patches here, with all of their times.
+      # Devices that share a clip have some of its patches here, at all times.
       return (spatial, Stage('temporal', 'b t s d -> b s t d', (space,), 'none'))
   raise ValueError(f'attention {config.attention!r} is unknown')
 
 
 def frame_by_frame(stage: Stage, x: Float[Array, 'b *n d']) -> Float[Array, 'b *m d']:
-  """Returns the tokens of a stage that keeps them on a grid as one sequence [B, T * S, D]."""
+  """Returns the tokens of a stage without pooling as one sequence [B, T * S, D]."""
   if x.ndim < 4:
     return x
   return einops.rearrange(x, f'{stage.pattern.split("->")[1]} -> b (t s) d')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-norm transformer blocks over a token grid, run as a loop or as a scan, on one tree."""
+"""Pre-norm transformer blocks over a token grid, run as a loop or a scan on the same parameters."""
 
 import functools
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from vivit_jax.model.partitioning import compiled_for, constrain_batch, gather_p
 from vivit_jax.model.positions import Rotation
 from vivit_jax.model.product import dense_product
 
-# One attention per entry in series; within an entry, the axes its groups of heads look along.
+# Attentions in sequence; each entry has the axes along which its groups of heads attend.
 Series = tuple[tuple[int, ...], ...]
 AXIS_NAMES = {SPACE: 'space', TIME: 'time'}
 
-# What a block keeps for the backward pass, beside its input, where it computes the rest again.
+# Activations that a block stores for the backward pass, in addition to its input; the rest is
+# recomputed.
 KEPT: dict[str, tuple[str, ...]] = {
   'dots': ('qkv', 'attention', 'hidden'),
   'attention': ('qkv', 'attention'),
@@ -30,10 +31,10 @@ KEPT: dict[str, tuple[str, ...]] = {
 
 
 def remat(config: Model) -> str:
-  """Returns what is computed again in the backward pass; of `auto` what suits the device.
+  """Returns the rematerialization setting, with `auto` resolved for the device.
 
-  On NVIDIA's GPUs norms and GELU cost less to compute than to keep; on TPUs GELU would come apart
-  from its product, and on CPUs XLA merges the two computations again.
+  On NVIDIA GPUs, recomputing norms and GELU is faster than storing them. On TPUs, this would undo
+  the fusion of GELU with its matrix product, and on CPUs, XLA merges the two computations again.
   """
   if config.remat != 'auto':
     return config.remat
@@ -60,8 +61,8 @@ def drop_path(
 
   Args:
     update: the residual branch's output.
-    rate: probability that an example of the batch loses this branch, in [0, 1].
-    rescale: divide what is kept by 1 - rate, so that the expectation stays.
+    rate: probability in [0, 1] that the branch is dropped for an example.
+    rescale: whether to divide kept updates by 1 - rate, to preserve the expectation.
   """
   keep = jax.random.bernoulli(key, 1.0 - rate, (update.shape[0],) + (1,) * (update.ndim - 1))
   if rescale:
@@ -122,8 +123,8 @@ class Block(nn.Module):
 
     for axes in self.series:
       suffix = '' if len(self.series) == 1 else '_' + AXIS_NAMES[axes[0]]
-      # Model 3 begins as an image model: only the time attention's output is zero, since with all
-      # of it zero no gradient but its bias's would ever arrive.
+      # Model 3 starts as an image model: only the output projection of temporal attention is zero.
+      # If all its kernels were zero, only its bias would get gradients.
       zero = len(self.series) > 1 and axes == (TIME,)
       init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
       attention = Attention(config, axes, init, self.tokens, name=f'attention{suffix}')
@@ -135,9 +136,10 @@ class Block(nn.Module):
     return x + self._drop_path(self._shared(update, ()), drop_path_rate, train)
 
   def _shared(self, update: Float[Array, 'b *n d'], axes: tuple[int, ...]) -> jax.Array:
-    """Returns the update, the same for the cls tokens of all frames where they are one token.
+    """Returns the update with equal values for the cls tokens of all frames, if they are shared.
 
-    It takes no part in attention along time, and the mean of its frames in attention along space.
+    A shared cls token is not updated by temporal attention, and by the mean over frames in spatial
+    attention.
     """
     if self.config.pooling != 'shared_cls':
       return update
@@ -146,7 +148,7 @@ class Block(nn.Module):
       cls = jnp.broadcast_to(cls.mean(axis=1, keepdims=True), cls.shape)
     elif axes == (TIME,):
       cls = jnp.zeros_like(cls)
-    else:  # the MLP's are alike but for dropout
+    else:  # updates of the MLP differ only by dropout
       cls = jnp.broadcast_to(cls[:, :1], cls.shape)
     return jnp.concatenate([cls, update[:, :, 1:]], axis=2)
 
@@ -157,10 +159,10 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-  """Several blocks one after the other; shares its parent's scope.
+  """A sequence of blocks; shares its parent's scope.
 
-  The stored tree is `block_0`, `block_1`, ... whether they run as a loop or as a scan, and with or
-  without rematerialisation: stacking happens here, inside apply, so any checkpoint fits any way.
+  Parameters are stored as `block_0`, `block_1`, ... for both loop and scan, with or without
+  rematerialization: they are stacked inside apply, so checkpoints do not depend on these settings.
   """
 
   config: Model
@@ -195,7 +197,7 @@ class Blocks(nn.Module):
 
     def run(x, weights, rate, key):
       x = constrain_batch(x)
-      # Within the block, so that remat gathers again instead of keeping all layers whole.
+      # Inside the block, so that remat repeats the gather instead of storing full parameters.
       weights = gather_params(weights, self.config.dtype)
       return block.apply({'params': weights}, x, rate, train, turn, rngs={'dropout': key})
 
@@ -203,10 +205,10 @@ class Blocks(nn.Module):
       kept = jax.checkpoint_policies.save_only_these_names(*KEPT[remat(self.config)])
 
       def policy(primitive: Any, *args: Any, **params: Any) -> Any:
-        # What cuDNN leaves for its backward pass has no name.
+        # cuDNN's residuals have no name.
         cudnn = primitive.name.startswith('dot_product_attention_fwd')
         return (cudnn and remat(self.config) != 'block') or kept(primitive, *args, **params)
 
-      # Inside a scan XLA cannot merge the recomputation away, so no barrier is needed there.
+      # Inside a scan, XLA cannot eliminate the recomputation, so no barrier is needed.
       return jax.checkpoint(run, prevent_cse=not self.config.scan, policy=policy)
     return run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models as modules: tokens, a chain of stages, pooling, head."""
+"""The models as Flax modules: tokenizer, a chain of stages, pooling, head."""
 
 import dataclasses
 import functools
@@ -12,183 +12,79 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from vivit_jax.config.schema import Clip, Config, Model
+from vivit_jax.config.schema import Clip, Config, Masked, Model
 from vivit_jax.errors import InputError
-from vivit_jax.model.kernels import filled
-from vivit_jax.model.partitioning import context_size, gather_leaf
+from vivit_jax.model.decoder import Decoder
+from vivit_jax.model.encoder import Encoder
+from vivit_jax.model.masking import Places, split_places
+from vivit_jax.model.partitioning import gather_leaf
 from vivit_jax.model.pooling import Head
-from vivit_jax.model.positions import rotation, sincos
-from vivit_jax.model.stages import Stage, frame_by_frame, stages
+from vivit_jax.model.stages import frame_by_frame, stages
 from vivit_jax.model.tokenizer import Tokenizer
-from vivit_jax.model.transformer import Blocks
-
-
-@jax.custom_vjp
-def add_positions(x: Float[Array, '*b d'], position: Float[Array, '*n d']) -> Float[Array, '*b d']:
-  """Returns tokens with their positions, which all examples share."""
-  return x + position.astype(x.dtype)
-
-
-def _position_gradient(position: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the gradient of tokens and positions, the latter summed in the positions' type.
-
-  Without the barrier XLA would lay all activations of the stage out for this one sum on GPUs, and
-  make every norm a transpose.
-  """
-  rows, lead = g, g.ndim - position.ndim
-  if context_size() == 1:  # else rows would have parts on several devices
-    rows, lead = g.reshape(-1, position.size), 1
-  rows = jax.lax.optimization_barrier(rows)
-  return g, rows.sum(tuple(range(lead)), dtype=position.dtype).reshape(position.shape)
-
-
-add_positions.defvjp(lambda x, position: (add_positions(x, position), position), _position_gradient)
-
-
-class Encoder(nn.Module):
-  """Positions, blocks, final norm and pooling of one stage."""
-
-  config: Model
-  stage: Stage
-  layers: int
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, 'b *n d'],
-    train: bool = False,
-    grid: tuple[int, int, int] | None = None,
-  ) -> Float[Array, 'b *pooled d']:
-    """Returns one representation per example, or per frame where time is not a token axis.
-
-    Without pooling it returns the tokens, as the stage has laid them out.
-
-    Args:
-      x: tokens as the stage's pattern takes them.
-      train: dropout and stochastic depth act.
-      grid: tokens along time, height and width, which rotary positions go by.
-    """
-    config, axes = self.config, self.stage.token_axes
-    dtype = jnp.dtype(config.dtype)
-    x = self.stage.sharding(einops.rearrange(x, self.stage.pattern))
-    if self.stage.cls:
-      cls = self.param('cls', nn.initializers.zeros, (1, 1, config.width)).astype(dtype)
-      x = jnp.concatenate([jnp.broadcast_to(cls, (*x.shape[:-2], 1, config.width)), x], axis=-2)
-    tokens = tuple(x.shape[axis] for axis in axes)
-    x = self._positioned(x, tokens)
-    x = self.stage.sharding(nn.Dropout(config.dropout, deterministic=not train)(x))
-    x = self._filled(x, train)
-    turn = None
-    if config.positions.startswith('rotary'):
-      if grid is None:
-        raise ValueError('rotary positions need the grid of the tokens')
-      turn = rotation(config, grid, x.shape[-2])
-    blocks = Blocks(config, self.stage.series, self.layers, tokens[-1])
-    nn.share_scope(self, blocks)
-    x = blocks(x, train, turn)
-    if self.stage.pooling == 'shared_cls':
-      x = x[:, 0]
-    x = x[..., 0, :] if self.stage.cls else x[..., : tokens[-1], :]
-    pools, own = self.stage.pooling == 'mean', config.final_norm_epsilon
-    if pools and config.final_norm == 'after_pooling':
-      x = x.mean(axis=axes)
-    if config.final_norm != 'none':
-      epsilon = config.norm_epsilon if own is None else own
-      x = nn.LayerNorm(epsilon=epsilon, dtype=dtype, name='norm')(x)
-    return x.mean(axis=axes) if pools and config.final_norm != 'after_pooling' else x
-
-  def _positioned(self, x: Float[Array, 'b *n d'], tokens: tuple[int, ...]) -> jax.Array:
-    """Returns the tokens with the positions that are added to them, if any are."""
-    config = self.config
-    if config.positions.startswith('rotary'):
-      return x
-    if config.positions == 'sincos':
-      return x + jnp.asarray(sincos(tokens[-1], config.width), x.dtype)
-    separable = config.positions == 'separable'
-    shape = (1, tokens[-1] if separable else math.prod(tokens), config.width)
-    self._check_positions('position', shape)
-    position = jnp.asarray(self.param('position', nn.initializers.normal(0.02), shape))
-    if separable:
-      shape = (1, tokens[0], config.width)
-      self._check_positions('time_position', shape)
-      time = jnp.asarray(self.param('time_position', nn.initializers.zeros, shape))
-      time = jnp.broadcast_to(time[0, :, None], (*tokens, config.width))
-      if self.stage.cls:  # which has a place, but no time
-        time = time.at[:, 0].set(0.0)
-      position = position + time
-    return add_positions(x, position.reshape(*tokens, config.width))
-
-  def _filled(self, x: Float[Array, 'b *n d'], train: bool) -> Float[Array, 'b *m d']:
-    """Returns the tokens and as many behind them as their kernel wants, at which none looks."""
-    config = self.config
-    query = jax.ShapeDtypeStruct(
-      (*x.shape[:-1], config.heads, config.width // config.heads), jnp.dtype(config.dtype)
-    )
-    drops = train and config.attention_dropout > 0
-    length = filled(config.attention_kernel, query, drops, config.logit_cap)
-    if length == x.shape[-2]:
-      return x
-    # Not zeros, of which a norm with epsilon 0 would make no number.
-    filling = jnp.arange(config.width, dtype=x.dtype) % 2
-    shape = (*x.shape[:-2], length - x.shape[-2], config.width)
-    return jnp.concatenate([x, jnp.broadcast_to(filling, shape)], axis=-2)
-
-  def _check_positions(self, name: str, shape: tuple[int, int, int]) -> None:
-    """Refuses clips of another size than the parameters', which Flax reports by shapes alone."""
-    if self.has_variable('params', name):
-      held: tuple[int, ...] = self.get_variable('params', name).shape
-      if held != shape:
-        raise InputError(
-          f'the video gives the {self.stage.name} transformer {shape[1]} tokens, but its positions '
-          f'are for {held[1]}: give clips of as many frames and pixels as the weights have seen, '
-          'or raw frames to the model that load_pretrained returns'
-        )
 
 
 class ViViT(nn.Module):
   """Video Vision Transformer: tokenizer, stages, linear head.
 
   Attributes:
-    config: the architecture; every variant is data in it.
-    classes: size of the logits' last axis, over all heads of the task; 0 for a model without head.
+    config: the architecture.
+    classes: size of the logits' last axis, over all heads of the task; 0 = no head.
+    masked: of masked pretraining, which gives the model a decoder; None without one.
   """
 
   config: Model
   classes: int
+  masked: Masked | None = None
 
   @nn.compact
-  def __call__(self, video: Shaped[Array, '...'], train: bool = False) -> Float[Array, 'b *out']:
+  def __call__(
+    self, video: Shaped[Array, '...'], train: bool = False, places: Places | None = None
+  ) -> Float[Array, 'b *out']:
     """Returns float32 logits [B, classes].
 
     Without a head it returns what that would see: [B, D], or all tokens [B, T * S, D], frame by
-    frame, where config.pooling is `none`.
+    frame, where config.pooling is `none`. With `places` it returns the predicted pixels of the
+    hidden patches, [B, T, M, P] (see `Decoder`), as `losses.reconstruction_targets` has them.
 
     Args:
       video: pixel values in [-1, 1], floats [B, F, H, W, 3]; any F, H, W that config.patch divides.
         Or what `tokenizer.cut` makes of it.
       train: dropout and stochastic depth act, drawing from the `dropout` generator.
+      places: of the patch grid in space, of which the encoder sees the first; see `masking`.
 
     Raises:
-      InputError: another type or shape, as soon as the program is traced.
+      InputError: the type or shape is wrong; raised when the program is traced.
     """
-    config = self.config
-    if video.ndim != 4 or video.shape[-1] != 3 * math.prod(config.patch):
+    config, masked = self.config, self.masked
+    is_cut = video.ndim == 4 and video.shape[-1] == 3 * math.prod(config.patch)
+    if not is_cut:
       check_video(config, video)
-    x = Tokenizer(config, name='tokenizer')(video)
+    grid = token_grid(config, video.shape)
+    if masked is not None and places is None and self.is_initializing():
+      places = jnp.broadcast_to(jnp.arange(grid[1] * grid[2]), (len(video), grid[1] * grid[2]))
+    visible = None
+    if places is not None:
+      assert masked is not None, 'only a model with a decoder sees a part of a clip'
+      visible = split_places(masked, places)[0]
+    x = Tokenizer(config, name='tokenizer')(video, visible)
     for stage in stages(config):
       layers = config.temporal_layers if stage.name == 'temporal' else config.layers
-      x = Encoder(config, stage, layers, name=stage.name)(x, train, token_grid(config, video.shape))
+      x = Encoder(config, stage, layers, name=stage.name)(x, train, grid, visible)
+    x = frame_by_frame(stage, x)
+    if masked is not None and places is not None:
+      x = einops.rearrange(x, 'b (t k) d -> b t k d', t=grid[0])
+      return Decoder(config, masked, name='decoder')(x, places, grid)
     head = Head(config, self.classes)
     nn.share_scope(self, head)
-    return head(frame_by_frame(stage, x), train)
+    return head(x, train)
 
 
 def all_tokens(model: ViViT, **changes: Any) -> ViViT:
-  """Returns the model that gives out all tokens, of whose parameters it has a part.
+  """Returns the model without pooling, which returns all tokens; its parameters are a subset.
 
   Args:
-    model: with a way of pooling.
-    changes: of its settings, besides.
+    model: a model with pooling.
+    changes: further changes of its settings.
   """
   config = dataclasses.replace(
     model.config, pooling='none', pooler_layers=0, pooler_width=None, **changes
@@ -197,19 +93,21 @@ def all_tokens(model: ViViT, **changes: Any) -> ViViT:
 
 
 def token_grid(config: Model, video: tuple[Any, ...]) -> tuple[int, int, int]:
-  """Returns tokens along time, height and width of videos of a shape [B, F, H, W, 3].
+  """Returns tokens along time, height and width for a video shape [B, F, H, W, 3].
 
-  B need not be a number: exports leave it open.
+  B need not be a number: exports leave it open. Cut videos [B, T, S, P] have one row of S places.
   """
+  if len(video) == 4:
+    return video[1], 1, video[2]
   t, h, w = config.patch
   return config.sampled_frames or video[1] // t, video[2] // h, video[3] // w
 
 
 def check_video(config: Model, video: Shaped[Array, '...']) -> None:
-  """Refuses what is no batch of clips in [-1, 1] that a model can cut into tubelets.
+  """Checks that the input is a batch of float clips that can be divided into tubelets.
 
   Raises:
-    InputError: naming type or shape, and what to give instead.
+    InputError: names the type or shape, and the remedy.
   """
   held = f'the video is {video.dtype} {list(video.shape)}'
   if video.ndim != 5 or video.shape[-1] != 3:
@@ -231,8 +129,11 @@ def check_video(config: Model, video: Shaped[Array, '...']) -> None:
 
 
 def build(config: Config) -> ViViT:
-  """Returns the model of an experiment whose number of classes is known."""
-  assert config.task.classes, 'data.dataset.with_classes() finds them out'
+  """Returns the model of an experiment whose number of classes is known; with its decoder if the
+  task is masked pretraining."""
+  if config.task.kind == 'masked':
+    return ViViT(config.model, 0, config.masked)
+  assert config.task.classes, 'data.splits.with_classes() finds them out'
   return ViViT(config.model, sum(config.task.classes))
 
 
@@ -241,18 +142,21 @@ def apply(
   params: Any,
   video: Shaped[Array, '...'],
   dropout_key: PRNGKeyArray | None = None,
+  places: Places | None = None,
 ) -> Float[Array, 'b *out']:
-  """Returns what the model does; the regularisers act where a key is given."""
+  """Applies the model; dropout and stochastic depth are active if a key is given."""
   gather = functools.partial(_gathered_here, dtype=model.config.dtype)
   params = jax.tree_util.tree_map_with_path(gather, params)
   if dropout_key is None:
-    return cast(jax.Array, model.apply({'params': params}, video))
+    return cast(jax.Array, model.apply({'params': params}, video, places=places))
   rngs = {'dropout': dropout_key}
-  return cast(jax.Array, model.apply({'params': params}, video, train=True, rngs=rngs))
+  return cast(
+    jax.Array, model.apply({'params': params}, video, train=True, places=places, rngs=rngs)
+  )
 
 
 def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
-  """Returns a parameter whole, unless it belongs to a block, which gathers its own."""
+  """Gathers a parameter, unless it belongs to a block, which gathers its own parameters."""
   names = [str(entry.key) for entry in path]
   if any(name.startswith('block_') for name in names):
     return leaf
@@ -260,24 +164,24 @@ def _gathered_here(path: tuple[Any, ...], leaf: Any, dtype: str) -> Any:
 
 
 def video_shape(clip: Clip, batch: int = 1) -> jax.ShapeDtypeStruct:
-  """Returns the abstract input of a model for clips of this geometry, float32 [B, F, H, W, 3]."""
+  """Returns the abstract input of a model for clips of this size, float32 [B, F, H, W, 3]."""
   return jax.ShapeDtypeStruct((batch, clip.frames, clip.height, clip.width, 3), jnp.float32)
 
 
 def init_params(model: ViViT, clip: Clip, key: PRNGKeyArray) -> dict[str, Any]:
-  """Returns fresh float32 parameters, without running the model.
+  """Returns initial float32 parameters, without running the model.
 
-  Not under jit: compiling the initializers of many layers takes longer than running them.
+  It does not use jit: compiling the initializers of many layers takes longer than running them.
   """
   return _plain(model).lazy_init(key, video_shape(clip))['params']
 
 
 def abstract_params(model: ViViT, clip: Clip) -> dict[str, Any]:
-  """Returns shapes and types of the parameters; allocates and compiles nothing."""
+  """Returns shapes and types of the parameters, without allocation or compilation."""
   return jax.eval_shape(_plain(model).init, jax.random.key(0), video_shape(clip))['params']
 
 
 def _plain(model: ViViT) -> ViViT:
-  """Returns the model with the same parameters and nothing that depends on the device."""
+  """Returns a model with the same parameters and no device-dependent settings."""
   config = dataclasses.replace(model.config, attention_kernel='plain', remat='none')
   return model.clone(config=config)

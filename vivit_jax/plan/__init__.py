@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a training step fits into the devices' memory, before anything runs."""
+"""Checks whether a training step fits into device memory, before anything runs."""

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a training step for devices that need not be there; a program of its own.
+"""Compiles a training step for devices that this machine may not have; a separate program.
 
     python -m vivit_jax.plan.compile v5e:8x8 < config.json
 
-It prints what each device would need, as JSON. Not a function, since libtpu starts once in a
-process, writes to its terminal, and has to be ended where it takes too long.
+It prints the memory per device as JSON. It is a program because libtpu can start only once per
+process, writes to the terminal, and must be killed if it takes too long.
 """
 
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,27 +22,23 @@ from vivit_jax.config.schema import Config
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan.memory import lower_step
-from vivit_jax.plan.targets import check_compiler, devices
+from vivit_jax.plan.targets import check_compiler, devices, reason
 
-# Without a device nothing is tuned, and Triton's untuned products are slower than cuBLAS's.
+# Without a device there is no autotuning, and untuned Triton products are slower than cuBLAS.
 OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 
 
 def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
-  """Returns `sizes`, bytes of each device by purpose, or why the step does not fit: `refused`.
+  """Returns `sizes`, the bytes per device by purpose, or `refused`, why the step does not fit.
 
   Args:
-    topology: as libtpu names it, e.g. v5e:8x8, or h100:8.
-    tree: of the configuration.
+    topology: topology in libtpu's notation, e.g. v5e:8x8, or h100:8.
+    tree: the config as nested dicts.
 
   Raises:
-    ConfigError: where there is no such topology, or the experiment is impossible on it.
+    ConfigError: the topology does not exist, or the config is impossible on it.
   """
-  try:
-    found = devices(topology)
-  except JaxRuntimeError as error:
-    raise ConfigError(f'--topology={topology}: {_reason(error)}') from None
-  config = parse(tree)
+  found, config = devices(topology), parse(tree)
   try:
     stats = compile_step_for(config, found).memory_analysis()
   except MemoryError as error:
@@ -58,28 +53,24 @@ def compile_for(topology: str, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def compile_step_for(config: Config, found: list[Any]) -> Any:
-  """Returns the training step, compiled for devices that need not be there.
+  """Returns the training step, compiled for devices that this machine may not have.
 
   Raises:
-    ConfigError: where it cannot be compiled for them, with the operation.
-    MemoryError: where its temporaries exceed the memory of a device.
+    ConfigError: it cannot be compiled for them; names the operation.
+    MemoryError: its temporaries exceed the memory of a device.
   """
   try:
     return lower_step(config, make_mesh(config, found)).compile(OPTIONS.get(found[0].platform))
   except JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' in str(error):
-      raise MemoryError(_reason(error)) from None
-    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+      raise MemoryError(reason(error)) from None
+    raise ConfigError(f'{_refusal(found)}: {reason(error)}') from error
   except NotImplementedError as error:
-    raise ConfigError(f'{_refusal(found)}: {_reason(error)}') from error
+    raise ConfigError(f'{_refusal(found)}: {reason(error)}') from error
 
 
 def _refusal(found: list[Any]) -> str:
   return f'the step does not compile for {found[0].device_kind}'
-
-
-def _reason(error: Exception) -> str:
-  return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')
 
 
 # Without these, libtpu believes that it runs on a TPU host and asks a server that is not there.
@@ -91,8 +82,8 @@ class Compiler:
   """Compiles for one topology.
 
   Attributes:
-    topology: as libtpu names it, e.g. v5e:8x8, or h100:8.
-    seconds: after which a compilation is given up.
+    topology: topology in libtpu's notation, e.g. v5e:8x8, or h100:8.
+    seconds: time limit of a compilation.
   """
 
   topology: str
@@ -102,10 +93,10 @@ class Compiler:
     check_compiler(self.topology)
 
   def __call__(self, config: Config) -> tuple[dict[str, int], str]:
-    """Returns bytes of each device by purpose, or none and why the step does not fit.
+    """Returns bytes per device by purpose, or an empty dict and why the step does not fit.
 
     Raises:
-      ConfigError: the experiment is impossible on these devices, or compiling takes too long.
+      ConfigError: the config is impossible on these devices, or compilation takes too long.
       RuntimeError: the compiler failed otherwise.
     """
     paths = [str(Path(__file__).parents[2]), *sys.path[1:]]
@@ -122,7 +113,7 @@ class Compiler:
     except subprocess.TimeoutExpired:
       raise ConfigError(
         f'not compiled within {self.seconds:.0f} s: give more --seconds, or '
-        '--config.model.scan=True, which takes less time to compile'
+        '--config.model.scan=True, which compiles faster'
       ) from None
     if done.returncode:
       raise RuntimeError(f'the compiler ended with code {done.returncode}:\n{done.stderr}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of a training step on each device, estimated from shapes alone, for any accelerator."""
+"""Estimates the memory of a training step per device from shapes alone, for any accelerator."""
 
 import dataclasses
 import functools
@@ -27,15 +27,15 @@ OTHERS = 'all others'
 
 
 def placement(config: Config, state: TrainState, devices: int | None = None) -> dict[str, Any]:
-  """Returns where a state lies on the mesh of its experiment, as plain values.
+  """Returns how a state is sharded over the mesh of its config, as JSON values.
 
   Args:
-    config: its mesh, and the batches that have to fit on it.
-    state: shapes and types.
-    devices: how many there are; by default as many as the mesh names, -1 being 1.
+    config: config with the mesh, and the batch sizes, which are checked against it.
+    state: abstract state.
+    devices: number of devices; by default the product of the mesh axes, with -1 counted as 1.
 
   Raises:
-    ConfigError: the experiment does not fit on that many devices.
+    ConfigError: the config does not fit on this number of devices.
   """
   if devices is None:
     devices = math.prod(max(size, 1) for size in dataclasses.astuple(config.mesh))
@@ -55,7 +55,7 @@ def placement(config: Config, state: TrainState, devices: int | None = None) -> 
 
 
 def bytes_per_device(mesh: Mesh | AbstractMesh, tree: Any) -> int:
-  """Returns what one device holds of a state, or of a part of it."""
+  """Returns the bytes of a tree on one device."""
   sizes = jax.tree.map(
     lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
     tree,
@@ -65,7 +65,7 @@ def bytes_per_device(mesh: Mesh | AbstractMesh, tree: Any) -> int:
 
 
 def _rows(mesh: AbstractMesh, params: Any) -> list[dict[str, Any]]:
-  """Returns a row for each rule of the table that the model has parameters for."""
+  """Returns a row for each sharding rule that matches parameters of the model."""
   rows: dict[str, dict[str, Any]] = {}
   places = jax.tree.leaves(state_sharding(mesh, params))
   for (path, leaf), place in zip(jax.tree.leaves_with_path(params), places, strict=True):
@@ -101,16 +101,16 @@ def as_lines(placement: dict[str, Any]) -> list[str]:
   return [*lines, f'each device holds {each}']
 
 
-# Fraction that XLA keeps of what JAX saves for the backward pass, if layers are not scanned; it
-# recomputes the rest. Found by compiling for TPUs and an H100: docs/scale.md.
+# Fraction of JAX's residuals for the backward pass that XLA stores if layers are not scanned; it
+# recomputes the rest. Measured by compiling for TPUs and an H100: docs/scale.md.
 KEPT = {'tpu': 0.2, 'gpu': 0.5}
 
 
 def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[str, int]:
-  """Returns bytes per device by what they are for; compiles and allocates nothing.
+  """Returns bytes per device by purpose; compiles and allocates nothing.
 
-  What a forward pass saves for the backward pass is read from the program of `jax.vjp`, so that
-  remat, precision and the kind of attention are counted.
+  The residuals for the backward pass are taken from the jaxpr of `jax.vjp`, so that remat,
+  precision and attention type are accounted for.
 
   Raises:
     ConfigError: the mesh does not fit the devices or the batch.
@@ -131,26 +131,26 @@ def estimate(config: Config, devices: int, kind: Literal['tpu', 'gpu']) -> dict[
     'copies of the parameters': copies / fsdp,
     'saved for the backward pass': clips * per_clip * (KEPT[kind] if unrolled else 1),
     'one block at work': clips * _one_block(model, config.clip),
-    'clips': batch * share * 5,  # as bytes, and as float32
+    'clips': batch * share * 5,  # as uint8 and as float32
   }
   return {name: round(size) for name, size in sizes.items()}
 
 
 def _as_stored(config: Config) -> Config:
-  """Returns the experiment without the settings that do not change its state."""
+  """Returns the config with settings removed that do not affect the state."""
   model = dataclasses.replace(config.model, dtype='float32', scan=False, remat='none')
   train = dataclasses.replace(config.train, grad_accum_steps=1)
   return Config(task=config.task, model=model, clip=config.clip, train=train)
 
 
-@functools.cache  # many trials have the same
+@functools.cache  # many trials share it
 def _state(config: Config) -> TrainState:
   return abstract_training(config)[2]
 
 
 @functools.cache
 def saved(model: ViViT, clip: Clip) -> tuple[int, int]:
-  """Returns bytes that a forward pass leaves for the backward pass: per clip, and for any number.
+  """Returns bytes of residuals for the backward pass: per clip, and independent of clips.
 
   The latter are copies of the parameters, stacked for a scan or in half precision.
   """
@@ -162,7 +162,7 @@ def saved(model: ViViT, clip: Clip) -> tuple[int, int]:
     one, two = (_residuals(model.clone(config=few), clip, batch) for batch in (1, 2))
     return np.array([two - one, 2 * one - two])
 
-  # Layers of a stage are all alike, and take time to trace.
+  # All layers of a stage are equal, and tracing them takes time.
   result = base = both(1, least)
   result = result + (spatial - 1) * (both(2, least) - base)
   if temporal > 1 and model.config.attention == 'factorised_encoder':
@@ -185,7 +185,7 @@ def _residuals(model: ViViT, clip: Clip, batch: int) -> int:
 
 
 def _one_block(model: ViViT, clip: Clip) -> int:
-  """Returns bytes per clip that a block of the first stage needs while it is differentiated."""
+  """Returns bytes per clip that a block of the first stage needs during its backward pass."""
   few = [
     dataclasses.replace(model.config, layers=layers, scan=True, remat='none') for layers in (1, 2)
   ]
@@ -193,11 +193,11 @@ def _one_block(model: ViViT, clip: Clip) -> int:
   return two - one
 
 
-STEPS = 1000  # of a run that is given in epochs; they change numbers, not shapes
+STEPS = 1000  # assumed for a run given in epochs; does not affect shapes
 
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of one training batch, as `train.step.train_step` takes it."""
+  """Returns the abstract training batch of `train.step.train_step`."""
   clip, task, size = config.clip, config.task, config.train.batch_size
   many = task.kind == 'multi_label'
   return {
@@ -211,7 +211,7 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def abstract_training(
   config: Config, head: bool = True
 ) -> tuple[ViViT, optax.GradientTransformation, TrainState]:
-  """Returns the model, its optimizer and the shapes of their state; allocates nothing."""
+  """Returns the model, the optimizer and the abstract training state; allocates nothing."""
   model = build(config) if head else ViViT(config.model, 0)
   optimizer = make_optimizer(config.train, config.train.steps or STEPS)
   return model, optimizer, abstract_state(config, model, optimizer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program does, read off its optimized HLO text: kernels, work, collectives."""
+"""Analyzes the optimized HLO text of a compiled program: kernels, work, collectives."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ BYTES = {
 }  # fmt: skip
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
-# Move or name no bytes of their own.
+# Instructions that move no bytes.
 _FREE = {
   'parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant', 'after-all', 'partition-id',
   'replica-id', 'opt-barrier', 'iota', 'add-dependency', 'async-start', 'async-update',
@@ -23,20 +23,22 @@ _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(')
 _CALLED = re.compile(r'(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.\-]+)')
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+# Products of queries' and keys' size of JAX's attention for TPUs, which states no cost itself.
+_SPLASH = {'fwd': 2, 'dq': 3, 'dkv': 4}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """One launch on the device, or several of the same.
+  """A kernel launch on the device, or several equal ones.
 
   Attributes:
-    name: of the instruction.
+    name: name of the instruction.
     kind: its operation, or the target of a custom call.
-    scope: of the model, as in flax's module paths.
-    times: how often it runs in one call of the program.
-    flops: of matrix products and attention, of all times.
-    bytes: through the device's memory, tiles padded, of all times.
-    cycles: that TPUs' compiler expects, of all times; 0 on others.
+    scope: scope in the model, as a flax module path.
+    times: number of launches per call of the program.
+    flops: total FLOPs of matrix products and attention.
+    bytes: total bytes read and written in device memory, with padded tiles.
+    cycles: total cycles estimated by the TPU compiler; 0 on other devices.
   """
 
   name: str
@@ -63,7 +65,7 @@ class Array:
 
   @property
   def bytes(self) -> int:
-    """Bytes in the device's memory, with TPUs' tiles full; 0 in their vector memory."""
+    """Bytes in device memory with padded TPU tiles; 0 for arrays in vector memory."""
     if re.search(r'S\([1-9]\)', self.layout):
       return 0
     sizes = list(self.shape)
@@ -81,7 +83,7 @@ class Instruction:
 
   name: str
   operation: str
-  arrays: tuple[Array, ...]  # of the result
+  arrays: tuple[Array, ...]  # results
   operands: tuple[str, ...]
   line: str
   root: bool
@@ -98,7 +100,7 @@ class Instruction:
 
   @functools.cached_property
   def called(self) -> list[str]:
-    """Computations that it calls."""
+    """Names of the computations that it calls."""
     branches = self.find(r'branch_computations=\{([^}]*)\}')
     return _CALLED.findall(self.line) + re.findall(r'%?([\w.\-]+)', branches)
 
@@ -126,18 +128,18 @@ class Program:
 
   @property
   def conditionals(self) -> int:
-    """Branches that the device decides on."""
+    """Number of conditionals."""
     everything = itertools.chain(*(c.values() for c in self.computations.values()))
     return sum(instruction.operation == 'conditional' for instruction in everything)
 
   def kernels(self) -> list[Kernel]:
-    """Returns what the device runs in one call, loops unrolled."""
+    """Returns the kernels of one call, with loops unrolled."""
     return list(self._kernels(self.entry, 1))
 
   def collectives(self) -> list[tuple[str, int, int]]:
-    """Returns (kind, bytes of the whole array, times) of what devices send each other.
+    """Returns (kind, bytes of the global array, times) of the collectives.
 
-    One that is pipelined stands in several fusions with one channel, and counts once.
+    A pipelined collective occurs in several fusions with the same channel and counts once.
     """
     found: dict[str, tuple[str, int, int]] = {}
     for name, computation, times in self._executed(self.entry, 1):
@@ -152,13 +154,13 @@ class Program:
           size -= sent * (kind in ('all-gather', 'reduce-scatter', 'collective-permute'))
         if kind == 'reduce-scatter':
           size = sent
-        elif 'scatter' in name:  # TPUs scatter in a fusion that has its name from it
+        elif 'scatter' in name:  # a fusion named after it, on TPUs
           kind = 'reduce-scatter'
         found[one.find(r'channel_id=(\d+)', f'{name}/{one.name}')] = kind, size, times
     return list(found.values())
 
   def _executed(self, name: str, times: int) -> Iterator[tuple[str, Computation, int]]:
-    """Yields each computation that runs, with how often."""
+    """Yields each executed computation and its number of executions."""
     computation = self.computations.get(name, {})
     yield name, computation, times
     for one in computation.values():
@@ -191,7 +193,7 @@ class Program:
         )
 
   def _flops(self, one: Instruction, computation: Computation) -> float:
-    """Returns FLOPs of an instruction's matrix products, those of what it calls included."""
+    """Returns FLOPs of an instruction's matrix products, including called computations."""
     shapes = [computation[o].arrays[0].shape for o in one.operands if o in computation]
     if one.operation == 'dot':
       axes = one.find(r'lhs_contracting_dims=\{([\d,]*)\}')
@@ -203,9 +205,11 @@ class Program:
       if 'cublas' in target:
         axes = one.find(r'"lhs_contracting_dimensions":\[([^\]]*)\]').replace('"', '')
         return 2.0 * math.prod(one.arrays[0].shape) * _product(shapes[0], axes)
-      if 'fmha' in target:  # [batch, tokens, heads, dim]: two products forwards, five backwards
+      if 'fmha' in target:  # [batch, tokens, heads, dim]: 2 products forward, 5 backward
         return (10.0 if 'Backward' in target else 4.0) * math.prod(shapes[0]) * shapes[1][1]
-      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # of Pallas' kernels
+      if splash := re.match(r'splash_mha_(fwd|dq|dkv)', one.name):  # masks, then queries and keys
+        return 2.0 * _SPLASH[splash[1]] * math.prod(shapes[2]) * shapes[3][-2]
+      return float(one.find(r'"cost_estimate":\{"flops":"?(\d+)', '0'))  # of our Pallas kernels
     if one.operation in ('fusion', 'call', 'async-start'):
       called = self.computations[one.called[0]]
       return sum((self._flops(inner, called) for inner in called.values()), start=0.0)
@@ -221,7 +225,9 @@ class Program:
     if one.operation in ('copy-start', 'slice-start', 'dynamic-slice-start'):
       return sum(array.bytes for array in one.arrays[:2])
     if one.operation == 'custom-call' and one.arrays[-1].kind in ('s8', 'u8'):
-      return sum(read.values()) + sum(array.bytes for array in one.arrays[:-1])  # no scratch
+      return sum(read.values()) + sum(
+        array.bytes for array in one.arrays[:-1]
+      )  # without scratch memory
     if one.operation != 'fusion':
       return sum(read.values()) + one.bytes
     inner = self.computations[one.called[0]]
@@ -254,7 +260,7 @@ def _arrays(text: str) -> Iterator[Array]:
 
 
 def _arguments(text: str) -> tuple[str, ...]:
-  """Returns the names up to the bracket that closes."""
+  """Returns the argument names up to the closing parenthesis."""
   depth = 1
   for place, char in enumerate(text):
     depth += (char == '(') - (char == ')')
@@ -268,7 +274,7 @@ def _product(shape: tuple[int, ...], axes: str) -> int:
 
 
 def _convolution(one: Instruction, shapes: list[tuple[int, ...]]) -> float:
-  """Returns FLOPs of a convolution, as which TPUs write products; taps on padding do not count."""
+  """Returns FLOPs of a convolution (TPUs write matrix products as such), without padding taps."""
   left, right, out = one.find(r'dim_labels=(\S+?)[,\s]').replace('->', '_').split('_')
   taps = 1.0
   window = one.find(r'window=\{([^}]*)\}')

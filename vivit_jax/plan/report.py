@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as a table and as JSON."""
+"""Prints a plan as a table or as JSON."""
 
 import json
 
@@ -8,11 +8,11 @@ from vivit_jax.plan.search import Trial, names
 
 GIB = 2**30
 
-ESTIMATE = 'Estimates come from shapes, not from a device: docs/scale.md has how far they were off.'
+ESTIMATE = 'Estimates are from shapes, not from a device: docs/scale.md has their measured errors.'
 
 
 def as_text(config: Config, devices: int, trials: list[Trial], available: int) -> str:
-  """Returns the trials as a table, the verdict last."""
+  """Returns the trials as a table, followed by the verdict."""
   width = max(len(names(trial.made)) for trial in trials) + 2
   lines = [
     f'one step of {config.train.batch_size} clips on {devices} devices with '
@@ -37,10 +37,10 @@ def as_text(config: Config, devices: int, trials: list[Trial], available: int) -
 
 
 def verdict(trials: list[Trial]) -> str:
-  """Returns one line: whether the step fits, and with which settings."""
+  """Returns in one line whether the step fits, and with which settings."""
   best = _best(trials)
   if best is None:
-    return 'No change tried makes it fit: use more devices, or shorter or smaller clips.'
+    return 'None of these changes makes it fit: use more devices, or shorter or smaller clips.'
   by = ' by the estimate' if best.seconds is None else ''
   if not best.made:
     return f'It fits{by} as given.'
@@ -48,7 +48,7 @@ def verdict(trials: list[Trial]) -> str:
 
 
 def settings(trial: Trial) -> list[str]:
-  """Returns the arguments to add to the command line."""
+  """Returns the command-line arguments for the changes."""
   merged = {path: value for change in trial.made for path, value in change.settings.items()}
   return [f'--config.{path}={value}' for path, value in merged.items()]
 

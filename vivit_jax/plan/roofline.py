@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least time of a compiled step on a device: work over peak, or bytes over bandwidth."""
+"""Roofline of a compiled step: lower bound on its time from peak FLOP/s and memory bandwidth."""
 
 import dataclasses
 from collections import defaultdict
@@ -17,22 +17,22 @@ SMALL = 2**16  # bytes: losses, norms and metrics
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """What a compiled training step does on one device.
+  """Roofline analysis of a compiled training step on one device.
 
   Attributes:
-    milliseconds: the sum over kernels of the larger of FLOPs over the peak and bytes over the
-      bandwidth: no step takes less.
-    percent_of_peak: useful FLOPs in that time.
-    compiler_milliseconds: by the TPU compiler's cycles, Pallas kernels by work; None for GPUs.
-    compiler_percent_of_peak: useful FLOPs in that time.
-    useful_flops: see `useful_flops`; at the true number of tokens.
-    flops: that the program has, recomputation included.
-    bytes: through the device's memory.
-    temporary_bytes: beside state and batch.
-    kernels: launches.
-    conditionals: branches on the device.
-    collectives: kind -> (number, bytes of the whole arrays).
-    dearest: the kernels that take longest, with their milliseconds.
+    milliseconds: lower bound: the sum over kernels of max(FLOPs / peak, bytes / bandwidth).
+    percent_of_peak: utilization by useful FLOPs in that time.
+    compiler_milliseconds: from the TPU compiler's cycles, with Pallas kernels by roofline; None for
+      GPUs.
+    compiler_percent_of_peak: utilization by useful FLOPs in that time.
+    useful_flops: see `useful_flops`; without padding tokens.
+    flops: FLOPs of the program, including recomputation.
+    bytes: bytes read and written in device memory.
+    temporary_bytes: memory in addition to state and batch.
+    kernels: number of launches.
+    conditionals: number of conditionals on the device.
+    collectives: kind -> (number, bytes of the global arrays).
+    dearest: the slowest kernels, with their milliseconds.
   """
 
   milliseconds: float
@@ -50,41 +50,43 @@ class Roofline:
 
 
 def useful_flops(config: Config) -> float:
-  """Returns the FLOPs of a training step's matrix products, nothing computed twice.
+  """Returns the FLOPs of the matrix products of a training step, without recomputation.
 
-  With frozen parts, whose backward pass is spared, it is the forward pass alone: a lower bound.
+  With frozen parts, which have no backward pass, only the forward pass is counted: a lower bound.
   """
-  clip = model_cost(build(config), config.clip).matmul_gflops * 1e9  # multiply-adds, forwards
+  clip = (
+    model_cost(build(config), config.clip).matmul_gflops * 1e9
+  )  # multiply-adds of the forward pass
   return (1 if config.train.freeze else 3) * 2 * clip * config.train.batch_size
 
 
 def seconds(kernel: Kernel, target: Target) -> float:
-  """Returns the least time of a kernel, all its times."""
+  """Returns the lower bound on the total time of a kernel, in seconds."""
   peak = target.flops
   if 'fmha' in kernel.kind:
     peak = ATTENTION_FLOPS['Backward' in kernel.kind]
   elif kernel.kind == PALLAS:
-    peak = target.flops / 2  # heads of 64 fill half of the multipliers
+    peak = target.flops / 2  # 64 channels use half of the multipliers
   return max(kernel.flops / peak, kernel.bytes / target.bandwidth)
 
 
 def roofline(
   text: str, target: Target, useful: float, devices: int, temporary: int, most: int = 10
 ) -> Roofline:
-  """Reads a compiled step.
+  """Analyzes a compiled step.
 
   Args:
-    text: of the optimized program of one device.
-    target: the device.
-    useful: FLOPs of the step, on all devices.
-    devices: their number.
-    temporary: bytes that the compiler plans beside state and batch.
-    most: kernels to name.
+    text: optimized HLO text of the program of one device.
+    target: the device type.
+    useful: useful FLOPs of the step, over all devices.
+    devices: number of devices.
+    temporary: bytes of temporaries, in addition to state and batch.
+    most: number of slowest kernels to list.
   """
   program = Program(text)
   rows = program.kernels()
   total = sum(seconds(row, target) for row in rows)
-  # The compiler counts no cycles of Pallas' kernels.
+  # The compiler has no cycle counts for Pallas kernels.
   opaque = sum(seconds(row, target) for row in rows if row.kind == PALLAS and not row.cycles)
   cycles = sum(row.cycles for row in rows)
   sent: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries an experiment, then changes that need less memory, cheap ones first, until it fits."""
+"""Searches for settings with which a training step fits into memory, trying cheap changes first."""
 
 import dataclasses
 import math
@@ -15,17 +15,17 @@ from vivit_jax.distributed.mesh import check_devices
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan.memory import estimate
 
-HOST = 8  # devices that mostly share a machine: more along fsdp would save little and cost network
+HOST = 8  # usual devices per host; a larger fsdp axis saves little and uses the network
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """One way to use less memory.
+  """A change of settings that saves memory.
 
   Attributes:
-    name: in tables.
+    name: name in tables.
     settings: new values by dotted name.
-    costs: its effect on the time of a step, in words.
+    costs: description of its effect on the step time.
   """
 
   name: str
@@ -34,7 +34,7 @@ class Change:
 
 
 def changes(config: Config, devices: int) -> list[Change]:
-  """Returns the changes that this experiment has not made yet, cheap ones first."""
+  """Returns the changes that are not yet in this config, cheap ones first."""
   data, fsdp, context = check_devices(config, devices)
   clips = config.train.batch_size // (data * fsdp)
   found = []
@@ -42,7 +42,7 @@ def changes(config: Config, devices: int) -> list[Change]:
     found.append(Change('bfloat16', {'model.dtype': 'bfloat16'}, 'faster'))
   if fsdp == 1 and data > 1:
     split = {'mesh.data': -1, 'mesh.fsdp': math.gcd(data, HOST)}
-    found.append(Change('fsdp', split, 'parameters travel twice more'))
+    found.append(Change('fsdp', split, 'two more gathers of parameters'))
   if clips > config.train.grad_accum_steps:
     found.append(Change('accumulate', {'train.grad_accum_steps': clips}, 'one clip at a time'))
   if config.model.remat != 'block':
@@ -50,14 +50,14 @@ def changes(config: Config, devices: int) -> list[Change]:
     found.append(Change('remat', again, 'forward pass twice: up to 4/3'))
   share = next((n for n in (4, 2) if context == 1 and _divides(config, devices, n)), None)
   if share:
-    # The same number of clips on fewer groups of devices: less memory only one by one.
+    # Fewer groups of devices process the same clips, so this saves memory only with accumulation.
     split = {'mesh.data': -1, 'mesh.context': share, 'train.grad_accum_steps': clips * share}
     found.append(Change('context', split, 'devices share a clip, one at a time'))
   return found
 
 
 def combinations(found: list[Change]) -> Iterator[tuple[Change, ...]]:
-  """Yields no change, then all compatible sets, each before any with a more costly change."""
+  """Yields the empty set, then all compatible sets of changes, cheap ones first."""
   for number in range(2 ** len(found)):
     made = tuple(change for place, change in enumerate(found) if number >> place & 1)
     settings = {item for change in made for item in change.settings.items()}
@@ -66,10 +66,10 @@ def combinations(found: list[Change]) -> Iterator[tuple[Change, ...]]:
 
 
 def with_changes(config: Config, made: tuple[Change, ...]) -> Config:
-  """Returns the experiment after some changes.
+  """Returns the config after some changes.
 
   Raises:
-    ConfigError: they exclude each other.
+    ConfigError: the changes are incompatible.
   """
   tree = to_dict(config)
   for change in made:
@@ -88,22 +88,22 @@ def _divides(config: Config, devices: int, context: int) -> bool:
   return True
 
 
-HOPELESS = 1.3  # estimate relative to the memory above which nothing is compiled
-TRIES = 6  # compilations at most; each takes minutes
+HOPELESS = 1.3  # if the estimate is above this multiple of the memory, do not compile
+TRIES = 6  # maximum number of compilations; each takes minutes
 
 Compile = Callable[[Config], tuple[dict[str, int], str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One way to train, and what it needs.
+  """A set of changes and its memory.
 
   Attributes:
-    made: changes to the experiment.
-    sizes: bytes per device by purpose; empty if the compiler refused.
-    fits: whether they fit.
+    made: changes to the config.
+    sizes: bytes per device by purpose; empty if compilation failed.
+    fits: whether it fits into memory.
     seconds: compilation time; None for an estimate.
-    refusal: reason that the compiler gave.
+    refusal: error of the compiler.
   """
 
   made: tuple[Change, ...]
@@ -120,20 +120,20 @@ def search(
   compiler: Compile | None,
   kind: Literal['tpu', 'gpu'] = 'gpu',
 ) -> list[Trial]:
-  """Returns the experiment as given, each change alone, and the first set of changes that fits.
+  """Returns trials of the config as given, of each single change, and of the first set that fits.
 
-  Sets are tried from cheap to costly. With a compiler, the estimate only decides which of them are
-  worth compiling (TRIES at most); once one fits, no other is compiled.
+  Sets are tried from cheap to costly. With a compiler, estimates only decide which sets are worth
+  compiling (at most TRIES), until one fits.
 
   Args:
-    config: the experiment.
-    devices: their number.
-    available: bytes of each.
-    compiler: says what a configuration needs; without one, all is estimated.
-    kind: of the devices, for the estimate.
+    config: the config as given.
+    devices: number of devices.
+    available: memory of each device in bytes.
+    compiler: computes the memory of a config; None = use estimates only.
+    kind: type of the devices, for the estimate.
 
   Raises:
-    ConfigError: the experiment as given is impossible on that many devices.
+    ConfigError: the config as given is impossible on this number of devices.
   """
   trials: list[Trial] = []
   for made in combinations(changes(config, devices)):
@@ -168,12 +168,12 @@ def _compile(compiler: Compile, config: Config, made: tuple[Change, ...], availa
 
 
 def names(made: tuple[Change, ...]) -> str:
-  """Returns changes in words."""
+  """Returns the names of changes as text."""
   return ' + '.join(change.name for change in made) or 'as given'
 
 
-# GiB of each TPU by generation (the "system architecture" pages of cloud.google.com/tpu/docs). The
-# compiler reserves a little of it and decides.
+# GiB per TPU by generation (the "system architecture" pages of cloud.google.com/tpu/docs). The
+# compiler reserves a small part of it.
 HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
 
 # Fraction of a GPU's memory that JAX allocates unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
@@ -184,7 +184,7 @@ UNITS = {'MB': 10**6, 'GB': 10**9, 'MiB': 2**20, 'GiB': 2**30}
 
 
 def parse_topology(text: str) -> tuple[int, int]:
-  """Returns the number of TPUs and the bytes of each from e.g. `v5e:8x8`."""
+  """Returns the number of TPUs and the bytes of each for a topology such as `v5e:8x8`."""
   name, _, shape = text.partition(':')
   if name not in HBM or re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', shape) is None:
     raise ConfigError(
@@ -194,7 +194,7 @@ def parse_topology(text: str) -> tuple[int, int]:
 
 
 def parse_memory(text: str) -> int:
-  """Returns bytes from e.g. `80GB` or `24GiB`."""
+  """Returns the bytes of a size such as `80GB` or `24GiB`."""
   match = re.fullmatch(r'(\d+(?:\.\d+)?)(MB|GB|MiB|GiB)', text)
   if match is None or not float(match[1]):
     raise ConfigError(f'--device-memory={text} is not a size: give e.g. 80GB or 24GiB')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens, parameters, cost and memory of a configuration or a checkpoint, from shapes alone."""
+"""Tokens, parameters, cost and memory of a config or a checkpoint, from shapes alone."""
 
 import dataclasses
 import json
@@ -19,20 +19,20 @@ from vivit_jax.weights.source import Source
 SHOWN_LABELS = 5
 ONE_DEVICE = AbstractMesh((1,) * len(AXES), AXES)
 CLASSES_OF_DATA = (
-  'config.task.classes=() are those of the data, which is not given: heads are counted with one'
+  'config.task.classes=() is taken from the data, which is missing: assuming one class per head'
 )
 
 
 def summarise(config: Config, devices: int | None = None, head: bool = True) -> dict[str, Any]:
-  """Returns the summary of a configuration as plain values; builds no parameters, reads no data.
+  """Returns the summary of a config as JSON values; creates no parameters and reads no videos.
 
   Args:
-    config: an experiment.
-    devices: on which it is to run; by default as many as its mesh names.
-    head: whether the model has one; only encoders of checkpoints have none.
+    config: the config.
+    devices: number of devices; by default the product of the mesh axes.
+    head: whether the model has a head; only encoder checkpoints have none.
 
   Raises:
-    ConfigError: where the experiment does not fit on so many devices.
+    ConfigError: the config does not fit on this number of devices.
   """
   given = config
   if not config.task.classes:
@@ -63,7 +63,7 @@ def summarise(config: Config, devices: int | None = None, head: bool = True) -> 
 
 
 def summarise_checkpoint(source: Source) -> dict[str, Any]:
-  """Returns the same of the model in a checkpoint, and what its weights expect and name."""
+  """Returns the summary of a checkpoint's model, with its preprocessing and class names."""
   clip = Clip(frames=source.frames, height=source.height, width=source.width)
   if source.preprocessing.stride is not None:
     clip = dataclasses.replace(clip, stride=source.preprocessing.stride)
@@ -95,7 +95,7 @@ def as_json(summary: dict[str, Any]) -> str:
 
 
 def as_text(summary: dict[str, Any]) -> str:
-  """Returns the summary as text: settings first, what they mean last."""
+  """Returns the summary as text, with settings first."""
   grid, sizes = summary['token_grid'], summary['bytes']
   tokens = grid['time'] * grid['height'] * grid['width']
   lines = [f'config.{name} = {value!r}' for name, value in _flatten(summary['config'])]

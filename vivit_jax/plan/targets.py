@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators that a step can be compiled for without having one, and their peaks."""
+"""Accelerators for which a step can be compiled without having one, and their peak rates."""
 
 import dataclasses
 import fnmatch
@@ -7,18 +7,20 @@ import importlib.metadata
 import re
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from vivit_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """One kind of accelerator.
+  """One type of accelerator.
 
   Attributes:
-    flops: of products of bfloat16 matrices, each second.
-    bandwidth: bytes of memory each second.
-    clock: of what the compiler counts cycles of, Hz; None where it counts none.
-    smallest: topology of one device, of which a program may use fewer.
+    flops: peak FLOP/s of bfloat16 matrix products.
+    bandwidth: memory bandwidth in bytes/s.
+    clock: clock rate in Hz for the compiler's cycle counts; None if it has none.
+    smallest: smallest topology; a program may use fewer devices of it.
   """
 
   flops: float
@@ -27,9 +29,9 @@ class Target:
   smallest: str = ''
 
 
-# H100: what large products and copies reach of the data sheet's 989 TFLOP/s and 3.35 TB/s.
-# TPUs: cloud.google.com/tpu/docs/system-architecture-tpu-vm; the clock is the peak over the
-# multipliers (4, 8 and 16 arrays of 128 x 128).
+# H100: measured with large products and copies; the data sheet has 989 TFLOP/s and 3.35 TB/s. TPUs:
+# cloud.google.com/tpu/docs/system-architecture-tpu-vm; the clock is the peak divided by the number
+# of multipliers (4, 8 and 16 arrays of 128 x 128).
 TARGETS = {
   'h100': Target(800e12, 3.0e12),
   'v5e': Target(197e12, 819e9, 1.5e9, '2x2'),
@@ -37,11 +39,11 @@ TARGETS = {
   'v6e': Target(918e12, 1640e9, 1.75e9, '2x2'),
 }
 
-# FLOP/s that cuDNN's attention is taken to reach at head size 64, forwards and backwards: less than
-# the peak, in the range of the kernels compared in FlashAttention-3, arXiv 2407.08608, section 4.
+# Assumed FLOP/s of cuDNN's attention at head dimension 64, forward and backward: in the range of
+# the kernels compared in FlashAttention-3, arXiv 2407.08608, section 4.
 ATTENTION_FLOPS = {False: 500e12, True: 400e12}
 
-# What each compiler needs beside jax.
+# Package of each compiler, in addition to jax.
 PACKAGES = {'cuda': 'jax-cuda13-plugin', 'tpu': 'libtpu'}
 
 # XLA's own description of the device, in its text form (stream_executor/device_description.proto).
@@ -73,19 +75,19 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 H100_MEMORY = int(re.search(r'memory_size: (\d+)', _H100)[1])  # type: ignore[index]
 
-HOST = 8  # GPUs of a machine
+HOST = 8  # GPUs per host
 
 
 def platform(topology: str) -> str:
-  """Returns which compiler a topology such as v5e:2x4 or h100:8 needs: `tpu` or `cuda`."""
+  """Returns the compiler for a topology such as v5e:2x4 or h100:8: `tpu` or `cuda`."""
   return 'cuda' if topology.startswith('h100') else 'tpu'
 
 
 def check_compiler(topology: str) -> None:
-  """Refuses a topology whose compiler is not installed, or not in the version of jax.
+  """Checks that the compiler for a topology is installed in the version that jax needs.
 
   Raises:
-    ConfigError: naming the package, its version and the remedy.
+    ConfigError: names the package, its version and the remedy.
   """
   package = PACKAGES[platform(topology)]
   remedy = "pip install 'vivit_jax[plan]'"
@@ -99,23 +101,26 @@ def check_compiler(topology: str) -> None:
   version = re.search(r'(?:==|<=)([\w.*]+)', wanted)
   if version and not fnmatch.fnmatch(found, version[1]):
     raise ConfigError(
-      f'{topology}: {package} {found} is not of this jax, which needs {version[1]}: {remedy}'
+      f'{topology}: {package} {found} does not match jax, which needs {version[1]}: {remedy}'
     )
 
 
 def devices(topology: str) -> list[Any]:
-  """Returns the devices of a topology, none of which has to be there.
+  """Returns the devices of a topology, which this machine may not have.
 
   Args:
-    topology: as libtpu names it, e.g. v5e:8x8, or h100:N.
+    topology: topology in libtpu's notation, e.g. v5e:8x8, or h100:N.
 
   Raises:
-    JaxRuntimeError: where there is no such topology.
+    ConfigError: where there is no such topology.
   """
   from jax.experimental import topologies
 
   if platform(topology) == 'tpu':
-    return list(topologies.get_topology_desc(platform='tpu', topology_name=topology).devices)
+    try:
+      return list(topologies.get_topology_desc(platform='tpu', topology_name=topology).devices)
+    except JaxRuntimeError as error:
+      raise ConfigError(f'--topology={topology}: {reason(error)}') from None
   count = int(topology.partition(':')[2])
   hosts, each = (count // HOST, HOST) if count % HOST == 0 else (1, count)
   return list(
@@ -123,3 +128,8 @@ def devices(topology: str) -> list[Any]:
       platform='cuda', topology_name='', topology=f'1x{hosts}x{each}', target_config=_H100
     ).devices
   )
+
+
+def reason(error: Exception) -> str:
+  """Returns the first line of what a compiler says, without its kind of error."""
+  return re.sub(r'^[A-Z_]+: ', '', str(error).splitlines()[0]).rstrip('. ')

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses, optimiser, the jitted step and the loop around it."""
+"""Losses, optimizer, the jitted step and the train loop."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of classes in the loss: as configured, or by how many training videos classes have."""
+"""Class weights in the loss: as configured, or balanced by the number of training videos."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,18 +11,18 @@ from vivit_jax.errors import ConfigError, nearest
 
 
 def class_weights(config: Config, data: Manifest) -> Float32[np.ndarray, ' c'] | None:
-  """Returns a factor of each class's term in the loss, over all heads, or None where all are 1.
+  """Returns the weight of each class in the loss, over all heads, or None if all are 1.
 
-  With `train.balanced_loss` a class of n_c of the n videos that a head labels has n / (k n_c), with
-  k the head's classes that have a video, so that the mean over the videos is 1; classes without a
-  video have 1. Of tags, n counts labels instead of videos.
+  With `train.balanced_loss`, a class with n_c of the n videos of a head has the weight n / (k n_c),
+  where k is the number of the head's classes that have videos. The mean weight over videos is 1.
+  Classes without videos have the weight 1. For multi_label, n counts labels instead of videos.
 
   Args:
-    config: its `train` section says which.
+    config: its `train` section has the class weights.
     data: training videos.
 
   Raises:
-    ConfigError: a name that no class has, two heads have, or that stands there twice.
+    ConfigError: a class name is unknown, ambiguous between heads, or given twice.
   """
   train = config.train
   if not train.balanced_loss and not train.class_weights:
@@ -39,7 +39,7 @@ def class_weights(config: Config, data: Manifest) -> Float32[np.ndarray, ' c'] |
   for name, weight in train.class_weights:
     if name not in places:
       raise ConfigError(
-        f'config.train.class_weights names {name!r}, which is no class{nearest(name, places)}'
+        f'config.train.class_weights names {name!r}, which is not a class{nearest(name, places)}'
       )
     place = places[name]
     if len(place) > 1:
@@ -54,7 +54,7 @@ def class_weights(config: Config, data: Manifest) -> Float32[np.ndarray, ' c'] |
 
 
 def _places(config: Config, data: Manifest) -> dict[str, list[tuple[str, int]]]:
-  """Returns head and place along the class axis of each class, by name and by 'head:name'."""
+  """Returns head and index along the class axis of each class, by 'name' and by 'head:name'."""
   found: dict[str, list[tuple[str, int]]] = {}
   for head, part in head_slices(config.task).items():
     for at, name in enumerate(data.class_names[head], part.start):

@@ -18,7 +18,7 @@ from vivit_jax.errors import TrainingError, and_more
 from vivit_jax.files import replace_file
 
 FILE = 'not_finite.csv'
-SHOWN = 3  # videos in one line
+SHOWN = 3  # videos listed in the message
 REMEDY = 'give a smaller --config.train.learning_rate or a longer warm-up'
 
 
@@ -33,11 +33,11 @@ def diverged(
   """Returns the error for consecutive skipped steps and lists their videos in `workdir`.
 
   Args:
-    config: of the run.
-    data: its training videos.
+    config: config of the run.
+    data: training videos.
     workdir: receives not_finite.csv with rows of step and path.
     steps: the consecutive steps whose update was skipped.
-    unreadable: reasons by path of the unreadable videos, which other videos replaced.
+    unreadable: reasons by path of unreadable videos, which were replaced by other videos.
     saved: steps that have a checkpoint.
   """
   size = config.train.batch_size
@@ -53,9 +53,9 @@ def diverged(
   return TrainingError(
     f'loss or gradient of steps {steps[0]} to {steps[-1]} are not finite '
     f'(config.faults.max_consecutive_nonfinite={config.faults.max_consecutive_nonfinite}) and '
-    f'changed nothing; {_last_checkpoint(saved)}; the videos of step {steps[-1]} are '
+    f'were skipped; {_last_checkpoint(saved)}; the videos of step {steps[-1]} are '
     f'{and_more(paths, SHOWN)}, all are in '
-    f'{workdir / FILE}: {REMEDY}, or leave them out'
+    f'{workdir / FILE}: {REMEDY}, or remove these videos'
   )
 
 
@@ -63,14 +63,14 @@ def check_finite(state: Any, step: int, saved: Sequence[int]) -> None:
   """Raises TrainingError if the state has a non-finite value, so that it is not saved."""
   if not all_finite(state):
     raise TrainingError(
-      f'parameters or optimiser state after step {step} are not finite, and are not saved; '
+      f'parameters or optimizer state after step {step} are not finite and were not saved; '
       f'{_last_checkpoint(saved)}: {REMEDY}'
     )
 
 
 @jax.jit
 def all_finite(state: Any) -> Bool[Array, '']:
-  """Returns whether every number of a tree is finite."""
+  """Returns whether all values of a tree are finite."""
   return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
@@ -79,7 +79,7 @@ def _last_checkpoint(saved: Sequence[int]) -> str:
 
 
 def _video(examples: TrainingExamples, number: int, unreadable: Mapping[str, str]) -> str:
-  """Returns the path of the video that an example was decoded from."""
+  """Returns the path of the video from which an example was decoded."""
   failures: list[tuple[str, str]] = []
   while (path := examples.request(number, failures).video.path) in unreadable:
     failures.append((path, unreadable[path]))

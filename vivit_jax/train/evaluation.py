@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates parameters on a split of the data: on all hosts together, and one view in training."""
+"""Evaluates parameters on a split of the data, over all hosts; one view per video in training."""
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,28 +20,16 @@ from vivit_jax.evaluate.metrics import compute
 from vivit_jax.train import losses
 from vivit_jax.train.losses import targets
 
-Forward = Callable[[Any, np.ndarray], np.ndarray]
-BeforeBatch = Callable[[], None]  # called before each batch; what it raises ends the evaluation
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-  """Outcome of a scheduled evaluation; `score`, then `loss`, say which parameters are the best."""
-
-  metrics: dict[str, float]
-  score: float
-
-  @property
-  def loss(self) -> float:
-    """Mean loss of the videos."""
-    return self.metrics['loss']
+# Parameters on the devices and a batch of this process -> the logits of its rows.
+Forward = Callable[[Any, Mapping[str, Any]], np.ndarray]
+BeforeBatch = Callable[[], None]  # called before each batch; an exception ends the evaluation
 
 
 def open_common_split(config: Config, split: str) -> Manifest:
-  """Returns a split's manifest, which must be the same in all processes.
+  """Returns the manifest of a split and checks that it is the same in all processes.
 
   Raises:
-    DataError: the split cannot be used.
+    DataError: the split is invalid.
     HostsDifferError: two processes have different data.
   """
   data = open_split(config, split)
@@ -50,35 +37,11 @@ def open_common_split(config: Config, split: str) -> Manifest:
   return data
 
 
-def validate(
-  config: Config,
-  data: Manifest,
-  forward: Forward,
-  failures: Failures,
-  params: Any,
-  before_batch: BeforeBatch,
-) -> Validation:
-  """Evaluates one central view of each video."""
-  protocol = dataclasses.replace(config.evaluate, temporal_views=1, spatial_views=1)
-  predictions = evaluate_split(config, data, forward, params, protocol, failures, before_batch)
-  results = hosts.broadcast(results_of(predictions, config.task, protocol))
-  names = ['loss', headline(config.task), 'top5']
-  metrics = {name: results[name] for name in names if name in results}
-  if len(config.task.heads) > 1:
-    metrics |= {f'top1_{head}': results['tasks'][head]['top1'] for head in config.task.heads}
-  return Validation(metrics, results[headline(config.task)])
-
-
 def results_of(predictions: Predictions, task: Task, protocol: Evaluate) -> dict[str, Any]:
-  """Returns the results of `compute` and `loss`, that of the videos' mean logits."""
+  """Returns the results of `compute`, and the `loss` of the videos' mean logits."""
   labels = targets(task, jnp.asarray(predictions.labels[predictions.seen]))
   loss = losses.loss(task, jnp.asarray(predictions.mean_logits()), labels)
   return {**compute(predictions, task, protocol), 'loss': float(loss)}
-
-
-def headline(task: Task) -> str:
-  """Returns the metric that sums a task up in one number."""
-  return 'mAP' if task.kind == 'multi_label' else 'top1'
 
 
 def evaluate_split(
@@ -90,18 +53,22 @@ def evaluate_split(
   failures: Failures,
   before_batch: BeforeBatch = lambda: None,
   progress: bool = False,
+  columns: int | None = None,
+  every: int = 1,
 ) -> Predictions:
   """Returns the logits of every video of a manifest, summed over views, in all processes.
 
   Args:
     config: task, clip and data settings.
-    data: of the split.
-    forward: of `compile_forward`.
-    params: on the devices.
-    protocol: views of a video, and of a batch over all hosts.
-    failures: collects the videos that cannot be read.
+    data: the split.
+    forward: result of `compile_forward`.
+    params: parameters on the devices.
+    protocol: number of views per video, and batch size in views over all hosts.
+    failures: collects unreadable videos.
     before_batch: see BeforeBatch.
-    progress: shows videos per second and the time left.
+    progress: whether to show a progress bar with videos per second and ETA.
+    columns: of what `forward` returns, if that is no logits.
+    every: evaluates the first of this number of videos and leaves out the others.
 
   Raises:
     EvaluationError: a readable video was not evaluated.
@@ -115,18 +82,20 @@ def evaluate_split(
     batch_size=protocol.batch_size,
     host=hosts.process(),
     hosts=hosts.processes(),
+    every=every,
   )
   mine = collect(
-    lambda video: forward(params, video),
+    lambda batch: forward(params, batch),
     _with_calls(batches, before_batch),
     config.task,
     videos=len(data.videos),
+    columns=columns,
     on_failure=lambda *failure: failures.add([failure]),
     progress=progress,
   )
   everyone = merged_over_hosts(mine)
   views = protocol.temporal_views * protocol.spatial_views
-  everyone.check_complete([video.path for video in data.videos], views)
+  everyone.check_complete([video.path for video in data.videos], views, every)
   failures.collect()
   return everyone
 
@@ -134,7 +103,7 @@ def evaluate_split(
 def _with_calls(
   batches: Generator[Batch, None, None], before_batch: BeforeBatch
 ) -> Iterator[Batch]:
-  with contextlib.closing(batches):  # what `before_batch` raises ends the decoders
+  with contextlib.closing(batches):  # an exception of `before_batch` stops the decoders
     for batch in batches:
       before_batch()
       yield batch

@@ -2,6 +2,7 @@
 """Accounts for the time of a run: every second belongs to one activity."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ COMPILING = '/jax/core/compile/'  # JAX's events for tracing, lowering and compi
 
 
 class Goodput:
-  """Splits the time since its construction into activities; a context manager for one thread.
+  """Divides the time since its construction into activities; a context manager for one thread.
 
-  On exit it prints the shares, if the run read any input.
+  On exit it prints the shares, if any input was read.
 
   Attributes:
     seconds: by activity; their sum is the time up to the last call of `spent`. In `step` devices
@@ -46,9 +47,14 @@ class Goodput:
     if event.startswith(COMPILING) and threading.get_ident() == self._thread:
       self._compiled += duration_secs
 
-  def spent(self, activity: str) -> None:
-    """Adds the time since the last call to an activity, except compilation, which is one itself."""
-    now = time.monotonic()
+  def spent(self, activity: str, until: float = math.inf) -> None:
+    """Adds the time since the last call to an activity, except compilation, which is one itself.
+
+    Args:
+      activity: one of ACTIVITIES.
+      until: when it ended, if that lies between the last call and now.
+    """
+    now = min(max(until, self._since), time.monotonic())
     compiled = min(self._compiled, now - self._since)
     self.seconds['compile'] += compiled
     self.seconds[activity] += now - self._since - compiled

@@ -15,8 +15,8 @@ Gradient = Callable[[Any, Array, Array, Array], tuple[tuple[Array, Array], Any]]
 def accumulated(gradient: Gradient, parts: int) -> Gradient:
   """Returns a function like `gradient` that needs the memory of one part of the batch only.
 
-  Part k has the rows k, k + parts, ... Every device holds equally many of them, so that no clip
-  moves between devices, and the parts are the same on any number of devices.
+  Part k has the rows k, k + parts, ... All devices have the same number of them, so no clip moves
+  between devices, and the parts do not depend on the number of devices.
 
   Args:
     gradient: (params, video, targets, key) -> ((mean loss, rows of logits), its gradient).
@@ -25,7 +25,7 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
   def whole(params: Any, video: Array, targets: Array, key: Array) -> Any:
     def add(total: Any, number: Array) -> tuple[Any, Array]:
-      # Indexed here, since passing the parts as scan inputs would copy the batch.
+      # Indexed here, because passing the parts as scan inputs would copy the batch.
       clips, rows = (
         jax.lax.dynamic_index_in_dim(x.reshape(-1, parts, *x.shape[1:]), number, 1, keepdims=False)
         for x in (video, targets)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A helper process that kills a hung trainer when no Python thread of it can run: see `watchdog`.
+"""A helper process that kills a hung trainer if none of its Python threads can run; see `watchdog`.
 
-Unlike a timer inside the trainer, it can tell a hung process from a suspended one. It runs as a
-script, without importing the package.
+Unlike a timer inside the trainer, it can distinguish a hung process from a suspended one. It runs
+as a script, without importing the package.
 """
 
 import datetime

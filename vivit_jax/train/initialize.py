@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state that a run starts from: restored from the workdir, or new, with given weights."""
+"""The state at the start of a run: restored from the workdir, or initialized."""
 
 import optax
 from jax.sharding import Mesh
@@ -22,7 +22,7 @@ def restore_or_init(
   mesh: Mesh,
   checkpoints: Checkpoints,
 ) -> TrainState:
-  """Returns the newest undamaged state of the workdir, else the one before the first step."""
+  """Returns the newest undamaged state of the workdir, or else the initial state."""
   abstract = with_sharding(mesh, abstract_state(config, model, optimizer))
   checkpoints.check_best(abstract.eval_params)
   restored = checkpoints.restore_newest(abstract)
@@ -34,12 +34,12 @@ def restore_or_init(
 def initial_state(
   config: Config, model: ViViT, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Returns the state before the first step, with the weights of init.checkpoint if one is given.
+  """Returns the initial state, with the weights of init.checkpoint if it is set.
 
   Prints which weights were loaded.
 
   Raises:
-    ConfigError: the weights cannot be used, or are not the same in all processes.
+    ConfigError: the weights are invalid, or differ between processes.
   """
   state, source = init_state(config, model, optimizer), config.init.checkpoint
   if source is None:

@@ -33,7 +33,7 @@ T = TypeVar('T')
 
 
 def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
-  """Returns the rows of a run's metrics file, oldest first, without a last row that was cut off.
+  """Returns the rows of a run's metrics file, oldest first, without an incomplete last row.
 
   Non-finite values are NaN.
 
@@ -44,9 +44,9 @@ def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
   if not file.exists():
     return []
   if not file.is_file():
-    raise CheckpointError(f'{file} is not a regular file: give another --workdir, or delete it')
+    raise CheckpointError(f'{file} is not a regular file: give another --workdir or delete it')
   rows = []
-  # A row that was cut off by a kill has no newline.
+  # An incomplete row, after a kill, has no newline.
   for number, line in enumerate(file.read_bytes().split(b'\n')[:-1], 1):
     try:
       row = json.loads(line)
@@ -54,18 +54,18 @@ def read_metrics(workdir: Path) -> list[dict[str, int | float]]:
         raise TypeError
       rows.append({name: math.nan if v is None else v + 0 for name, v in row.items()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-      raise CheckpointError(f'{file}:{number} is no row of numbers: delete the line') from None
+      raise CheckpointError(f'{file}:{number} is not a row of numbers: delete the line') from None
   return rows
 
 
 def _line(row: Mapping[str, Any]) -> str:
-  """Returns a row of the metrics file; null for NaN and infinities, which JSON does not have."""
+  """Returns a row of the metrics file as JSON, with null for NaN and infinities."""
   finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
   return json.dumps(finite) + '\n'
 
 
 def validations_of(workdir: Path, until: int | float = math.inf) -> list[dict[str, int | float]]:
-  """Returns step and metrics of a run's scheduled evaluations up to a step, in their order."""
+  """Returns step and metrics of a run's scheduled evaluations up to a step, in order."""
   return [
     {'step': row['step']}
     | {name.removeprefix(VALIDATION): v for name, v in row.items() if name.startswith(VALIDATION)}
@@ -75,7 +75,7 @@ def validations_of(workdir: Path, until: int | float = math.inf) -> list[dict[st
 
 
 class RunLog:
-  """Log of a run; a context manager. Only the first of several processes writes.
+  """Log of a run; a context manager. Only process 0 writes.
 
   `metrics.jsonl` has one JSON object per line, with null for non-finite values. Training rows have
   `step`, `loss`, `top1`, `learning_rate`, `clips_per_second`, `data_wait`, ..., and the seconds
@@ -101,7 +101,7 @@ class RunLog:
       replace_file(self._path, ''.join(map(_line, rows)).encode())
       self._file = self._path.open('a')
       self._writers: list[Writer] = [EventWriter(workdir / 'tensorboard', start + 1), *trackers]
-    # In a file or a pipe the printed lines suffice, without control characters.
+    # No progress bar if the output is a file or a pipe.
     self._bar = tqdm(
       total=steps, initial=start, unit='step', desc='train', disable=not sys.stderr.isatty()
     )
@@ -129,12 +129,12 @@ class RunLog:
     """Moves the progress bar by one step."""
     self._bar.update()
 
-  def waiting(self, batches: Iterable[T], busy: Callable[[], bool]) -> Iterator[T]:
-    """Yields batches and accounts for the time spent waiting for them.
+  def waiting(self, batches: Iterable[T], idle_since: Callable[[], float]) -> Iterator[T]:
+    """Yields batches and accounts for the time that devices wait for them.
 
     Args:
-      batches: of any kind.
-      busy: whether the devices are still computing; then the wait cost nothing.
+      batches: any iterable.
+      idle_since: see `DeviceClock`; until then a wait costs nothing.
     """
     iterator = iter(batches)
     while True:
@@ -142,14 +142,17 @@ class RunLog:
       batch = next(iterator, None)
       if batch is None:
         return
-      self._goodput.spent('step' if busy() else 'input')
+      idle = idle_since()
+      self._goodput.spent('step', until=idle)
+      if idle < math.inf:
+        self._goodput.spent('input')
       yield batch
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the mean metrics since the last call, with speed, time left and `data_wait`.
 
-    `data_wait` is the fraction of the time spent waiting for data. It and the speed leave out
-    evaluations, checkpoints and compilation.
+    `data_wait` is the fraction of the time in which devices waited for data. Both it and the speed
+    exclude evaluations, checkpoints and compilation.
     """
     self._goodput.spent('step')
     now = dict(self._goodput.seconds)
@@ -174,8 +177,8 @@ class RunLog:
     if wait > MUCH_WAITING and self._windows and not self._warned and self._file is not None:
       self._warned = True
       tqdm.write(
-        f'vivit: warning: {wait:.0%} of the time is spent waiting for data: give more processes as '
-        '--config.data.workers=N, or make the videos cheaper to read with `vivit data build`',
+        f'vivit: warning: {wait:.0%} of the time is spent waiting for data: use more processes '
+        'with --config.data.workers=N, or make the videos faster to read with `vivit data build`',
         file=sys.stderr,
       )
 
@@ -214,10 +217,11 @@ def opening_line(
   """Returns one line that describes the run."""
   model, device = config.model, mesh.devices.flat[0]
   classes = ' x '.join(map(str, config.task.classes))
+  what = f' of {classes} classes' if classes else ''
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   hosts = f' of {cluster.processes()} processes' if cluster.processes() > 1 else ''
   return (
-    f'vivit: {len(data.videos):,} videos of {classes} classes, steps {start + 1:,} to {steps:,} of '
+    f'vivit: {len(data.videos):,} videos{what}, steps {start + 1:,} to {steps:,} of '
     f'{config.train.batch_size} clips; {model.attention} of {model.layers} layers, '
     f'{parameters:,} parameters; {mesh.size} x {device.device_kind}{hosts}'
   )

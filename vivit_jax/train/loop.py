@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train loop: the one place that knows data, model, step, checkpoints and evaluation."""
+"""The train loop, which connects data, model, step, checkpoints and evaluation."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,6 @@ from vivit_jax.config.schema import Config, Train
 from vivit_jax.data.failures import Failures
 from vivit_jax.data.manifest import Manifest
 from vivit_jax.data.pipeline import placing, train_batches
-from vivit_jax.data.splits import with_classes
 from vivit_jax.distributed import hosts
 from vivit_jax.distributed.allocator import keep_freed_blocks
 from vivit_jax.distributed.mesh import make_mesh
@@ -27,7 +26,7 @@ from vivit_jax.distributed.shutdown import bounded_unwinding
 from vivit_jax.model.vivit import ViViT, build
 from vivit_jax.train.class_weights import class_weights
 from vivit_jax.train.divergence import check_finite, diverged
-from vivit_jax.train.evaluation import headline, open_common_split, validate
+from vivit_jax.train.evaluation import open_common_split
 from vivit_jax.train.goodput import Goodput
 from vivit_jax.train.initialize import restore_or_init
 from vivit_jax.train.log import RunLog, opening_line, validations_of
@@ -38,10 +37,12 @@ from vivit_jax.train.profile import Profiler, Steps
 from vivit_jax.train.run_evaluation import evaluate_run
 from vivit_jax.train.sanity import warnings_for
 from vivit_jax.train.state import TrainState, on_host
-from vivit_jax.train.step import Step, compile_forward, compile_step, host_cut
+from vivit_jax.train.step import Step, compile_step, host_cut
 from vivit_jax.train.stop import PreemptionHandler, Stopped
+from vivit_jax.train.validation import headline, validator
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.train.writers import Writer, check_installed, open_trackers
+from vivit_jax.weights.architecture import resolved
 
 
 def train(
@@ -52,27 +53,26 @@ def train(
   profile: Steps | None = None,
   ends_process: bool = False,
 ) -> dict[str, Any]:
-  """Trains to the end, or on from the last checkpoint in `workdir`, then evaluates and reports.
+  """Trains, or continues from the last checkpoint in `workdir`, then evaluates and reports.
 
   Args:
-    config: the experiment; must be that of the run in `workdir`, if there is one.
+    config: the config; must match that of the run in `workdir`, if there is one.
     workdir: receives config.json, checkpoints/, best/, metrics.jsonl, tensorboard/, skipped.csv,
-      report.json, report.html and pictures.
-    allow_changes: continue although the run in `workdir` has other settings or data.
+      report.json, report.html and figures.
+    allow_changes: continue even if the run in `workdir` has other settings or data.
     profile: steps to trace into workdir/profile/.
-    ends_process: the caller does nothing afterwards that a signal should stop (see
-      `PreemptionHandler`).
+    ends_process: whether the process ends afterwards (see `PreemptionHandler`).
 
   Returns:
     The results of the final evaluation (see `evaluate.metrics.compute`).
 
   Raises:
-    Stopped: after a signal, or once standard output is closed, with the state on disk.
-    TrainingError: the loss or a gradient is non-finite, step after step.
-    ConfigError, DataError, CheckpointError: for mistakes that the user can correct.
+    Stopped: after a signal, or if standard output is closed; the state is saved.
+    TrainingError: the loss or a gradient is non-finite for too many steps in a row.
+    ConfigError, DataError, CheckpointError: mistakes that the user can correct.
   """
   mesh = make_mesh(config)
-  config = with_classes(config)
+  config = resolved(config)
   first = hosts.is_first()
   if first:
     check_installed(config)
@@ -83,9 +83,8 @@ def train(
     data = open_common_split(config, 'train')
     with Checkpoints(workdir, read_only=True) as checkpoints:
       saved = checkpoints.abouts()
-    changes: list[str] = []
-    if first:
-      changes = check_compatible(workdir, config, data.fingerprint, allow_changes, saved)
+    same = (workdir, config, data.fingerprint, allow_changes, saved)
+    changes = check_compatible(*same) if first else []
     with PreemptionHandler(ends_process) as stop, goodput:  # before, there is nothing to save
       _train(config, workdir, mesh, data, changes, profile, stop, goodput)
       with goodput.during('evaluation'):
@@ -94,7 +93,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Services:
-  """What stores, watches and measures a run."""
+  """Objects that store, monitor and measure a run."""
 
   checkpoints: Checkpoints
   watchdog: Watchdog
@@ -114,23 +113,22 @@ def _train(
   stop: PreemptionHandler,
   goodput: Goodput,
 ) -> None:
-  """Runs the remaining steps; returns once the last state is on disk."""
+  """Runs the remaining steps; returns when the last state is saved."""
   first = hosts.is_first()
   model = build(config)
   steps = total_steps(config, len(data.videos))
   optimizer = make_optimizer(config.train, steps)
-  say = functools.partial(print, 'vivit:', flush=True)
+  say, full = functools.partial(print, 'vivit:', flush=True), config.faults.on_disk_full
   train_step = compile_step(config, model, optimizer, mesh, class_weights(config, data), say)
-  keep, on_disk_full = config.checkpoint.keep, config.faults.on_disk_full
   with (
     Watchdog(config.faults.hang_timeout_seconds) as watchdog,
-    Checkpoints(workdir, keep, on_disk_full=on_disk_full) as checkpoints,
+    Checkpoints(workdir, config.checkpoint.keep, on_disk_full=full) as checkpoints,
     bounded_unwinding(unless=Stopped),
   ):
     watchdog.expect('the initial state', COMPILING)
     state = restore_or_init(config, model, optimizer, mesh, checkpoints)
     keep_freed_blocks()
-    # Only now: a run that this command cannot continue must stay as it is.
+    # Only now, so that a run that this command cannot continue is not modified.
     if first:
       write_snapshot(workdir, config, data.fingerprint, data.class_names, changes)
       for warning in warnings_for(config, data, state.params):
@@ -155,10 +153,10 @@ def _loop(
   state: TrainState,
   services: _Services,
 ) -> None:
-  """Runs the steps from that of `state` on.
+  """Runs the steps, starting from the step of `state`.
 
-  Evaluation and checkpoint of step k are at the start of round k, where a stopped run continues: it
-  finds there whatever it has not done yet.
+  Evaluation and checkpoint of step k are at the start of iteration k, where a stopped run
+  continues, so that anything not yet done is done then.
   """
   train, start, checkpoints = config.train, int(state.step), services.checkpoints
   watchdog, profiler = services.watchdog, services.profiler
@@ -168,14 +166,14 @@ def _loop(
   if validated and (start == steps or patience.is_over):
     return
   print(opening_line(config, data, state, start, steps, mesh), flush=True)
-  evaluate = _evaluation(config, workdir, mesh, model, services)
+  evaluate = _evaluation(config, workdir, mesh, model, data, services)
   failures = Failures(data, config.data.max_bad_fraction, workdir)
   buffer = MetricsBuffer(start, checkpoints.about(start).get('window', []) if start else [])
   with (
     RunLog(workdir, start, steps, train.batch_size, services.goodput, services.trackers) as log,
     contextlib.closing(_batches(config, mesh, data, start, steps, failures)) as stream,
   ):
-    batches = log.waiting(stream, buffer.at_work)
+    batches = log.waiting(stream, buffer.idle_since)
     log_metrics = functools.partial(_log_metrics, train, steps, buffer, log, failures)
     save = functools.partial(_save, config, data, buffer, services)
     try:
@@ -219,7 +217,7 @@ def _loop(
 def _log_validation(
   log: RunLog, patience: Patience, step: int, found: dict[str, float], last: bool
 ) -> bool:
-  """Writes an evaluation, which marks the step as done; returns whether training ends with it."""
+  """Writes an evaluation to the log, which marks it as done; returns whether training ends."""
   patience.add(found)
   early = patience.is_over and not last
   if early:
@@ -231,23 +229,26 @@ def _log_validation(
 def _log_metrics(
   train: Train, steps: int, buffer: MetricsBuffer, log: RunLog, failures: Failures, step: int
 ) -> None:
-  """Writes the row of a step if one is due and not written yet; waits for that step."""
+  """Writes the log row of a step if it is due and missing; blocks until the step is done."""
   if step % train.log_every and step != steps:
     return
   if means := buffer.take_mean(step):
-    with on_host():  # on the devices it would wait for the step after this one
+    with on_host():  # on the devices it would wait for the next step
       rate = float(learning_rate(train, steps)(step - 1))
     log.train(step, {**means, 'learning_rate': rate})
     failures.collect()
 
 
 def _evaluation(
-  config: Config, workdir: Path, mesh: Mesh, model: ViViT, services: _Services
+  config: Config,
+  workdir: Path,
+  mesh: Mesh,
+  model: ViViT,
+  data: Manifest,
+  services: _Services,
 ) -> Callable[[int, TrainState], dict[str, float]]:
-  """Returns a function that evaluates a step's parameters, keeps the best and returns metrics."""
-  data = open_common_split(config, 'validation')
-  forward = compile_forward(model, mesh, config.clip)
-  failures = Failures(data, config.data.max_bad_fraction, workdir)
+  """Returns a function that evaluates parameters, saves the best, and returns the metrics."""
+  validation = validator(config, workdir, mesh, model, data)
   checkpoints, watchdog, goodput = services.checkpoints, services.watchdog, services.goodput
 
   def evaluate(step: int, state: TrainState) -> dict[str, float]:
@@ -255,7 +256,7 @@ def _evaluation(
     with goodput.during('evaluation'):
       what = 'the next batch of the validation'
       before_batch = watchdog.series(what, services.stop.raise_if_stopped)
-      results = validate(config, data, forward, failures, state.eval_params, before_batch)
+      results = validation(state.eval_params, before_batch)
     watchdog.expect(f'the best checkpoint at step {step}')
     with goodput.during('checkpoint'):
       about = {'settings': meaning(config)}
@@ -275,7 +276,7 @@ def _save(
   *,
   wait: bool,
 ) -> None:
-  """Starts to save a state; with `wait`, returns once it is on disk."""
+  """Starts saving a state; with `wait`, blocks until it is saved."""
   check_finite(state, step, services.checkpoints.steps)
   services.watchdog.expect(f'the checkpoint of step {step}')
   with services.goodput.during('checkpoint'):
@@ -288,7 +289,7 @@ def _save(
 def _batches(
   config: Config, mesh: Mesh, data: Manifest, start: int, steps: int, failures: Failures
 ) -> Generator[dict[str, jax.Array], None, None]:
-  """Yields batches on the devices, from the one that follows step `start`; two lie there ahead."""
+  """Yields batches on the devices, starting after step `start`; two are placed ahead."""
   cut = host_cut(config, mesh.devices.flat[0].device_kind)
   place = placing(functools.partial(shard_batch, mesh), cut)
   rows = host_rows(mesh, config.train.batch_size)

@@ -18,18 +18,18 @@ def loss(
 ) -> Float[Array, '']:
   """Returns the mean loss of a batch.
 
-  For single_label the mean over heads of the softmax cross-entropy, as in Scenic; for multi_label
+  For single_label, the softmax cross-entropy averaged over heads, as in Scenic; for multi_label,
   the sigmoid cross-entropy summed over classes.
 
   Args:
-    task: how the heads lie along the class axis.
-    logits: over all heads.
+    task: defines the layout of the heads along the class axis.
+    logits: logits of all heads.
     targets: probabilities in [0, 1]; they sum to 1 per head of a single_label task.
-    label_smoothing: share of the target spread evenly over a head's classes (over both outcomes
-      of each class for multi_label).
-    class_weights: factors of each class's term, none if None; the mean stays that over the batch.
-      For single_label as `weight` of PyTorch's cross-entropy for probabilities, for multi_label
-      of both outcomes of the class.
+    label_smoothing: fraction of the target that is spread evenly over a head's classes (for
+      multi_label, over the two outcomes of each class).
+    class_weights: factor for each class's term, or None; the mean is still over the batch. For
+      single_label, like `weight` of PyTorch's cross-entropy with probabilities; for multi_label,
+      it applies to both outcomes of the class.
   """
   if task.kind == 'multi_label':
     targets = targets * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -47,7 +47,7 @@ def loss(
 def accuracy(
   task: Task, logits: Float[Array, 'b c'], targets: Float[Array, 'b c']
 ) -> dict[str, Float[Array, '']]:
-  """Returns what a training log shows: top-1 per head, or per-class accuracy for multi_label."""
+  """Returns metrics for the training log: top-1 per head, or mean accuracy for multi_label."""
   if task.kind == 'multi_label':
     return {'accuracy': ((logits > 0) == (targets > 0.5)).mean()}
   right = {
@@ -63,9 +63,10 @@ def targets(task: Task, labels: Int[Array, 'b heads'] | Float[Array, 'b c']) -> 
   """Returns target probabilities over the class axis.
 
   Args:
-    task: single_label takes class ids [B, heads] and gives a one-hot row per head, concatenated;
-      multi_label takes multi-hot rows [B, C] in {0, 1} and returns them.
-    labels: as above.
+    task: for single_label, labels are class ids [B, heads] and the result has concatenated one-hot
+      rows of all heads; for multi_label, labels are multi-hot rows [B, C] in {0, 1}, returned as
+      they are.
+    labels: see task.
   """
   if task.kind == 'multi_label':
     return labels.astype(jnp.float32)

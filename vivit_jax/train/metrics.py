@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of the steps since the last row of the log, fetched late, so that devices never wait."""
+"""Metrics of the steps since the last log row, fetched late so that devices never wait."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from vivit_jax.train.device_clock import DeviceClock
 
 SKIPPED = 'skipped_updates'
 
@@ -19,6 +21,7 @@ class MetricsBuffer:
   Attributes:
     consecutive_skips: the last steps whose updates were skipped, as far as steps are known: `add`
       leaves the newest step unread, the other methods say what they read.
+    idle_since: when the devices had finished the newest step, see `DeviceClock`.
   """
 
   def __init__(self, step: int = 0, rows: Sequence[Metrics] = ()) -> None:
@@ -26,6 +29,8 @@ class MetricsBuffer:
     self.consecutive_skips: list[int] = []
     self._rows: deque[tuple[int, Metrics]] = deque((step, row) for row in rows)
     self._unread: deque[tuple[int, Metrics]] = deque()
+    self._clock = DeviceClock()
+    self.idle_since = self._clock.idle_since
 
   def add(self, step: int, metrics: Metrics) -> None:
     """Adds the metrics of a step and blocks until the step before it has finished.
@@ -35,13 +40,10 @@ class MetricsBuffer:
     """
     for value in metrics.values():
       value.copy_to_host_async()  # is there when the step is, so that nobody asks for it then
+    self._clock.dispatched(metrics[SKIPPED])
     self._rows.append((step, metrics))
     self._unread.append((step, metrics))
     self._read(step - 1)
-
-  def at_work(self) -> bool:
-    """Returns whether the newest step is still running."""
-    return not all(value.is_ready() for _, row in self._unread for value in row.values())
 
   def last_step_skipped(self) -> bool:
     """Returns whether the newest step's update was skipped; blocks until that step has finished."""
@@ -57,7 +59,7 @@ class MetricsBuffer:
     """Removes the rows up to `step` and returns their means; empty if there are none.
 
     Blocks until `step` has finished. The means are over the steps whose update was applied;
-    `skipped_updates` is the number of the others.
+    `skipped_updates` is the number of other steps.
     """
     self._read(step)
     taken = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and cutmix: clips and label probabilities blended within small groups of the batch."""
+"""Mixup and CutMix of clips and label probabilities, within small groups of the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +14,25 @@ def mix(
   video: Num[Array, 'b *pixels'],
   targets: Float[Array, 'b classes'],
 ) -> tuple[Num[Array, 'b *pixels'], Float[Array, 'b classes']]:
-  """Returns clips and label probabilities, each blended with its partner's.
+  """Returns clips and label probabilities, each blended with those of a partner clip.
 
-  Clip i of a group of n has partner n - 1 - i. Groups are neighbours in the batch, so that no clip
-  crosses devices and any number of devices sees the same pairs. A group shares one draw: mixup
-  (arXiv 1710.09412) blends with weight lambda ~ Beta(alpha, alpha); cutmix (arXiv 1905.04899)
-  replaces a box of about 1 - lambda of the picture, the same in all frames, and weighs the labels
-  by the pixels that it really covers.
+  Clip i in a group of n clips has the partner n - 1 - i. Groups are consecutive clips of the batch,
+  so no clip moves between devices and the pairs do not depend on the number of devices. All clips
+  of a group share one draw. Mixup (arXiv 1710.09412) blends with a weight lambda ~ Beta(alpha,
+  alpha). CutMix (arXiv 1905.04899) replaces a box with a fraction of about 1 - lambda of the frame,
+  the same box in all frames, and weights the labels by the fraction that is actually replaced.
 
   Args:
-    settings: which of them, how strongly; B must be a multiple of `settings.group_size`.
-    key: of the step.
-    video: any value range; blended as float32, or returned as it is where nothing is on.
-    targets: probabilities.
+    settings: mixup and CutMix settings; B must be a multiple of `settings.group_size`.
+    key: random key of the step.
+    video: any value range; blended as float32, or returned unchanged if both are off.
+    targets: label probabilities.
   """
   if not (settings.mixup or settings.cutmix):
     return video, targets
   groups, (height, width) = video.shape[0] // settings.group_size, video.shape[2:4]
   keys = jax.random.split(key, 4)
-  own = jnp.ones((groups, height, width))  # how much of each pixel stays
+  own = jnp.ones((groups, height, width))  # weight of each pixel of the clip itself
   if settings.mixup:
     own = own * jax.random.beta(keys[0], settings.mixup, settings.mixup, (groups, 1, 1))
   if settings.cutmix:
@@ -55,7 +55,7 @@ def _blend(x: Float[Array, 'b *rest'], own: Float[Array, 'g *ones']) -> Float[Ar
 def _boxes(
   key: PRNGKeyArray, kept: Float[Array, ' g'], height: int, width: int
 ) -> Float[Array, 'g {height} {width}']:
-  """Returns masks with 1 inside boxes of 1 - kept of the picture, cut off at its edges."""
+  """Returns masks that are 1 inside boxes with a fraction of 1 - kept, clipped at the edges."""
   centres = jax.random.uniform(key, (2, kept.shape[0]))
   side = jnp.sqrt(1.0 - kept)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedule and optimiser, as one optax transformation.
+"""Learning-rate schedule and optimizer as one optax transformation.
 
-It knows which parameters decay, which are frozen, and how deep in the model each one lies.
+This includes weight decay masks, frozen parameters and layer-wise learning rates.
 """
 
 from typing import Any
@@ -15,20 +15,20 @@ from vivit_jax.errors import ConfigError, nearest
 
 
 def total_steps(config: Config, videos: int) -> int:
-  """Returns the length of a run: train.steps, else epochs over `videos` training videos."""
+  """Returns the number of steps of a run: train.steps, or else epochs over `videos` videos."""
   if config.train.steps is not None:
     return config.train.steps
   steps = max(1, round(config.train.epochs * videos / config.train.batch_size))
   if steps > LARGEST:
     raise ConfigError(
       f'config.train.epochs={config.train.epochs} of {videos} videos are {steps:.3g} steps: '
-      f'at most {LARGEST} are counted'
+      f'at most {LARGEST} are possible'
     )
   return steps
 
 
 def learning_rate(train: Train, steps: int) -> optax.Schedule:
-  """Returns linear warm-up to the peak, then cosine decay (paper section 4.1: from 0 and to 0)."""
+  """Returns a linear warm-up to the peak, then a cosine decay (paper section 4.1: from 0, to 0)."""
   share = train.warmup_epochs / train.epochs if train.epochs else 0.0
   warmup = min(round(share * steps), steps - 1)
   peak = train.learning_rate
@@ -38,17 +38,19 @@ def learning_rate(train: Train, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
-  """Returns clipping by global norm, then SGD with momentum or AdamW, then layer-wise decay.
+  """Returns clipping by global norm, SGD with momentum or AdamW, and layer-wise rates, in order.
 
-  Weight decay acts on matrices alone: not on biases, norms, positions or cls tokens. Frozen
-  parameters have no optimiser state.
+  Weight decay applies only to matrices, not to biases, norms, positions or cls tokens. Frozen
+  parameters have no optimizer state.
   """
   schedule = learning_rate(train, steps)
-  # With groups the step has clipped already.
+  # With groups, gradients are already clipped in the step.
   clips = train.grad_clip_norm and not train.grad_clip_groups
   clip = optax.clip_by_global_norm(train.grad_clip_norm) if clips else optax.identity()
   if train.optimizer == 'adamw':
-    update = optax.adamw(schedule, weight_decay=train.weight_decay, mask=is_matrix)
+    update = optax.adamw(
+      schedule, b2=train.second_moment_decay, weight_decay=train.weight_decay, mask=is_matrix
+    )
   else:
     update = optax.sgd(schedule, momentum=train.momentum)
     if train.weight_decay:
@@ -60,7 +62,7 @@ def make_optimizer(train: Train, steps: int) -> optax.GradientTransformation:
 
 
 def scale_by_depth(train: Train) -> optax.GradientTransformation:
-  """Returns updates times layer_decay^(d - depth), d the depth of the head (arXiv 2106.08254)."""
+  """Scales updates by layer_decay^(d - depth), with d the depth of the head (arXiv 2106.08254)."""
 
   def scale(updates: Any, params: Any) -> Any:
     depth, last = depths(params)
@@ -69,19 +71,19 @@ def scale_by_depth(train: Train) -> optax.GradientTransformation:
   return optax.stateless(scale)
 
 
-STAGES = ('spacetime', 'spatial', 'temporal')  # in the order in which a model runs them
+STAGES = ('spacetime', 'spatial', 'temporal')  # in execution order
 
 
 def is_matrix(params: Any) -> Any:
-  """Returns a tree that is True at the kernels of linear layers and of the tokenizer."""
+  """Returns a tree that is True at kernels of linear layers and of the tokenizer."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
 def is_trained(params: Any, frozen: tuple[str, ...]) -> Any:
-  """Returns a tree that is False at the parameters whose path starts with one of `frozen`.
+  """Returns a tree that is False at parameters whose path starts with one of `frozen`.
 
   Raises:
-    ConfigError: a start that no parameter has, or nothing left to train.
+    ConfigError: an entry matches no parameter, or all parameters are frozen.
   """
   paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   for start in frozen:
@@ -89,21 +91,21 @@ def is_trained(params: Any, frozen: tuple[str, ...]) -> Any:
       parts = [path.split('/') for path in paths]
       choices = sorted({'/'.join(p[:k]) for p in parts for k in (1, 2) if k < len(p)})
       raise ConfigError(
-        f'config.train.freeze: no parameter lies below {start!r}{nearest(start, choices)}'
+        f'config.train.freeze: no parameter path starts with {start!r}{nearest(start, choices)}'
       )
   if all(any(_below(path, start) for start in frozen) for path in paths):
-    raise ConfigError(f'config.train.freeze={frozen} leaves nothing to train')
+    raise ConfigError(f'config.train.freeze={frozen} leaves no parameters to train')
   return jax.tree_util.tree_map_with_path(
     lambda path, _: not any(_below(_name(path), start) for start in frozen), params
   )
 
 
 def depths(params: Any) -> tuple[Any, int]:
-  """Returns how deep each parameter lies, and how deep the head does.
+  """Returns the depth of each parameter, and the depth of the head.
 
-  As in BEiT (arXiv 2106.08254): 0 for the tokenizer, positions and cls of the first stage, i for
-  its i-th block, and the last norm like the head. A temporal stage goes on counting where the
-  spatial one ends: its positions and cls lie with the last spatial block.
+  As in BEiT (arXiv 2106.08254): 0 for the tokenizer and for positions and cls of the first stage, i
+  for its i-th block; the final norm has the depth of the head. The count continues in the temporal
+  stage, whose positions and cls have the depth of the last spatial block.
   """
   blocks = {name: sum(key.startswith('block_') for key in params.get(name, ())) for name in STAGES}
   starts = {name: sum(blocks[s] for s in STAGES[:i]) for i, name in enumerate(STAGES)}
@@ -112,7 +114,7 @@ def depths(params: Any) -> tuple[Any, int]:
 
   def depth(path: Any, _: Any) -> int:
     part, *rest = _name(path).split('/')
-    if part in ('head', 'pooler') or (part == final and rest[0] == 'norm'):
+    if part in ('head', 'pooler', 'decoder') or (part == final and rest[0] == 'norm'):
       return last
     if part not in STAGES:
       return 0

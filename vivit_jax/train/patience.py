@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Early stopping: how many evaluations in a row were no better than the best before them."""
+"""Early stopping after a number of evaluations in a row without a new best."""
 
 import math
 from collections.abc import Iterable, Mapping
 
-STOPPED = 'stopped_early'  # column, 1 in the row of the evaluation that ended a run
+STOPPED = 'stopped_early'  # metrics column; 1 in the row of the evaluation that ended a run
 
 
 class Patience:
-  """Counts from the log alone, so that a resumed run counts as one that was never stopped."""
+  """Counts evaluations without a new best; derived only from the log, so it survives resumption."""
 
   def __init__(
-    self, allowed: int | None, score: str, rows: Iterable[Mapping[str, int | float]] = ()
+    self, allowed: int | None, score: str | None, rows: Iterable[Mapping[str, int | float]] = ()
   ):
-    """Begins after the evaluations that were logged.
+    """Starts from the evaluations that were logged so far.
 
     Args:
       allowed: evaluations in a row without a better one; None = any number.
       score: name of the metric that chooses the best; of equal ones, the lower loss is better.
+        None if the loss alone chooses.
       rows: metrics of evaluations, in their order.
     """
     self._allowed, self._score = allowed, score
@@ -27,8 +28,8 @@ class Patience:
       self.add(row)
 
   def add(self, metrics: Mapping[str, int | float]) -> None:
-    """Counts one evaluation; NaN ranks worst."""
-    score = metrics[self._score]
+    """Counts an evaluation; NaN ranks lowest."""
+    score = 0.0 if self._score is None else metrics[self._score]
     loss = metrics.get('loss', math.nan)  # earlier versions did not log it
     found = (
       -math.inf if math.isnan(score) else score,
@@ -40,5 +41,5 @@ class Patience:
 
   @property
   def is_over(self) -> bool:
-    """Whether the run is to end."""
+    """Whether the run should end."""
     return self._allowed is not None and self.waited >= self._allowed

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many heads on one frozen encoder, each with its own rate and decay, on one forward pass.
+"""Trains many heads on one frozen encoder with a shared forward pass.
 
-The way V-JEPA 2 is evaluated (github.com/facebookresearch/vjepa2, evals): the best of 20 heads.
+Each head has its own learning rate and weight decay. V-JEPA 2 is evaluated in this way, as the best
+of 20 heads (github.com/facebookresearch/vjepa2, evals).
 """
 
 import functools
@@ -29,7 +30,7 @@ DECAYS = (0.01, 0.1, 0.4, 0.8)
 
 
 class Probes(NamedTuple):
-  """The heads and their optimizer's state, every leaf with an axis of heads before the others."""
+  """The heads and their optimizer state; every leaf has a leading axis of heads."""
 
   step: Array
   params: Any
@@ -39,24 +40,24 @@ class Probes(NamedTuple):
 def grid(
   rates: tuple[float, ...] = RATES, decays: tuple[float, ...] = DECAYS
 ) -> Float[Array, 'heads 2']:
-  """Returns rate and decay of each head: all pairs, the rates in the outer loop."""
+  """Returns learning rate and weight decay of each head: all pairs, rates in the outer loop."""
   return jnp.array(list(itertools.product(rates, decays)), jnp.float32)
 
 
 def split(params: Any) -> tuple[Any, Any]:
-  """Returns the parameters of the encoder and those of the head."""
+  """Splits parameters into those of the encoder and those of the head."""
   frozen = {name: tree for name, tree in params.items() if name not in HEAD}
   return frozen, {name: tree for name, tree in params.items() if name in HEAD}
 
 
 def start(head: Any, heads: int) -> Probes:
-  """Returns so many copies of a head, before the first step."""
+  """Returns the initial state with `heads` copies of a head."""
   params = jax.tree.map(lambda leaf: jnp.stack([leaf] * heads), head)
   return Probes(jnp.zeros((), jnp.int32), params, jax.vmap(optax.scale_by_adam().init)(params))
 
 
 def encoder_of(model: ViViT) -> ViViT:
-  """Returns the model whose outputs the head takes: all tokens, or what is pooled already."""
+  """Returns the model that computes the head's input: all tokens, or pooled tokens."""
   attends = model.config.pooling.startswith('attention')
   return all_tokens(model) if attends else model.clone(classes=0)
 
@@ -71,21 +72,21 @@ def probe_step(
   settings: Float[Array, 'heads 2'],
   schedule: optax.Schedule,
 ) -> tuple[Probes, dict[str, Float[Array, ' heads']]]:
-  """Returns the heads after one update of AdamW, and each head's metrics.
+  """Returns the heads after one AdamW update, and the metrics of each head.
 
   Args:
-    state: before the update.
-    frozen: the encoder's parameters.
-    batch: as `train.step.train_step` takes it.
+    state: heads before the update.
+    frozen: parameters of the encoder.
+    batch: batch as in `train.step.train_step`.
     config: task, clip and label smoothing.
-    model: with its head.
-    settings: of `grid`.
-    schedule: factor of all rates at a step.
+    model: the model, including its head.
+    settings: result of `grid`.
+    schedule: factor for all rates by step.
   """
   task, head = config.task, Head(model.config, model.classes)
   labels = task_targets(task, batch['label'])
   video = normalize_pixels(batch['video'], config.clip.mean, config.clip.std)
-  # Nothing below is differentiated, so that there is no backward pass.
+  # The encoder is not differentiated, so there is no backward pass through it.
   x = apply(encoder_of(model), frozen, video).astype(model.config.dtype)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
@@ -130,7 +131,7 @@ def forward(
 def compiled(
   config: Config, model: ViViT, settings: Float[Array, 'heads 2'], steps: int
 ) -> Callable[..., tuple[Probes, dict[str, Array]]]:
-  """Returns `probe_step` compiled, with rates that fall to zero as a cosine over so many steps."""
+  """Returns the compiled `probe_step`, with a cosine decay of the rates to zero over the steps."""
   step = functools.partial(
     probe_step,
     config=config,
@@ -144,6 +145,6 @@ def compiled(
 def accuracy(
   logits: Float[Array, 'heads b classes'], labels: Array, task: Task
 ) -> dict[str, Float[Array, ' heads']]:
-  """Returns each head's metrics of a batch."""
+  """Returns the metrics of each head for a batch."""
   wanted = task_targets(task, labels)
   return jax.vmap(lambda x: losses.accuracy(task, x, wanted))(logits)

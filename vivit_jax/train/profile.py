@@ -16,7 +16,7 @@ FOLDER = 'profile'
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-  """A range of steps, numbered as in the log, both ends included."""
+  """An inclusive range of steps, numbered as in the log."""
 
   first: int
   last: int
@@ -52,7 +52,7 @@ class Profiler:
       )
     if wanted is not None and wanted.last <= start:
       print(
-        f'vivit: warning: --profile={wanted} traces nothing: this run goes on after step {start}',
+        f'vivit: warning: --profile={wanted} traces nothing: this run resumes after step {start}',
         file=sys.stderr,
         flush=True,
       )

@@ -30,26 +30,27 @@ from vivit_jax.model.vivit import build
 from vivit_jax.train.evaluation import (
   BeforeBatch,
   evaluate_split,
-  headline,
   open_common_split,
   results_of,
 )
 from vivit_jax.train.log import read_metrics, validations_of
+from vivit_jax.train.masked_report import report_masked
 from vivit_jax.train.patience import STOPPED
 from vivit_jax.train.step import compile_forward
+from vivit_jax.train.validation import headline
 from vivit_jax.train.watchdog import COMPILING, Watchdog
 from vivit_jax.weights.pretrained import load_run
 
 SHOWN_MISTAKES = 8
-EVALUATIONS = 'evaluations'  # folder of the reports that are not training's own
+EVALUATIONS = 'evaluations'  # folder of additional reports
 
 
 def parse_step(text: str) -> int | Literal['best', 'last']:
-  """Returns which checkpoint is meant: 'best', 'last' or a number."""
+  """Parses --step: 'best', 'last' or a number."""
   if text in ('best', 'last'):
     return cast(Literal['best', 'last'], text)
   if not text.isdecimal():
-    raise ConfigError(f"--step={text} is no step: give 'best', 'last' or a number")
+    raise ConfigError(f"--step={text} is not a step: give 'best', 'last' or a number")
   return int(text)
 
 
@@ -66,14 +67,14 @@ def evaluate_run(
   """Evaluates a run with several views per video and writes a report.
 
   Args:
-    workdir: of the run.
-    step: 'best', 'last' or the number of a kept step.
-    split: of the data; by default test, or validation if the data has no test videos.
-    views: temporal and spatial; those of the run's configuration if None.
-    output: folder of the report. If None, the workdir for what training itself evaluates in the
-      end; else, so that training's report stays, workdir/evaluations/SPLIT-STEP-VIEWS.
-    predictions_as: also writes predictions.csv or .parquet there, see `prediction_file`.
-    before_batch: called before each batch; what it raises ends the evaluation.
+    workdir: workdir of the run.
+    step: 'best', 'last' or the number of a saved step.
+    split: split to evaluate; None = test, or validation if the data has no test videos.
+    views: number of temporal and spatial views; None = those of the run's config.
+    output: folder of the report. None = the workdir if this is the final evaluation of training,
+      otherwise workdir/evaluations/SPLIT-STEP-VIEWS, so that training's report is kept.
+    predictions_as: also write predictions.csv or .parquet there, see `prediction_file`.
+    before_batch: called before each batch; an exception ends the evaluation.
 
   Returns:
     The results (see `evaluate.metrics.compute`).
@@ -89,10 +90,16 @@ def evaluate_run(
     pretrained = load_run(workdir, parse_step(step))
     assert pretrained.config is not None
     config = pretrained.config
-    # A trainer may have gone on meanwhile.
-    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})
+    hosts.assert_equal_on_all_hosts({'the step to evaluate': pretrained.step})  # a trainer goes on
+    if config.task.kind == 'masked':
+      views = _refuse_classes(workdir, views, predictions_as)
     protocol = _protocol(config, views, mesh.size)
     data = open_common_split(config, split or _default_split(config))
+    before_batch = watchdog.series('the next batch of the evaluation', before_batch)
+    folder = output or _folder(workdir, config, protocol, data.split, step, pretrained.step)
+    if config.task.kind == 'masked':
+      size = protocol.batch_size
+      return report_masked(workdir, folder, pretrained, mesh, data, size, before_batch)
     predictions = evaluate_split(
       config,
       data,
@@ -100,7 +107,7 @@ def evaluate_run(
       shard_state(mesh, pretrained.params),
       protocol,
       Failures(data, config.data.max_bad_fraction, workdir),
-      watchdog.series('the next batch of the evaluation', before_batch),
+      before_batch,
       progress=sys.stderr.isatty(),
     )
   results = {
@@ -112,21 +119,36 @@ def evaluate_run(
   if validations and validations[-1].get(STOPPED):
     results['stopped_early_at'] = validations[-1]['step']
   if hosts.is_first():
-    name = protocol_name(protocol)
-    trainings = ('best', evaluation_split(config), protocol_name(config.evaluate))
-    folder = workdir / EVALUATIONS / f'{data.split}-{pretrained.step}-{name}'
-    if (step, data.split, name) == trainings:
-      folder = workdir
     title = workdir.resolve().name
-    folder = output or folder
     _report(folder, title, config, data, protocol, predictions, results, curves)
     if predictions_as is not None:
       _write_predictions(folder / f'predictions.{predictions_as}', config.task, data, predictions)
   return results
 
 
+def _refuse_classes(workdir: Path, *given: Any) -> tuple[int, int]:
+  """Returns the views of masked pretraining; raises a ConfigError for options of classifiers."""
+  if any(given):
+    raise ConfigError(
+      f'{workdir} is masked pretraining, which is evaluated on one view of each video and predicts '
+      'no classes: leave out --views and --predictions'
+    )
+  return 1, 1
+
+
+def _folder(
+  workdir: Path, config: Config, protocol: Evaluate, split: str, step: str, number: int | None
+) -> Path:
+  """Returns where the report goes: the workdir if it is that with which training itself ends."""
+  name = protocol_name(protocol)
+  usual = '1x1' if config.task.kind == 'masked' else protocol_name(config.evaluate)
+  if (step, split, name) == ('best', evaluation_split(config), usual):
+    return workdir
+  return workdir / EVALUATIONS / f'{split}-{number}-{name}'
+
+
 def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Predictions) -> None:
-  """Writes a row a video, with what it is in truth; tags are joined as in a manifest."""
+  """Writes one row per video with its true labels; tags are joined as in a manifest."""
   labels = [name for head in task.heads for name in data.class_names[head]]
   facts = {'path': str, 'start': float, 'end': float, 'views': int, 'error': str}
   facts |= {f'true {head}': str for head in task.heads}
@@ -150,7 +172,7 @@ def _write_predictions(file: Path, task: Task, data: Manifest, predictions: Pred
 
 
 def _true_ids(data: Manifest, predictions: Predictions, index: int) -> tuple[int, ...]:
-  """Returns a video's labels, -1 for that of an item of one's own source that was not read."""
+  """Returns the labels of a video, or -1 for an unread item of a user's own source."""
   if data.labels_known:
     return data.videos[index].labels
   row = predictions.labels[index]
@@ -158,12 +180,12 @@ def _true_ids(data: Manifest, predictions: Predictions, index: int) -> tuple[int
 
 
 def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Evaluate:
-  """Returns the run's protocol with other views, if given, and batches that fit the devices.
+  """Returns the run's protocol with `views`, if given, and a batch size that fits the devices.
 
   Raises:
-    ConfigError: views that take too much memory.
+    ConfigError: the views need too much memory.
   """
-  # The run's batch may have been for other devices; results do not depend on it.
+  # The run may have used other devices; results do not depend on the batch size.
   batch_size = -(-config.evaluate.batch_size // devices) * devices
   protocol = dataclasses.replace(config.evaluate, batch_size=batch_size)
   if views is not None:
@@ -173,7 +195,7 @@ def _protocol(config: Config, views: tuple[int, int] | None, devices: int) -> Ev
 
 
 def _default_split(config: Config) -> str:
-  """Returns the split that training evaluates in the end; prints a line if that is not the test."""
+  """Returns the split of the final evaluation; prints a warning if it is not the test split."""
   split = evaluation_split(config)
   if split != 'test' and hosts.is_first():
     print(
@@ -185,7 +207,7 @@ def _default_split(config: Config) -> str:
 
 
 def protocol_name(protocol: Evaluate) -> str:
-  """Returns temporal x spatial views, e.g. 4x3."""
+  """Returns the views as temporal x spatial, e.g. 4x3."""
   return f'{protocol.temporal_views}x{protocol.spatial_views}'
 
 
@@ -199,7 +221,7 @@ def _report(
   results: dict[str, Any],
   curves: list[dict[str, int | float]],
 ) -> None:
-  """Writes the report and prints its main number in one line."""
+  """Writes the report and prints the main metric."""
   mistakes = most_confident_mistakes(predictions, config.task, data.class_names, SHOWN_MISTAKES)
   page = write_report(
     folder,
@@ -215,6 +237,7 @@ def _report(
     config=to_dict(config),
   )
   name = headline(config.task)
+  assert name is not None
   print(
     f'{data.split}: {name} {results[name]:.4f} of {results["videos"]} videos, '
     f'{protocol_name(protocol)} views, step {results["step"]}; '

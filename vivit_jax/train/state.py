@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training state: everything that a step updates and a checkpoint holds."""
+"""The training state: everything that a step updates and a checkpoint stores."""
 
 import contextlib
 import dataclasses
@@ -18,19 +18,19 @@ from vivit_jax.model.vivit import ViViT, abstract_params, init_params
 class TrainState:
   """Step, parameters and optimizer state; random numbers are derived from seed and step."""
 
-  step: Any  # int32 scalar; in a tree that describes a state, a shape, sharding or type
+  step: Any  # int32 scalar; in abstract states, a shape, sharding or type
   params: Any
   opt_state: Any
   ema_params: Any = ()  # exponential moving average of the parameters if train.ema_decay > 0
 
   @property
   def eval_params(self) -> Any:
-    """The parameters to evaluate and to keep: the moving average if there is one."""
+    """The parameters to evaluate and to export: the moving average if there is one."""
     return self.ema_params or self.params
 
 
 def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first step in host memory; determined by the seed."""
+  """Returns the initial state in host memory; it depends only on config and seed."""
   with on_host():
     params = init_params(model, config.clip, jax.random.key(config.seed))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
@@ -38,18 +38,18 @@ def init_state(config: Config, model: ViViT, optimizer: optax.GradientTransforma
 
 
 def start_from(config: Config, state: TrainState, params: Any) -> TrainState:
-  """Returns a fresh state with these parameters, which also start the moving average."""
-  # A copy, since the step donates every buffer of the state, and each only once.
+  """Returns an initial state with these parameters, also as the initial moving average."""
+  # A copy, because the step donates all buffers of the state, and each can be donated only once.
   with on_host():
     ema_params = jax.tree.map(jnp.array, params) if config.train.ema_decay else ()
   return dataclasses.replace(state, params=params, ema_params=ema_params)
 
 
 def on_host() -> contextlib.AbstractContextManager:
-  """Runs computations on the CPU: a state to be sharded may not fit on one accelerator."""
+  """Runs computations on the CPU, since an unsharded state may not fit on one accelerator."""
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
-  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+  except RuntimeError:  # JAX_PLATFORMS excludes the CPU
     return contextlib.nullcontext()
 
 

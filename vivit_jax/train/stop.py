@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops a run at the next step or batch after a signal, so that its state can be saved first."""
+"""Stops a run at the next step or batch after a signal, so that its state can be saved."""
 
 import os
 import signal
@@ -10,20 +10,21 @@ from typing import Any, TextIO
 from vivit_jax.distributed import hosts
 from vivit_jax.files import discard_output
 
-# A second one of these acts at once. The others arrive twice: from the terminal and from the shell.
+# A second signal of these ends the run at once. The others arrive twice anyway, from the terminal
+# and from the shell.
 TWICE_ACTS_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 # SIGHUP: the terminal was closed. SIGUSR1: SLURM warns that the time limit is near.
 HANDLED = (*TWICE_ACTS_AT_ONCE, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stopped(Exception):  # noqa: N818
-  """A signal stops the run; whoever catches it saves the state and sets `step`.
+  """A signal stops the run; the code that catches this saves the state and sets `step`.
 
   Attributes:
     by: the signal; SIGPIPE if the output could not be written.
     step: the last completed step, which is saved; None during the final evaluation.
-    code: exit code: 0 if a scheduler asked (SIGTERM, SIGUSR1), else 128 plus the signal, as shells
-      number it.
+    code: exit code: 0 for requests of a scheduler (SIGTERM, SIGUSR1), otherwise 128 + the signal
+      number, as in shells.
   """
 
   def __init__(self, by: signal.Signals):
@@ -40,18 +41,18 @@ class Stopped(Exception):  # noqa: N818
 
 
 class PreemptionHandler:
-  """While entered, the first SIGINT or SIGTERM only sets `received`; a second one acts at once.
+  """Within the context, a first SIGINT or SIGTERM sets `received`; a second one ends the run.
 
-  SIGHUP and SIGUSR1 set it too, except that an ignored SIGHUP (nohup) stays ignored. Output that
-  can no longer be written sets it to SIGPIPE.
+  SIGHUP and SIGUSR1 also set it, but an ignored SIGHUP (nohup) stays ignored. If standard output
+  cannot be written any more, it is set to SIGPIPE.
   """
 
   def __init__(self, ends_process: bool = False) -> None:
     """Prepares the handler.
 
     Args:
-      ends_process: nothing is left to save after an exit without an error. Signals are then
-        ignored; otherwise their previous handlers are restored.
+      ends_process: whether the process ends afterwards. If so, signals are ignored after an exit
+        without an error; otherwise their previous handlers are restored.
     """
     self.received: signal.Signals | None = None
     self._ends_process = ends_process
@@ -61,7 +62,7 @@ class PreemptionHandler:
     self._asked = 0
 
   def __enter__(self) -> 'PreemptionHandler':
-    # With several processes JAX listens to SIGTERM and notifies all of them.
+    # With several processes, JAX handles SIGTERM and notifies all of them.
     several = hosts.processes() > 1
     for kind in HANDLED:
       ignored = kind == signal.SIGHUP and signal.getsignal(kind) == signal.SIG_IGN
@@ -84,9 +85,9 @@ class PreemptionHandler:
       self._restore(*HANDLED)
 
   def raise_if_stopped(self) -> None:
-    """Raises Stopped after a signal, in the same call of all processes.
+    """Raises Stopped after a signal, at the same call in all processes.
 
-    All processes must make the same calls, one for each step or batch.
+    All processes must call it for the same steps or batches.
     """
     if hosts.processes() == 1:
       self._agreed = self.received
@@ -119,10 +120,10 @@ class PreemptionHandler:
 
 
 class GuardedStream:
-  """A standard stream that requests a stop if it can no longer be written.
+  """A standard stream that requests a stop if it cannot be written any more.
 
-  The reader of a pipe has exited, the disk is full, or the terminal was closed: further output is
-  discarded, and no exception is raised in the middle of a step.
+  If the reader of a pipe has exited, the disk is full, or the terminal was closed, further output
+  is discarded instead of raising an exception in the middle of a step.
   """
 
   def __init__(self, stream: Any, stop: PreemptionHandler):  # Any: a stand-in for sys.stdout
@@ -147,7 +148,7 @@ class GuardedStream:
   def _discard(self, error: OSError) -> None:
     discard_output(self._stream.fileno())
     self._stop.receive(signal.SIGPIPE)
-    if self._stream.fileno() == sys.stdout.fileno():  # else standard error itself is lost
+    if self._stream.fileno() == sys.stdout.fileno():  # otherwise standard error itself is closed
       print(
         f'vivit: standard output cannot be written: {error.strerror}', file=sys.stderr, flush=True
       )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a hung process: a device, a decoder, a disk or another host does not respond."""
+"""Ends a hung process, e.g. if a device, decoder, disk or other host does not respond."""
 
 import contextlib
 import faulthandler
@@ -21,15 +21,15 @@ COMPILING = 10.0
 
 
 class Watchdog:
-  """While entered, ends the process if the expected event does not happen in time.
+  """Within the context, ends the process if an expected event does not happen in time.
 
-  It writes the stacks of all threads to standard error and exits with code 1. It cleans up nothing,
-  since that could hang too: an unfinished save has no effect, and the decoding processes end with
-  their parent. Time in which the process is suspended does not count.
+  It writes the stacks of all threads to standard error and exits with code 1. There is no cleanup,
+  which could also hang: an unfinished save has no effect, and decoding processes end with their
+  parent. Time in which the process is suspended does not count.
 
-  One thread watches the whole run. If another thread hangs while holding the interpreter's lock,
-  that thread cannot run; then the helper process `guard` ends this one by SIGUSR2, which writes the
-  stacks.
+  One thread watches the whole run. It cannot run if another thread hangs while holding the
+  interpreter lock; in that case the helper process `guard` ends this process with SIGUSR2, which
+  writes the stacks.
   """
 
   def __init__(self, seconds: float):
@@ -67,7 +67,7 @@ class Watchdog:
       faulthandler.unregister(signal.SIGUSR2)
 
   def expect(self, what: str, patience: float = 1.0) -> None:
-    """Sets the event that must happen next; the one before it has happened.
+    """Sets the next expected event; the previous one has happened.
 
     Args:
       what: the event, as the subject of a sentence.
@@ -79,7 +79,7 @@ class Watchdog:
     self._awaited = (what, seconds, self._clock.seconds() + seconds)
 
   def series(self, what: str, before_each: Callable[[], None]) -> Callable[[], None]:
-    """Returns a function to call before each of several events, the first of which compiles.
+    """Returns a function to call before each of several events; the first includes compilation.
 
     Args:
       what: as for `expect`.
@@ -94,7 +94,7 @@ class Watchdog:
     return expect_next
 
   def _watch(self) -> None:
-    # Wakes up often, since the next event may have an earlier deadline than this one.
+    # Wakes up often, because the next event may have an earlier deadline.
     often = min(self._seconds / 10, LOOK)
     while not self._closed.wait(min(self._left(), often)):
       self._tell_guard()
@@ -115,8 +115,8 @@ class Watchdog:
     faulthandler.dump_traceback(_stderr(), all_threads=True)
     print(
       f'vivit: error: {what} did not come within {seconds:g} s: the stacks above show where each '
-      'thread hangs; the same command continues from the last checkpoint; was it only slow, give '
-      f'more than --config.faults.hang_timeout_seconds={self._seconds:g}, or 0 for no limit',
+      'thread hangs; the same command continues from the last checkpoint; if only slow, give more '
+      f'than --config.faults.hang_timeout_seconds={self._seconds:g}, or 0 for no limit',
       file=_stderr(),
       flush=True,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's metrics go besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow."""
+"""Loggers besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow."""
 
 import importlib
 import importlib.util
@@ -23,30 +23,30 @@ from vivit_jax.config.schema import Config
 from vivit_jax.errors import ConfigError, one_line
 from vivit_jax.files import naming, write_json
 
-MLFLOW_BATCH = 100  # parameters that MLflow takes at a time
-RUNS = 'trackers.json'  # in the workdir: the trackers' own numbers of this run
+MLFLOW_BATCH = 100  # parameters per request to MLflow
+RUNS = 'trackers.json'  # in the workdir: the trackers' ids of this run
 
 
 @runtime_checkable
 class Writer(Protocol):
-  """Takes the numbers of a run."""
+  """Writes the metrics of a run."""
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes values of a step, by tag; NaN and infinities among them."""
+    """Writes the values of a step, by tag; they may be NaN or infinite."""
 
   def close(self, failed: bool) -> None:
-    """Ends the session; `failed` if the run did not come to its end."""
+    """Ends the session; `failed` if the run did not finish."""
 
 
 class EventWriter:
   """Writes one TensorBoard event file; raises OSError if it cannot be written.
 
-  tensorboardX's own writer is a thread. A full disk ends that thread, and the run would wait for it
-  forever.
+  tensorboardX's own writer is a thread. If the disk is full, that thread ends and the run would
+  wait for it forever.
   """
 
   def __init__(self, folder: Path, first_step: int):
-    """Opens a file whose steps from `first_step` on replace those of earlier files."""
+    """Opens a new file; its steps from `first_step` on replace those of earlier files."""
     folder.mkdir(parents=True, exist_ok=True)
     self._folder = folder
     with naming(folder):
@@ -71,7 +71,7 @@ class EventWriter:
 
 
 class WandbWriter:
-  """A run of Weights & Biases; its environment variables (WANDB_MODE, WANDB_ENTITY) hold."""
+  """A run of Weights & Biases; its environment variables (WANDB_MODE, WANDB_ENTITY) apply."""
 
   def __init__(self, project: str, workdir: Path, config: Config, own: dict[str, str]):
     """Begins a run, or continues that of `own`."""
@@ -87,11 +87,11 @@ class WandbWriter:
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes values; it drops steps that were written before a resumption, where they are equal."""
+    """Writes the values of a step; W&B ignores steps written before a resumption."""
     self._run.log(dict(values), step=step)
 
   def close(self, failed: bool) -> None:
-    """Sends what is left."""
+    """Sends the remaining data."""
     self._run.finish(exit_code=int(failed))
 
 
@@ -130,7 +130,7 @@ class MlflowWriter:
 
 
 class Tracker:
-  """A writer to a service, whose failures must not end a run: they are said once."""
+  """Wraps a writer to a service: failures print one warning and do not end the run."""
 
   def __init__(self, name: str, writer: Writer):
     self._name = name
@@ -152,8 +152,8 @@ class Tracker:
     except Exception as error:
       self._writer = None
       print(
-        f'vivit: warning: {self._name} gets no more of this run ({one_line(error, 300)}); '
-        'metrics.jsonl has all of it',
+        f'vivit: warning: {self._name} receives no more of this run ({one_line(error, 300)}); '
+        'metrics.jsonl has all metrics',
         file=sys.stderr,
         flush=True,
       )
@@ -166,7 +166,7 @@ TRACKERS: dict[str, tuple[str, tuple[str, ...], Any]] = {  # setting: title, pac
 
 
 def check_installed(config: Config) -> None:
-  """Refuses a tracker whose package is missing; raises ConfigError."""
+  """Raises ConfigError if the package of a configured tracker is not installed."""
   for setting, (title, packages, _) in TRACKERS.items():
     place = getattr(config.log, setting)
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -178,10 +178,10 @@ def check_installed(config: Config) -> None:
 
 
 def open_trackers(config: Config, workdir: Path) -> list[Writer]:
-  """Returns the writers that the configuration asks for; a resumed run continues its own.
+  """Returns the configured writers; a resumed run continues its tracker runs.
 
   Raises:
-    ConfigError: a service that does not take the run.
+    ConfigError: a service rejects the run.
   """
   file = workdir / RUNS
   own: dict[str, dict[str, str]] = json.loads(file.read_text()) if file.exists() else {}
@@ -192,10 +192,10 @@ def open_trackers(config: Config, workdir: Path) -> list[Writer]:
       continue
     try:
       writer = kind(place, workdir, config, own.setdefault(f'{setting}/{place}', {}))
-    except Exception as error:  # of whatever type the service's library has
+    except Exception as error:  # any exception type of the service's library
       raise ConfigError(
-        f'config.log.{setting}={place!r}: {title} does not take the run: {one_line(error, 300)}; '
-        f'--config.log.{setting}=None trains without it, and without {file} a new one begins there'
+        f'config.log.{setting}={place!r}: {title} rejects the run: {one_line(error, 300)}; '
+        f'give --config.log.{setting}=None to train without it, or delete {file} for a new one'
       ) from error
     writers.append(Tracker(title, writer))
   if writers:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of any format, read, renamed, written, and fetched where they are remote."""
+"""Reads, converts, writes and downloads checkpoints of any format."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrays of safetensors, npz and msgpack files: bounded before anything is allocated."""
+"""Reads arrays of safetensors, npz and msgpack files; checks sizes before allocating memory."""
 
 import functools
 import json
@@ -18,17 +18,17 @@ import safetensors
 
 from vivit_jax.errors import SAFE_CONVERSION, CheckpointError, and_more
 
-MAX_JSON = 8 * 2**20  # bytes of a config, an index, a table of labels or a safetensors header
+MAX_JSON = 8 * 2**20  # bytes of a config, index, label table or safetensors header
 MAX_ENTRIES = 100_000
-MAX_NAME = 512  # characters, path included
+MAX_NAME = 512  # characters, including the path
 MAX_DIMENSIONS = 8
-MAX_RATIO = 20  # of unpacked to packed size of an npz; trained weights stay below 2
-SLACK = 2**20  # bytes on top, so that a small file of zeros may still compress well
-MAX_DIRECTORY = 16 * 2**20  # bytes of an npz's table of contents
-# Of a msgpack file: keys and values in all, keys of a map, values of a list, nested maps.
+MAX_RATIO = 20  # unpacked to packed size of an npz; trained weights are below 2
+SLACK = 2**20  # additional bytes, since small files of zeros may compress well
+MAX_DIRECTORY = 16 * 2**20  # bytes of an npz's zip directory
+# Limits for msgpack: total keys and values, keys per map, values per list, nesting depth.
 MAX_OBJECTS, MAX_KEYS, MAX_ARRAY, MAX_DEPTH = 300_000, 10_000, 1000, 32
 FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
-# Every type that a file may contain, by its name in safetensors; only floats can be loaded.
+# All types that a file may contain, by safetensors name; only floats can be loaded.
 DTYPES = {
   'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16',
   'I64': 'int64', 'I32': 'int32', 'I16': 'int16', 'I8': 'int8',
@@ -41,7 +41,7 @@ Read = Callable[[], np.ndarray]
 
 
 class Entry(NamedTuple):
-  """One array of a file: its type (one of DTYPES' values), its shape, and how to read it."""
+  """One array of a file: its type (a value of DTYPES), its shape, and a function to read it."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -55,12 +55,12 @@ def read_container(
   """Returns the arrays of a file by name, and the metadata of a safetensors header.
 
   Args:
-    path: of the file; its size is bounded by the caller.
+    path: file; the caller has checked its size.
     container: 'safetensors', 'npz' or 'msgpack'.
-    max_bytes: that the file may hold when unpacked.
+    max_bytes: limit for the unpacked size.
 
   Raises:
-    CheckpointError: for a damaged file, or one beyond a bound.
+    CheckpointError: the file is damaged or exceeds a limit.
   """
   metadata: dict[str, str] = {}
   try:
@@ -70,21 +70,21 @@ def read_container(
       entries = dict(_npz(path, max_bytes) if container == 'npz' else _msgpack(path))
   except CheckpointError:
     raise
-  except Exception as error:  # what libraries raise for damaged files is not documented
+  except Exception as error:  # the libraries' exceptions for damaged files are not documented
     raise CheckpointError(path, f'not a valid {container} file: {describe(error)}') from error
   return entries, metadata
 
 
 def describe(error: Exception) -> str:
-  """Returns the message of a library's error, of which some have none."""
+  """Returns the message of an exception, or its type if it has no message."""
   return str(error) or type(error).__name__
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-  """Returns a JSON object whose size the caller has bounded.
+  """Parses a JSON object; the caller has checked its size.
 
   Raises:
-    CheckpointError: for other content, or if a key appears twice.
+    CheckpointError: it is not a JSON object, or a key appears twice.
   """
   try:
     tree = json.loads(data.decode(), object_pairs_hook=_unique)
@@ -105,26 +105,26 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 def _entry(
   path: Path, name: str, dtype: str, shape: tuple[int, ...], held: int, read: Read
 ) -> Entry:
-  """Returns an entry whose name, type, shape and bytes agree; bounds everything that follows."""
+  """Returns an entry after checking that its name, type, shape and byte count are consistent."""
   if len(name) > MAX_NAME:
     raise CheckpointError(path, f'a name of {len(name)} characters, at most {MAX_NAME} allowed')
   if dtype not in DTYPES.values():
     raise CheckpointError(
-      path, f'{name!r} has type {dtype[:20]!r}, known: {", ".join(DTYPES.values())}'
+      path, f'{name!r} has type {dtype[:20]!r}, supported are {", ".join(DTYPES.values())}'
     )
   if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
-    raise CheckpointError(path, f'{name!r} has the impossible shape {shape[:9]}')
+    raise CheckpointError(path, f'{name!r} has the invalid shape {shape[:9]}')
   needed = math.prod(shape) * jnp.dtype(dtype).itemsize
   if held != needed:
     raise CheckpointError(
       path,
-      f'{name!r} of shape {shape} and type {dtype} needs {needed} bytes, the file gives it {held}',
+      f'{name!r} of shape {shape} and type {dtype} needs {needed} bytes, but the file has {held}',
     )
   return Entry(dtype, shape, path, read)
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-  """Reads the header alone: the library checks it, NumPy reads the arrays (bfloat16 too)."""
+  """Reads the header, which the library checks; NumPy reads the arrays later (also bfloat16)."""
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     if length > MAX_JSON:
@@ -152,7 +152,7 @@ def _read_piece(path: Path, dtype: str, count: int, offset: int) -> np.ndarray:
 
 
 class _Capped(FileIO):
-  """A file that refuses to read much at once: an npz says how long its table of contents is."""
+  """A file that limits the size of reads, since an npz declares the size of its directory."""
 
   def read(self, size: int | None = -1) -> bytes:
     limit = MAX_DIRECTORY + 1
@@ -163,7 +163,7 @@ class _Capped(FileIO):
 
 
 def _npz(path: Path, max_bytes: int) -> Iterator[tuple[str, Entry]]:
-  """Reads the table of contents, adds up the sizes in it, then reads the arrays' headers."""
+  """Reads the zip directory, checks the total size, then reads the headers of the arrays."""
   with _Capped(path) as file, zipfile.ZipFile(file) as archive:
     members = archive.infolist()
     names = [member.filename for member in members]
@@ -201,7 +201,7 @@ def _member(path: Path, name: str) -> np.ndarray:
 
 
 class _FlaxArray(NamedTuple):
-  """An array of a msgpack file: one piece, or the chunks of a large array."""
+  """An array of a msgpack file, whole or in chunks."""
 
   shape: Any
   dtype: Any
@@ -212,7 +212,7 @@ class _FlaxArray(NamedTuple):
 
 
 class _Msgpack:
-  """Reads nested maps of arrays, as flax writes them; counts objects as they come."""
+  """Reads nested maps of arrays as written by flax, and counts the objects."""
 
   def __init__(self) -> None:
     self.objects = 0
@@ -231,20 +231,20 @@ class _Msgpack:
 
   def mapping(self, pairs: list[tuple[Any, Any]]) -> Any:
     if not all(isinstance(key, str | int) for key, _ in self.children(pairs)):
-      raise ValueError('a key that is neither text nor a number')
+      raise ValueError('a key is neither text nor a number')
     tree = _unique(pairs)
     if not tree.get(FLAX_CHUNKS):
       return tree
     shape, chunks = tree['shape'], tree['chunks']
     parts = [chunks[str(i)] for i in range(len(chunks))]
     if len({part.dtype for part in parts}) != 1:
-      raise ValueError('the chunks of an array do not fit together')
+      raise ValueError('the chunks of an array do not match its shape')
     whole = [shape[str(i)] for i in range(len(shape))]
     return _FlaxArray(whole, parts[0].dtype, [piece for part in parts for piece in part.pieces])
 
   def extension(self, code: int, data: bytes) -> _FlaxArray | None:
     if code not in (FLAX_ARRAY, FLAX_COMPLEX, FLAX_SCALAR):
-      raise ValueError(f'extension type {code} is none of flax')
+      raise ValueError(f'extension type {code} is not one of flax')
     if code == FLAX_COMPLEX:
       return None
     shape, dtype, content = self.unpack(data)
@@ -254,7 +254,7 @@ class _Msgpack:
 
 
 def _msgpack(path: Path) -> Iterator[tuple[str, Entry]]:
-  """Yields every array of nested maps under its '/'-joined keys; other values are skipped."""
+  """Yields the arrays of nested maps by '/'-joined keys; skips other values."""
   reader, names = _Msgpack(), set()
   with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
     tree = reader.unpack(data, ext_hook=reader.extension)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints at hf:// and gs:// addresses: downloaded once, found on this machine after that.
+"""Downloads checkpoints from hf:// and gs:// addresses into a local cache.
 
-The libraries of both services do the transfer. Here is what is the same for both: the record of
-what is there whole, the copy that is used without a network, and their errors as one line.
+Libraries of the two services do the transfer. This module has the code for both: a record of
+complete downloads, use of the cache without a network, and one-line errors.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errn
 
 
 def download(path: str | Path, sha256: str | None = None) -> Path:
-  """Returns where a checkpoint is on this machine, after downloading it if it is remote.
+  """Returns the local path of a checkpoint, and downloads it first if it is remote.
 
-  Files of the hub go to the hub's own cache, those of Cloud Storage to $VIVIT_CACHE/remote. Files
-  that are there in the server's current version are not downloaded again. Without a network the
-  last complete copy is used, with a line on stderr.
+  Files of the hub are stored in the hub's own cache, those of Cloud Storage in $VIVIT_CACHE/remote.
+  Files with the server's current version are not downloaded again. Without a network, the last
+  complete copy is used, with a message on stderr.
 
   Args:
     path: a local path, hf://owner/name[@revision][/file or folder] or gs://bucket/file or folder.
     sha256: hexadecimal digest that the file must have.
 
   Raises:
-    CheckpointError: one line with the address, what happened and the remedy.
+    CheckpointError: one line with the address, the problem and the remedy.
   """
   address = re.sub(r'^(hf|gs):/(?=[^/])', r'\1://', str(path))  # pathlib drops one slash
   scheme, remote, rest = address.partition('://')
@@ -57,7 +57,7 @@ def download(path: str | Path, sha256: str | None = None) -> Path:
     kept = _complete_copy(record)
     if kept is None:
       raise
-    print(f'{error.what}: its copy in the cache is used', file=sys.stderr)
+    print(f'{error.what}: using the copy in the cache', file=sys.stderr)
     return _checked(address, kept, sha256)
   files, main = choose(address, found, store.path)
   if sha256 and scheme == 'hf' and main in files and files[main].digest:
@@ -70,7 +70,7 @@ def download(path: str | Path, sha256: str | None = None) -> Path:
 
 
 class UnreachableError(CheckpointError):
-  """The server does not answer; a copy in the cache may do."""
+  """The server cannot be reached; a cached copy may be used instead."""
 
   def __init__(self, what: str, remedy: str):
     super().__init__(f'{what}{remedy}')
@@ -79,7 +79,7 @@ class UnreachableError(CheckpointError):
 
 @contextlib.contextmanager
 def _one_line(store: Hub | Bucket, broken: str = '') -> Iterator[None]:
-  """Turns any error of a library into one line; their types differ from version to version."""
+  """Converts any exception of the libraries to one line; their types vary between versions."""
   try:
     yield
   except CheckpointError:
@@ -93,11 +93,11 @@ def _one_line(store: Hub | Bucket, broken: str = '') -> Iterator[None]:
     elif status == 404:
       what = f'does not exist (HTTP 404){store.nearest(error)}'
     elif type(error).__module__.startswith('google.auth'):
-      what = f'is not public, and there are no good credentials ({reason}): {store.login}'
+      what = f'is not public, and there are no valid credentials ({reason}): {store.login}'
     elif isinstance(error, OSError) and error.errno in DISK:
-      what = f'the cache cannot be written: {error}; set VIVIT_CACHE or HF_HOME elsewhere'
+      what = f'the cache cannot be written: {error}; set VIVIT_CACHE or HF_HOME to another folder'
     else:
-      remedy = 'what arrived whole is kept' if broken else 'it needs a network'
+      remedy = 'complete files are kept' if broken else 'it needs a network'
       raise UnreachableError(
         f'{store.address}: {broken or "cannot be reached"} ({reason})',
         f'; {remedy}, so try again, or download it by hand (`{store.by_hand}`) and give the local '
@@ -107,7 +107,7 @@ def _one_line(store: Hub | Bucket, broken: str = '') -> Iterator[None]:
 
 
 def _complete_copy(record: Path) -> Path | None:
-  """Returns what a record in the cache says to open, if all its files are there."""
+  """Returns the path to open by a record in the cache, or None if a file is missing."""
   with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
     kept = json.loads(record.read_text())
     root = Path(kept['root'])
@@ -117,11 +117,11 @@ def _complete_copy(record: Path) -> Path | None:
 
 
 def _checked(address: str, path: Path, sha256: str | None) -> Path:
-  """Returns the path of a file with this SHA-256, if one is given."""
+  """Returns the path after checking the SHA-256, if one is given."""
   if sha256 is None:
     return path
   if not path.is_file():
-    what = 'is a folder: sha256 is that of one file' if path.is_dir() else 'does not exist'
+    what = 'is a folder, but sha256 is for one file' if path.is_dir() else 'does not exist'
     raise CheckpointError(f'{address}: {what}')
   with path.open('rb') as file:
     _check_sha256(address, hashlib.file_digest(file, 'sha256').hexdigest(), sha256)
@@ -131,5 +131,5 @@ def _checked(address: str, path: Path, sha256: str | None) -> Path:
 def _check_sha256(address: str, found: str, sha256: str) -> None:
   if found != sha256.lower():
     raise CheckpointError(
-      f'{address}: has SHA-256 {found}, expected {sha256}: it is not the file you mean'
+      f'{address}: has SHA-256 {found}, expected {sha256}: it is a different file'
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own export: one safetensors file with model, clip, task, preprocessing and labels inside.
+"""The export format of this package: one safetensors file with all settings in its metadata.
 
-The file is written whole or not at all, with the permissions of a new file.
+The metadata has model, clip, task, preprocessing and labels. Files are written atomically.
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ from vivit_jax.weights.readers import Checkpoint
 from vivit_jax.weights.resolve import resolve
 from vivit_jax.weights.source import Source, check_hints, check_source
 
-KEY = 'vivit_jax'  # of the metadata; its value is JSON
+KEY = 'vivit_jax'  # metadata key; its value is JSON
 VERSION = 1
 
 
 def is_ours(checkpoint: Checkpoint) -> bool:
-  """Whether the file is such an export."""
+  """Returns whether the file is an export of this package."""
   return KEY in checkpoint.metadata
 
 
 def write(source: Source, path: str | Path) -> None:
-  """Writes a checked source, any model; readers never see half a file.
+  """Writes a checked source of any model, atomically.
 
   Args:
-    source: what `load` returns again, bitwise, but for `path` and `unused`.
-    path: of the file; replaced if it exists.
+    source: the weights; `load` returns them bitwise equal, except for `path` and `unused`.
+    path: file to write; replaced if it exists.
 
   Raises:
-    CheckpointError: where the parameters do not fit the model.
+    CheckpointError: the parameters do not fit the model.
   """
   path = Path(path)
   check_source(source)
@@ -63,16 +63,16 @@ def write(source: Source, path: str | Path) -> None:
 
 
 def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns an export of ours; the file tells everything, so hints may only agree.
+  """Loads an export of this package; it is self-contained, so hints must agree with it.
 
   Raises:
-    CheckpointError: where file, metadata and hints contradict each other.
+    CheckpointError: file, metadata and hints contradict each other.
   """
   path = checkpoint.path
   about = parse_json(checkpoint.metadata[KEY].encode(), path)
   if about.get('version') != VERSION:
     raise CheckpointError(
-      path, f'has version {about.get("version")!r}, this program reads {VERSION}'
+      path, f'has version {about.get("version")!r}, but this package reads {VERSION}'
     )
   task = about.get('task')
   try:
@@ -82,17 +82,17 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     preprocessing = _preprocessing(about['preprocessing'])
     kind, name = about['kind'], about['format']
   except (ConfigError, KeyError, TypeError, ValueError) as error:
-    raise CheckpointError(path, f'its metadata cannot be used: {error}') from None
+    raise CheckpointError(path, f'its metadata is invalid: {error}') from None
   if kind not in ('image', 'video') or not isinstance(name, str):
-    raise CheckpointError(path, f'its metadata cannot be used: kind {kind!r}, format {name!r}')
+    raise CheckpointError(path, f'its metadata is invalid: kind {kind!r}, format {name!r}')
   if hints.head and task is None and config.model.pooling != 'none':
-    raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
+    raise CheckpointError(path, 'has no classifier; to initialize another model, give head=False')
   names, unused = list(checkpoint.entries), {}
   if not hints.head:
     unused = {n: 'the head is not wanted' for n in names if n.startswith('head/')}
     names, task, labels = [n for n in names if n not in unused], None, None
   clip, params = config.clip, checkpoint.load(names)
-  # Before shapes are made from the metadata: it may claim a milliard layers.
+  # Checked before shapes are computed from the metadata, which may claim billions of layers.
   resolve(
     path,
     {'the tensors': facts(path, params), 'the metadata': dataclasses.asdict(config.model)},
@@ -114,7 +114,7 @@ def _labels(value: Any) -> tuple[str, ...] | None:
 
 
 def _preprocessing(value: Any) -> Preprocessing:
-  """Returns what an export says; up to version 0.2 it says a value range, `low` and `high`."""
+  """Returns the preprocessing of an export; before version 0.2 it has `low` and `high` instead."""
   fields = dict(value)
   if 'low' in fields:
     low, high = (convert(Triple | None, fields.pop(name), name) for name in ('low', 'high'))
@@ -127,16 +127,16 @@ def _preprocessing(value: Any) -> Preprocessing:
 
 def _of_range(low: Triple, high: Triple) -> tuple[Triple, Triple]:
   if any(a == b or not math.isfinite(a + b) for a, b in zip(low, high, strict=True)):
-    raise ValueError(f'no value range from {low} to {high}')
+    raise ValueError(f'invalid value range from {low} to {high}')
   return of_range(low, high)
 
 
 def write_tensors(
   path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-  """Writes a file, which is replaced if it exists; readers never see half of it."""
+  """Writes or replaces a file atomically."""
   with replaced(path) as temporary:
     temporary.touch()
     permissions = temporary.stat().st_mode & 0o777
     safetensors.numpy.save_file(dict(tensors), temporary, dict(metadata))
-    temporary.chmod(permissions)  # some versions of the library leave the file to its owner alone
+    temporary.chmod(permissions)  # some versions of the library restrict it to its owner

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tree of parameters under our names tells of its model."""
+"""Infers model settings from a parameter tree with this package's names."""
 
 import re
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ _BLOCK = re.compile(r'(spacetime|spatial|temporal|pooler)/block_([0-9]+)/(.+)', 
 
 
 class Either(tuple[Any, ...]):
-  """Values of a setting that tensors cannot tell apart; the first where nothing else tells."""
+  """Values of a setting that tensors cannot distinguish; the first one is the default."""
 
   __slots__ = ()
 
 
 def facts(path: Path, params: Flat) -> dict[str, Any]:
-  """Returns what parameters of any layout tell about their model, by config.Model's names.
+  """Returns the settings that the parameters determine, by the names of config.Model.
 
-  `attention` and `order` are left out where the tensors do not tell them.
+  `attention` and `order` are omitted if the tensors do not determine them.
 
   Raises:
-    CheckpointError: where no model of ours has such a tree.
+    CheckpointError: no model of this package has such a tree.
   """
   stages = {name.partition('/')[0] for name in params} - {'tokenizer', 'head', 'pooler'}
   if stages not in ({'spacetime'}, {'spatial'}, {'spatial', 'temporal'}):
@@ -34,7 +34,7 @@ def facts(path: Path, params: Flat) -> dict[str, Any]:
   main = 'spatial' if 'spatial' in stages else 'spacetime'
   kernel = _get(path, params, 'tokenizer/kernel', 5)
   if kernel.shape[3] != 3:
-    raise CheckpointError(path, f'its patches have {kernel.shape[3]} channels, ours have 3')
+    raise CheckpointError(path, f'its patches have {kernel.shape[3]} channels, need 3')
   suffix = '_space' if f'{main}/block_0/attention_space/query/kernel' in params else ''
   query = _get(path, params, f'{main}/block_0/attention{suffix}/query/kernel', 3)
   cls = f'{main}/cls' in params
@@ -86,9 +86,9 @@ def _positions_and_norm(params: Flat, main: str) -> dict[str, Any]:
 
 
 def positions(path: Path, params: Flat) -> dict[str, int]:
-  """Returns the number of tokens per stage, without cls.
+  """Returns the number of positions per stage, without cls.
 
-  Positions of place and time apart are those of a spatial and a temporal stage.
+  Separate spatial and temporal positions count as those of a spatial and a temporal stage.
   """
   if 'spacetime/time_position' in params:
     space = _get(path, params, 'spacetime/position', 3).shape[1] - ('spacetime/cls' in params)
@@ -109,7 +109,7 @@ def _get(path: Path, params: Flat, name: str, dimensions: int) -> np.ndarray:
 
 
 def _layers(path: Path, names: Iterable[str], stage: str) -> int:
-  """Returns how many blocks a stage has; counted, so that no number in a name is trusted."""
+  """Returns the number of blocks in a stage; names are counted and must be consecutive."""
   matches = [match for name in names if (match := _BLOCK.fullmatch(name)) and match[1] == stage]
   numbers = sorted({int(match[2]) for match in matches})
   if not numbers or numbers != list(range(len(numbers))):

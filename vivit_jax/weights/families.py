@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families of encoders: what each was trained to see, where that stands, and its license."""
+"""Families of encoders with their preprocessing, its source, and the license of the weights."""
 
 import dataclasses
 from fractions import Fraction
@@ -15,19 +15,19 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """One family.
+  """One family of encoders.
 
   Attributes:
-    title: for people.
-    wants: what the published weights were trained with, but for `short_side`.
-    short_side: of frames before the crop, as a ratio of the crop's, rounded down in pixels; None =
-      Clip.usual_short_side, or the resize rule has none.
-    frames, size: of the published base model, or of the usual one.
-    source: where `wants` stands.
-    license: of the published weights.
+    title: name for messages.
+    wants: preprocessing of the published weights, except `short_side`.
+    short_side: shorter side of frames before the crop, as a ratio to the crop size, rounded down to
+      pixels; None = Clip.usual_short_side, or the resize rule does not use it.
+    frames, size: clip length and crop size of the published base model, or the usual ones.
+    source: source of `wants`.
+    license: license of the published weights.
     commercial: whether the license permits commercial use.
-    class_default: mean and deviation that Hugging Face's processor class feeds if no file says
-      others; None where they are those of `wants`.
+    class_default: default mean and std of Hugging Face's processor class; None if they equal those
+      of `wants`.
   """
 
   title: str
@@ -41,17 +41,17 @@ class Family:
   class_default: tuple[Triple, Triple] | None = None
 
   def preprocessing(self, height: int, width: int) -> Preprocessing:
-    """Returns what the weights expect of a video, for crops of this size in pixels."""
+    """Returns the preprocessing of the weights for crops of this size in pixels."""
     if self.short_side is None:
       return self.wants
     return dataclasses.replace(self.wants, short_side=int(min(height, width) * self.short_side))
 
   def settings(self, frames: int | None = None, size: int | None = None) -> dict[str, Any]:
-    """Returns settings with which an experiment sees videos as the weights do; for config.update.
+    """Returns settings for the preprocessing of the weights, for use with config.update.
 
     Args:
-      frames: of a clip; None = as the published model's.
-      size: of square crops, pixels; likewise.
+      frames: frames per clip; None = those of the published model.
+      size: side of square crops in pixels; None = that of the published model.
     """
     frames, size = frames or self.frames, size or self.size
     wants = self.preprocessing(size, size)
@@ -65,14 +65,14 @@ class Family:
 
   @property
   def normalization(self) -> tuple[Triple, Triple]:
-    """Mean and deviation that the published weights were trained with."""
+    """Mean and std of the published weights."""
     assert self.wants.mean is not None
     assert self.wants.std is not None
     return self.wants.mean, self.wants.std
 
   @property
   def notice(self) -> str | None:
-    """The line to print when weights are loaded that are not for commercial use."""
+    """Message to print when weights without permission for commercial use are loaded, or None."""
     if self.commercial:
       return None
     return f'{self.title}: the published weights are {self.license}, not for commercial use'
@@ -81,7 +81,7 @@ class Family:
 FAMILIES = {
   'vivit': Family(
     'ViViT',
-    # As Hugging Face prepares it, whose files do not tell the stride.
+    # As prepared by Hugging Face, whose files do not have the stride.
     Preprocessing(interpolation='bilinear'),
     None,
     frames=32,

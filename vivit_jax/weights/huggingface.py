@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face folders: video models in and out, and the image ViT in."""
+"""Reads Hugging Face folders of video models and the image ViT, and writes video models."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from vivit_jax.weights.huggingface_config import (
   write_settings,
 )
 from vivit_jax.weights.huggingface_models import MODELS, HuggingFaceModel
+from vivit_jax.weights.names_encoders import HUGGINGFACE_VIDEOMAE_DECODER, PRETRAINING
 from vivit_jax.weights.processor import PREPROCESSOR, processor_config, read_processor
 from vivit_jax.weights.readers import Checkpoint, Flat, read_json
 from vivit_jax.weights.resolve import build
@@ -26,7 +28,7 @@ from vivit_jax.weights.source import Source
 
 
 def kind(checkpoint: Checkpoint) -> str | None:
-  """Returns which of MODELS the names belong to, or None; the base models too."""
+  """Returns the key of MODELS for the parameter names, including base models, or None."""
   entries = checkpoint.entries
   for name, model in MODELS.items():
     if any(entry.startswith(f'{model.prefix}.') for entry in entries):
@@ -46,22 +48,22 @@ def kind(checkpoint: Checkpoint) -> str | None:
 
 
 def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns a Hugging Face model of MODELS, with config.json from its folder.
+  """Loads a Hugging Face model of MODELS, with config.json from its folder.
 
   Raises:
-    CheckpointError: without config.json, and where the model is none of ours.
+    CheckpointError: config.json is missing, or the model is not supported.
   """
   path, which = checkpoint.path, kind(checkpoint)
   beside = path.parent / 'config.json'
   if which is None:
-    raise CheckpointError(path, 'is no Hugging Face model that we know')
+    raise CheckpointError(path, 'is not a supported Hugging Face model')
   if not beside.is_file():
-    raise CheckpointError(path, 'needs config.json beside it: heads, GELU and epsilon stand there')
+    raise CheckpointError(path, 'needs config.json beside it, which has heads, GELU and epsilon')
   form = MODELS[which]
   config = {form.channels: 3, form.bias: True, **form.defaults, **read_json(beside)}
   if config.get('model_type', which) != which:
     raise CheckpointError(
-      beside, f'model_type is {config["model_type"]!r}, the tensors say {which}'
+      beside, f'model_type is {config["model_type"]!r}, but the tensors are of {which}'
     )
   names = _with_prefix(checkpoint, form.prefix)
   rules, unused = rename.plan(path, names, form.table, hints.head)
@@ -69,16 +71,14 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   heads = said['heads']
   if type(heads) is not int or heads < 1:
     raise CheckpointError(beside, f'num_attention_heads is {heads!r}')
-  arrays = checkpoint.load(names[name] for name in rules)
-  arrays = {name: arrays[names[name]] for name in rules}
-  params = rename.apply(path, arrays, rules, heads)
+  params = rename.apply(path, _arrays(checkpoint, rules, names), rules, heads)
   if not config[form.bias]:
     params |= _without_bias(beside, form, config, params)
   size = said['clip.height'], said['clip.width']
   crop = size if all(type(side) is int for side in size) else None
   preprocessing, notes = read_processor(path.parent, form.family, crop, hints)
   notice = FAMILIES[form.family].notice
-  return build(
+  source = build(
     path,
     form.table.name,
     params,
@@ -90,12 +90,34 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
     unused=unused,
     notes=notes + ((notice,) if notice else ()),
   )
+  return dataclasses.replace(source, decoder=_decoder(checkpoint, beside, config, unused))
+
+
+def _arrays(checkpoint: Checkpoint, rules: rename.Plan, names: Mapping[str, str]) -> Flat:
+  """Returns the arrays that rules take, of which the file may have other names."""
+  arrays = checkpoint.load(names[name] for name in rules)
+  return {name: arrays[names[name]] for name in rules}
+
+
+def _decoder(
+  checkpoint: Checkpoint, beside: Path, config: Mapping[str, Any], unused: Mapping[str, str]
+) -> Flat:
+  """Returns the decoder of a checkpoint of VideoMAE's pretraining; nothing of any other."""
+  names = {name: name for name, reason in unused.items() if reason == PRETRAINING}
+  if not names:
+    return {}
+  heads = config.get('decoder_num_attention_heads')
+  if type(heads) is not int or heads < 1:
+    raise CheckpointError(beside, f'decoder_num_attention_heads is {heads!r}')
+  path = checkpoint.path
+  rules, _ = rename.plan(path, names, HUGGINGFACE_VIDEOMAE_DECODER)
+  return rename.apply(path, _arrays(checkpoint, rules, names), rules, heads)
 
 
 def _without_bias(
   path: Path, form: HuggingFaceModel, config: Mapping[str, Any], params: Flat
 ) -> Flat:
-  """Returns zeros for the biases that config.json says there are none of."""
+  """Returns zeros for biases that the model does not have according to config.json."""
   biases = [n for n in params if n.endswith(('/query/bias', '/key/bias', '/value/bias'))]
   if biases:
     raise CheckpointError(
@@ -112,16 +134,16 @@ def _without_bias(
 def write(source: Source, folder: str | Path) -> None:
   """Writes config.json, preprocessor_config.json and model.safetensors for transformers.
 
-  The tensors are those of `source` in PyTorch's layout: bitwise, but for the gains of VideoPrism's
-  norms, which are stored less 1. The processor's config maps pixels to the range that the weights
-  were trained on, unlike the one of Google's folders.
+  The tensors are those of `source` in PyTorch's layout, bitwise equal except for the scales of
+  VideoPrism's norms, which are stored minus 1. The processor's config maps pixels to the range on
+  which the weights were trained, unlike the one in Google's folders.
 
   Args:
-    source: a model that one of Hugging Face computes too, see huggingface_models.
-    folder: made if missing; existing files of these names are replaced.
+    source: a model with an equivalent Hugging Face model, see huggingface_models.
+    folder: created if missing; existing files of these names are replaced.
 
   Raises:
-    CheckpointError: where Hugging Face's models cannot compute this one.
+    CheckpointError: there is no equivalent Hugging Face model.
   """
   folder, which = Path(folder), kind_of(source.model)
   check_writable(source, which)
@@ -131,7 +153,7 @@ def write(source: Source, folder: str | Path) -> None:
   if (processor := processor_config(source, form.family)) is not None:
     _write_json(folder / PREPROCESSOR, processor)
   tensors = rename.invert(source.params, form.table)
-  if source.task is None:  # base models are saved without prefix
+  if source.task is None:  # base models are saved without the prefix
     tensors = {name.removeprefix(f'{form.prefix}.'): array for name, array in tensors.items()}
   if source.model.final_norm == 'before_pooling' and which == 'videomae':
     tensors = {name.replace('fc_norm.', 'layernorm.'): a for name, a in tensors.items()}
@@ -139,7 +161,7 @@ def write(source: Source, folder: str | Path) -> None:
 
 
 def _with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, str]:
-  """Returns name with the model's prefix -> name in the file; base models are saved without."""
+  """Maps names with the model's prefix to names in the file; base models have no prefix there."""
   start = f'{prefix}.'
   if any(name.startswith(start) for name in checkpoint.entries):
     return {name: name for name in checkpoint.entries}
@@ -147,7 +169,7 @@ def _with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, str]:
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-  """Returns the classes' names; None where they are the placeholders LABEL_0, LABEL_1, ..."""
+  """Returns the class names, or None if they are the placeholders LABEL_0, LABEL_1, ..."""
   table = config.get('id2label')
   if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of Hugging Face's config.json in our terms, and ours as its config.json."""
+"""Converts settings between Hugging Face's config.json and this package."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from vivit_jax.weights.families import FAMILIES, Family
 from vivit_jax.weights.huggingface_models import MODELS
 from vivit_jax.weights.source import Source
 
-# transformers.activations: three names of the tanh approximation, and two of the exact GELU.
+# transformers.activations has three names for the tanh approximation and two for the exact GELU.
 _GELU = {
   'gelu': 'exact',
   'gelu_python': 'exact',
@@ -20,7 +20,7 @@ _GELU = {
   'gelu_pytorch_tanh': 'tanh',
 }
 _EXACT = tuple(name for name, kind in _GELU.items() if kind == 'exact')
-# Ours that decide whether a model of theirs computes the same.
+# Settings of this package that must match for a Hugging Face model to be equivalent.
 _VARIANT = (
   'attention', 'tokenizer', 'positions', 'rotary_grid', 'key_bias', 'logit_cap', 'time_dense',
 )  # fmt: skip
@@ -29,24 +29,24 @@ _VARIANT = (
 def read_settings(
   path: Path, which: str, config: Mapping[str, Any], names: Collection[str]
 ) -> dict[str, Any]:
-  """Returns what config.json says of a model, by the names of config.Model and `clip.frames` etc.
+  """Returns the settings in config.json, by the names of config.Model and `clip.frames` etc.
 
   Args:
-    path: of config.json, for messages.
+    path: path of config.json, for messages.
     which: key of MODELS.
-    config: its settings, with transformers' defaults.
-    names: of the tensors, which tell whether there is a head.
+    config: content of config.json, completed with transformers' defaults.
+    names: names of the tensors, which determine whether there is a head.
 
   Raises:
-    CheckpointError: for a setting that no model of ours has, or one that the tensors contradict.
+    CheckpointError: a setting is not supported or contradicts the tensors.
   """
   model = MODELS[which]
   activation = config['hidden_act']
   if not isinstance(activation, str) or activation not in _GELU:
-    raise CheckpointError(path, f'hidden_act is {activation!r}, ours have {", ".join(_GELU)}')
+    raise CheckpointError(path, f'hidden_act is {activation!r}, supported are {", ".join(_GELU)}')
   for setting, needed in {model.channels: 3, **model.must}.items():
     if (held := config.get(setting, needed)) != needed:
-      raise CheckpointError(path, f'{setting} is {held!r}, ours have {needed!r}')
+      raise CheckpointError(path, f'{setting} is {held!r}, but only {needed!r} is supported')
   said = {ours: config.get(theirs) for theirs, ours in model.sizes.items()}
   if 'mlp_ratio' in config and 'mlp_dim' not in said:
     said['mlp_dim'] = _times(path, config['hidden_size'], config['mlp_ratio'])
@@ -73,11 +73,9 @@ def _videomae(path: Path, config: Mapping[str, Any], names: Collection[str]) -> 
     name = 'fc_norm.weight' if head and not norm else 'videomae.layernorm.weight'
     raise CheckpointError(path, f'use_mean_pooling is {mean!r}, but the tensors {held} {name!r}')
   if 'classifier.weight' in names and not mean:
-    raise CheckpointError(
-      path, 'use_mean_pooling is False: its head reads one token, ours the mean'
-    )
+    raise CheckpointError(path, 'use_mean_pooling is False, but only mean pooling is supported')
   if head:
-    # transformers gives this norm no epsilon of config.json.
+    # transformers does not apply config.json's epsilon to this norm.
     return {'pooling': 'mean', 'final_norm': 'after_pooling', 'final_norm_epsilon': 1e-5}
   return {'pooling': 'none', 'final_norm': 'before_pooling' if norm else 'none'}
 
@@ -89,7 +87,7 @@ def _times(path: Path, width: Any, ratio: Any) -> int:
 
 
 def _patch(config: Mapping[str, Any]) -> tuple[Any, ...] | None:
-  """Returns (t, h, w) as config.json says; None where it does not."""
+  """Returns (t, h, w) from config.json, or None if it does not specify them."""
   tubelet, size = config.get('tubelet_size'), config.get('patch_size')
   if isinstance(tubelet, list):
     return tuple(tubelet)
@@ -99,7 +97,7 @@ def _patch(config: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def kind_of(model: Model) -> str:
-  """Returns the key of the one in MODELS that may compute what a model of ours does."""
+  """Returns the key in MODELS of the candidate for an equivalent Hugging Face model."""
   if model.positions == 'sincos':
     return 'videomae'
   if model.positions.startswith('rotary'):
@@ -112,15 +110,15 @@ def kind_of(model: Model) -> str:
 
 
 def family_of(source: Source) -> Family:
-  """Returns the family whose architecture a model has, whatever file it comes from."""
+  """Returns the family with the architecture of a model, independent of its file format."""
   return FAMILIES['image_vit' if source.kind == 'image' else MODELS[kind_of(source.model)].family]
 
 
 def check_writable(source: Source, which: str) -> None:
-  """Refuses a model that the one of Hugging Face cannot compute.
+  """Rejects a model without an equivalent Hugging Face model.
 
   Raises:
-    CheckpointError: naming the setting.
+    CheckpointError: names the setting.
   """
   model, form, task = source.model, MODELS[which], source.task
   several = task is not None and (len(task.heads) > 1 or task.kind != 'single_label')
@@ -136,7 +134,7 @@ def check_writable(source: Source, which: str) -> None:
   refusals[f'pooling {model.pooling!r}'] = model.pooling not in form.poolings
   norms = form.poolings.get(model.pooling, ())
   refusals[f'final_norm {model.final_norm!r}'] = model.final_norm not in norms
-  attends = model.pooling == 'attention'  # its head is as wide as the MLP
+  attends = model.pooling == 'attention'  # width of its pooling = width of the MLP
   wrong = model.pooler_width != (model.mlp_dim if attends else None)
   refusals[f'pooler_width {model.pooler_width!r}'] = wrong
   refusals['mlp_dim'] = 'mlp_dim' not in form.sizes.values() and model.mlp_dim != int(
@@ -150,7 +148,7 @@ def check_writable(source: Source, which: str) -> None:
 
 
 def write_settings(source: Source, which: str) -> dict[str, Any]:
-  """Returns config.json of a model that `check_writable` has let pass."""
+  """Returns config.json for a model that has passed `check_writable`."""
   model, form = source.model, MODELS[which]
   labels = source.labels or [f'LABEL_{i}' for i in range(source.classes)]
   t, h, w = model.patch

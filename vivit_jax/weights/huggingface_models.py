@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What config.json of each Hugging Face model says, in our terms and back: data only."""
+"""Mapping between config.json of each Hugging Face model and this package's settings, as data."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ _SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceModel:
-  """One model_type.
+  """One model_type of transformers.
 
   Attributes:
-    table: of its parameters' names.
-    prefix: of the names but for the classifier's; base models are saved without.
+    table: table of its parameter names.
+    prefix: prefix of all names except the classifier's; base models are saved without it.
     classifier, encoder: names of its classes with and without a head.
-    defaults: what transformers assumes where config.json leaves a setting out.
-    fixed: our settings that each such model has.
-    must: settings of config.json that models of ours have, and the value they need.
-    sizes: their settings that are a number of ours.
-    clip: their settings of frames, height and width.
-    channels: their setting of the number of channels.
-    bias: their setting of queries' and values' bias.
-    poolings: ways of pooling that it has, and the final norms that go with each.
-    says: what it is, for messages.
-    family: key of families.FAMILIES: what the published weights were trained to see.
+    defaults: transformers' defaults for settings that config.json omits.
+    fixed: settings of this package that all such models have.
+    must: settings of config.json with the only supported value.
+    sizes: numeric settings of config.json with the corresponding ones of this package.
+    clip: names of its settings for frames, height and width.
+    channels: name of its setting for the number of channels.
+    bias: name of its setting for the bias of queries and values.
+    poolings: its pooling types, each with the possible final norms.
+    says: description for messages.
+    family: key of families.FAMILIES, with the preprocessing of the published weights.
   """
 
   table: Table
@@ -110,8 +110,8 @@ MODELS = {
       'time_dense': True,
     },
     {'shared_cls': _TOKENS},
-    'TimeSformer is factorised_self_attention with a cls token of all frames, positions of place '
-    'and time, a second linear layer behind the attention along time and one softmax head',
+    'TimeSformer is factorised_self_attention with one cls token for all frames, separable '
+    'positions, a second linear layer after temporal attention and one softmax head',
     'timesformer',
     must={'attention_type': 'divided_space_time'},
   ),
@@ -137,7 +137,7 @@ MODELS = {
     {'hidden_act': 'gelu_python', 'layer_norm_eps': 1e-6, 'attn_logit_softcapping': 50.0},
     {'attention': 'factorised_encoder_by_patch'},
     {'attention': _TOKENS, 'none': _TOKENS},
-    'VideoPrism is factorised_encoder_by_patch, and the attention of its head as wide as the MLP',
+    'VideoPrism is factorised_encoder_by_patch with pooling attention as wide as the MLP',
     'videoprism',
     sizes={name: ours for name, ours in _SIZES.items() if ours != 'layers'}
     | {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image ViTs of the original AugReg files and of timm (also DeiT), as video models of one frame."""
+"""Loads image ViTs of AugReg (npz) and timm (also DeiT) as video models of one frame."""
 
 import math
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from vivit_jax.weights.source import Source
 
 
 def is_augreg(checkpoint: Checkpoint) -> bool:
-  """Whether the names are those of the published AugReg files."""
+  """Returns whether the names are those of the published AugReg files."""
   return 'Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel' in checkpoint.entries
 
 
 def is_timm(checkpoint: Checkpoint) -> bool:
-  """Whether the names are those of timm's VisionTransformer, which DeiT uses too."""
+  """Returns whether the names are those of timm's VisionTransformer, which DeiT also uses."""
   return 'patch_embed.proj.weight' in checkpoint.entries
 
 
 def load_augreg(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns an image ViT from the original npz; its program knows one GELU, epsilon and range.
+  """Loads an image ViT from an AugReg npz, with the GELU, epsilon and value range of its code.
 
   Raises:
-    CheckpointError: where the model is none of ours, or its positions are not square.
+    CheckpointError: the model is not supported, or its positions are not square.
   """
   path = checkpoint.path
   rules, unused = rename.plan(path, checkpoint.entries, AUGREG, hints.head)
@@ -41,25 +41,25 @@ def load_augreg(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
 
 
 def load_timm(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns an image ViT from timm's names: fused qkv, with layer scale folded in if there is any.
+  """Loads an image ViT with timm's names; splits fused qkv and folds in layer scale, if any.
 
-  Heads, GELU and epsilon are in no timm file (nor is the value range, but for config.json beside
-  it): the caller says them. A model that adds no position to its cls token gets the position 0.
+  timm files do not have heads, GELU and epsilon (and the value range only if there is a
+  config.json), so the caller must supply them. If the cls token has no position, it gets zeros.
 
   Raises:
-    CheckpointError: where the model is none of ours, or more has to be said of it.
+    CheckpointError: the model is not supported, or settings are missing.
   """
   path = checkpoint.path
   rules, unused = rename.plan(path, checkpoint.entries, TIMM, hints.head)
   config = _read_config(checkpoint)
   if (pooling := config.get('global_pool')) not in (None, 'token', 'avg'):
-    raise CheckpointError(path, f'pools by {pooling!r}, ours by cls or mean')
+    raise CheckpointError(path, f'pools by {pooling!r}, supported are cls and mean')
   if (pooling == 'avg') and 'cls_token' in checkpoint.entries and hints.head:
-    raise CheckpointError(path, 'averages tokens though it has a cls token; ours do one of both')
+    raise CheckpointError(path, 'has both a cls token and mean pooling, which is not supported')
   missing = [f'{name}: {CHOICES[name]}' for name in _FOREIGN if getattr(hints, name) is None]
   if missing:
     raise CheckpointError(
-      path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing)
+      path, 'the tensors do not determine these, so give them: ' + '; '.join(missing)
     )
   assert hints.heads is not None
   if hints.heads < 1:
@@ -84,7 +84,7 @@ _FOREIGN = ('heads', 'gelu', 'norm_epsilon')
 
 
 def _read_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-  """Returns timm's config.json beside the file, empty if there is none."""
+  """Returns timm's config.json beside the file, or {} if there is none."""
   beside = checkpoint.path.parent / 'config.json'
   config = read_json(beside) if beside.is_file() else {}
   return config if 'pretrained_cfg' in config else {}
@@ -105,15 +105,15 @@ def _fold_layer_scale(checkpoint: Checkpoint, params: Flat) -> Flat:
     for leaf in ('kernel', 'bias'):
       array = params.get(f'{layer}/{leaf}')
       if array is None or gamma.ndim != 1 or array.shape[-1] != gamma.size:
-        raise CheckpointError(checkpoint.path, f'{name} fits no {layer}/{leaf} (in our names)')
+        raise CheckpointError(checkpoint.path, f'{name} does not fit {layer}/{leaf} (in our names)')
       params[f'{layer}/{leaf}'] = array * gamma
   return params
 
 
 def _with_cls_position(params: Flat, hints: CheckpointFacts) -> Flat:
-  """Returns the parameters with a position 0 for a cls token that has none (no_embed_class).
+  """Adds a zero position for a cls token that has none (timm's no_embed_class).
 
-  Such a file has as many positions as patches, so a square number (or the caller's size) of them.
+  Such a file has one position per patch: a square number, or the number for the caller's size.
   """
   position, kernel = params.get('spacetime/position'), params.get('tokenizer/kernel')
   if position is None or kernel is None or position.ndim != 3 or 'spacetime/cls' not in params:

@@ -1,97 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video model's first weights from an image model or another video model (paper section 3.4).
+"""Initializes a video model from an image model or another video model (paper section 3.4).
 
-A table says where each parameter came from.
+A table lists the origin of every parameter.
 """
 
-import dataclasses
 import math
 import re
-import typing
-from typing import Literal
 
 import numpy as np
 
 from vivit_jax.config.schema import Init, Model
-from vivit_jax.errors import CheckpointError, closest, printable
+from vivit_jax.errors import CheckpointError, closest
+from vivit_jax.weights.origins import Origin, ParameterOrigin
 from vivit_jax.weights.positions import resize_positions
 from vivit_jax.weights.readers import Flat
 from vivit_jax.weights.source import Grid, Source, check_shapes, shapes, tokens
-
-Origin = Literal['taken', 'resized', 'fresh', 'left over']
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterOrigin:
-  """Where one parameter of a model comes from.
-
-  Attributes:
-    origin: `taken` unchanged, `resized` (or otherwise changed; see `note`), `fresh` if the model's
-      own initial value stays, `left over` for a parameter of the source that is not used.
-    name: in the model; if left over, in the source.
-    source_name: in the source; if left over, the model's nearest name, if one is near.
-    shape: in the model; if left over, in the source.
-    source_shape: in the source.
-    note: what was done, or why nothing was.
-  """
-
-  origin: Origin
-  name: str
-  source_name: str | None
-  shape: tuple[int, ...]
-  source_shape: tuple[int, ...] | None = None
-  note: str = ''
-
-
-def format_table(rows: list[ParameterOrigin]) -> str:
-  """Returns one line per group of parameters of the same origin: blocks and leaves are folded."""
-  groups: dict[tuple[str, ...], list[ParameterOrigin]] = {}
-  for row in rows:
-    key = (row.origin, _group(row.name), _group(row.source_name or ''), row.note)
-    groups.setdefault(key, []).append(row)
-  lines = [_line(members) for members in groups.values()]
-  counts = {origin: sum(row.origin == origin for row in rows) for origin in typing.get_args(Origin)}
-  lines = [printable(line) for line in lines]  # names and notes come from a file
-  return '\n'.join([*lines, ', '.join(f'{count} {origin}' for origin, count in counts.items())])
-
-
-_BLOCK = re.compile(r'(\w+)/block_([0-9]+)/([^/]+)')
-
-
-def _line(rows: list[ParameterOrigin]) -> str:
-  first = rows[0]
-  name, source_name = (
-    _described([text or '' for text in texts])
-    for texts in ([row.name for row in rows], [row.source_name for row in rows])
-  )
-  text = f'{first.origin:9} {name}'
-  if first.origin == 'left over':
-    text += f'; nearest: {source_name}' if source_name else ''
-  elif source_name and source_name != name:
-    text += f' from {source_name}'
-  if first.origin == 'resized' and len(rows) == 1:
-    text += f' {first.source_shape} -> {first.shape}'
-  return text + (f' ({first.note})' if first.note else '')
-
-
-def _group(name: str) -> str:
-  """Returns what a line covers: a stage's blocks, a layer, or a lone parameter."""
-  if match := _BLOCK.match(name):
-    return f'{match[1]}/block'
-  return re.sub(r'/(kernel|bias|scale)$', '', name)
-
-
-def _described(names: list[str]) -> str:
-  """Returns one text for the names of a group, e.g. 'spacetime/block_0..11: attention, mlp'."""
-  matches = [match for name in names if (match := _BLOCK.match(name))]
-  if len(matches) != len(names):
-    return names[0] if len(names) == 1 else _group(names[0])
-  numbers = [int(match[2]) for match in matches]
-  low, high = min(numbers), max(numbers)
-  span = str(low) if low == high else f'{low}..{high}'
-  layers = dict.fromkeys(match[3] for match in matches)
-  return f'{matches[0][1]}/block_{span}: {", ".join(layers)}'
-
 
 SCENIC = Init(positions='scenic', temporal_attention='copy', spatial_cls='init', head='init')
 
@@ -103,21 +26,21 @@ def initialize(
   source: Source,
   options: Init | None = None,
 ) -> tuple[Flat, list[ParameterOrigin]]:
-  """Returns a model's parameters with all that a source can give, and what became of each.
+  """Returns parameters initialized from a source where possible, and the origin of each.
 
-  Tubelet kernels come from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
-  t // 2), `inflation` (equation 8, divided by t); `random` keeps the fresh kernel.
+  Tubelet kernels are made from 2D patches by model.tubelet_init: `central_frame` (equation 9, index
+  t // 2), `inflation` (equation 8, divided by t); `random` keeps the initial kernel.
 
   Args:
-    fresh: the model's own initial parameters, complete.
-    model: the target's architecture.
+    fresh: the model's complete initial parameters.
+    model: architecture of the model to initialize.
     grid: its tokens along time, height and width.
-    source: an image model, or a video model of the same attention (a spatio_temporal one may also
-      start the two other models whose tokens stay in one transformer).
-    options: where programs differ.
+    source: an image model, or a video model with the same attention. A spatio_temporal model can
+      also initialize factorised_self_attention and factorised_dot_product.
+    options: choices in which implementations differ.
 
   Raises:
-    CheckpointError: where width, depth, heads or patches differ, naming both sides.
+    CheckpointError: width, depth, heads or patches differ; has the values of both sides.
   """
   options = options or Init()
   classes = fresh['head/bias'].size if 'head/bias' in fresh else 0
@@ -129,6 +52,26 @@ def initialize(
   return merge.params, merge.rows + merge.left_over()
 
 
+def initialize_decoder(fresh: Flat, source: Source) -> tuple[Flat, list[ParameterOrigin]]:
+  """Returns the decoder of masked pretraining as the source has it, or fresh if it has none.
+
+  Args:
+    fresh: the decoder's own initial parameters, by `decoder/...`.
+    source: what the rest of the model starts from.
+
+  Raises:
+    CheckpointError: a decoder of another size, naming a parameter and both shapes.
+  """
+  if not source.decoder:
+    note = 'the source has none'
+    rows = [ParameterOrigin('fresh', n, None, a.shape, note=note) for n, a in fresh.items()]
+    return fresh, rows
+  expected = {name: array.shape for name, array in fresh.items()}
+  check_shapes(source.path, source.decoder, expected)
+  rows = [ParameterOrigin('taken', n, n, shape, shape) for n, shape in expected.items()]
+  return dict(source.decoder), rows
+
+
 def _check_models(source: Source, model: Model) -> None:
   theirs = source.model
   pairs = {
@@ -138,12 +81,13 @@ def _check_models(source: Source, model: Model) -> None:
     'mlp_dim': (theirs.mlp_dim, model.mlp_dim),
     'patch height and width': (theirs.patch[1:], model.patch[1:]),
   }
-  if theirs.attention == 'factorised_encoder' and theirs.temporal_layers and model.temporal_layers:
+  two = theirs.attention.startswith('factorised_encoder')
+  if two and theirs.temporal_layers and model.temporal_layers:
     pairs['temporal_layers'] = (theirs.temporal_layers, model.temporal_layers)
   for what, (held, wanted) in pairs.items():
     if held != wanted:
       raise CheckpointError(source.path, f'has {what} {held}, the model to initialize {wanted}')
-  # Tensors of the same shapes, of which another model would make other numbers.
+  # Settings that change the outputs but not the shapes of tensors.
   for what in ('positions', 'rotary_grid', 'logit_cap', 'time_dense'):
     held, wanted = getattr(theirs, what), getattr(model, what)
     if held != wanted and source.kind == 'video':
@@ -156,13 +100,13 @@ def _check_models(source: Source, model: Model) -> None:
   if source.kind == 'video' and mixed:
     raise CheckpointError(
       source.path,
-      f'is {theirs.attention}, which cannot start a {model.attention}: one of them has two '
-      'transformers; start from an image model',
+      f'is {theirs.attention}, which cannot initialize {model.attention}, since only one of them '
+      'has two transformers; start from an image model',
     )
 
 
 class _Merge:
-  """One initialization under way: parameters so far, and the rows of the load table."""
+  """State of an initialization: the parameters and the rows of the table so far."""
 
   def __init__(self, fresh: Flat, model: Model, grid: Grid, source: Source, options: Init):
     self.model, self.source, self.options = model, source, options
@@ -171,12 +115,12 @@ class _Merge:
     self.used: set[str] = set()
     self.tokens = tokens(model, grid)
     self.source_tokens = tokens(source.model, source.grid)
-    # The stage of the source that a stage of ours comes from.
+    # The stage of the source for each stage of the model.
     main = 'spatial' if 'spatial' in self.source_tokens else 'spacetime'
     self.stage = {'spacetime': main, 'spatial': main, 'temporal': 'temporal', 'pooler': 'pooler'}
 
   def parameter(self, name: str) -> None:
-    """Finds where one parameter comes from, and takes or changes it."""
+    """Loads one parameter from the source, changes it if necessary, and records its origin."""
     stage, _, rest = name.partition('/')
     if stage == 'tokenizer':
       self.kernel(name) if rest == 'kernel' else self.take(name, name)
@@ -192,7 +136,7 @@ class _Merge:
       self.layer(name, f'{self.stage[stage]}/{rest}')
 
   def layer(self, name: str, source_name: str) -> None:
-    """Cls, norms and blocks; an attention along space or time may come from a plain one."""
+    """Loads cls, norms and blocks; spatial or temporal attention may come from joint attention."""
     params, copied = self.source.params, self.options.temporal_attention == 'copy'
     if source_name in params:
       return self.take(name, source_name)
@@ -214,7 +158,7 @@ class _Merge:
       raise CheckpointError(
         self.source.path,
         f'{name} has shape {held.shape}, the model to initialize {shape}: only 2D patches can be '
-        'made longer',
+        'extended in time',
       )
     if kind == 'random':
       return self.keep(name, 'tubelet_init is random')
@@ -226,7 +170,7 @@ class _Merge:
     return self.put('resized', name, kernel, name, kind)
 
   def position(self, name: str, stage: str, from_stage: str) -> None:
-    """Resizes the grid of positions; the cls token's own is taken where both sides have one."""
+    """Resizes the grid of positions; copies the position of the cls token if both have one."""
     source_name = f'{from_stage.partition("/")[0]}/{name.rpartition("/")[2]}'
     if source_name not in self.source.params or from_stage not in self.source_tokens:
       return self.keep(name, 'the source has none')
@@ -288,7 +232,7 @@ class _Merge:
     self.rows.append(ParameterOrigin(origin, name, source_name, array.shape, shape, note))
 
   def left_over(self) -> list[ParameterOrigin]:
-    """Returns a row for each parameter of the source that nothing took."""
+    """Returns a row for each unused parameter of the source."""
     return [
       ParameterOrigin('left over', name, closest(name, self.params), array.shape, array.shape)
       for name, array in self.source.params.items()

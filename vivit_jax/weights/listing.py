@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a repository or a bucket belong to one checkpoint, and the bounds on them."""
+"""Selects the files of a checkpoint in a repository or bucket, and limits their size."""
 
 import dataclasses
 import re
@@ -8,18 +8,18 @@ from pathlib import PurePosixPath
 
 from vivit_jax.errors import SAFE_CONVERSION, CheckpointError, and_more, nearest
 
-MAX_BYTES = 16 * 2**30  # of all files together, as for a file on this machine
+MAX_BYTES = 16 * 2**30  # total of all files, as for local checkpoints
 MAX_FILES = 10_000
 WEIGHTS = ('.safetensors', '.npz', '.msgpack')
 PICKLED = ('.bin', '.pt', '.pth', '.pkl', '.pickle', '.ckpt')
 INDEX = '.safetensors.index.json'
-BESIDE = ('config.json', 'preprocessor_config.json')  # what the tensors of a file cannot tell
-ORBAX = ('_CHECKPOINT_METADATA', 'manifest.ocdbt')  # a folder with one of these is needed whole
+BESIDE = ('config.json', 'preprocessor_config.json')  # not in the tensors
+ORBAX = ('_CHECKPOINT_METADATA', 'manifest.ocdbt')  # folders to be downloaded whole
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One file as the server describes it."""
+  """File information from the server."""
 
   size: int  # bytes
   digest: str = ''  # SHA-256 in hexadecimal from the hub, CRC32C in base64 from Cloud Storage
@@ -27,16 +27,16 @@ class File:
 
 
 def choose(address: str, files: Mapping[str, File], path: str) -> tuple[dict[str, File], str]:
-  """Returns the files that a checkpoint needs by name, small ones first, and which one to open.
+  """Returns the files of a checkpoint by name, small ones first, and the name of the one to open.
 
   Args:
-    address: for errors.
-    files: all files there by name.
-    path: the file or folder that the address names; '' for all of a repository.
+    address: address for messages.
+    files: all existing files by name.
+    path: file or folder in the address; '' = the whole repository.
 
   Raises:
-    CheckpointError: the path names no checkpoint, several, pickled weights, or files that are
-      unsafe to download.
+    CheckpointError: there is no checkpoint at the path, or several, or only pickled weights, or
+      files are unsafe to download.
   """
   names, main = _choose(address, sorted(files), path)
   chosen = {n: files[n] for n in sorted(names, key=lambda name: (files[name].size, name))}
@@ -75,25 +75,23 @@ def _choose(address: str, names: list[str], path: str) -> tuple[list[str], str]:
   if len(weights) == 1:
     return [*texts, *weights], weights[0]
   if weights:
-    raise CheckpointError(f'{address}: holds several checkpoints, name one: {and_more(weights)}')
+    raise CheckpointError(f'{address}: has several checkpoints, give one of: {and_more(weights)}')
   pickled = [n for n in here if n.endswith(PICKLED)]
   if pickled:
     raise CheckpointError(
       f'{address}: holds only pickled weights: {and_more(pickled)}. {SAFE_CONVERSION}'
     )
-  raise CheckpointError(
-    f'{address}: holds no weights ({", ".join(WEIGHTS)}); there are {and_more(below)}'
-  )
+  raise CheckpointError(f'{address}: has no weights ({", ".join(WEIGHTS)}), only {and_more(below)}')
 
 
 def names_beside(path: str) -> set[str]:
-  """Returns what files that explain the one at `path` would be called."""
+  """Returns the possible names of config files for the file at `path`."""
   file = PurePosixPath(path)
   return {str(file.with_suffix('.json')), *(str(file.parent / name) for name in BESIDE)}
 
 
 def _is_shard(name: str, stem: str | None) -> bool:
-  """Whether a file is one of STEM-00001-of-00002.safetensors and so on."""
+  """Returns whether a file is a shard named like STEM-00001-of-00002.safetensors."""
   return stem is not None and bool(
     re.fullmatch(re.escape(stem) + r'-\d+-of-\d+\.safetensors', name)
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call for every format: finds out which it is from the names, and reads it."""
+"""Loads a checkpoint of any format; the format is detected from parameter names."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ def load_source(
   sha256: str | None = None,
   max_bytes: int = MAX_BYTES,
 ) -> Source:
-  """Returns a checkpoint of any format in our terms, complete and checked.
+  """Loads a checkpoint of any format and converts it to this package's names and settings.
 
   Args:
-    path: a file or folder (see readers.open_checkpoint, which bounds time and memory).
-    hints: what tensors and side-car do not tell; what they do tell it must not contradict.
-    sha256: digest that the file must have.
-    max_bytes: that it may have.
+    path: a file or folder (see readers.open_checkpoint, which limits time and memory).
+    hints: settings that tensors and side-car do not have; they must not contradict them.
+    sha256: expected digest of the file.
+    max_bytes: limit for the file size.
 
   Raises:
-    CheckpointError: naming the file and what is wrong, or what has to be said.
+    CheckpointError: names the file and the problem, or the missing settings.
   """
   hints = hints or CheckpointFacts()
   checkpoint = open_checkpoint(path, sha256, max_bytes)
@@ -43,7 +43,7 @@ def load_source(
     return scenic.load(checkpoint, hints)
   raise CheckpointError(
     checkpoint.path,
-    'holds no vision transformer that we know (Scenic; Hugging Face ViViT, ViT, VideoPrism, '
+    'has no supported vision transformer (Scenic; Hugging Face ViViT, ViT, VideoPrism, '
     'VideoMAE, TimeSformer or V-JEPA 2; VideoPrism, AugReg, timm, '
-    f'our own export); its parameters are {and_more(map(repr, checkpoint.entries))}',
+    f'vivit_jax export); its parameters are {and_more(map(repr, checkpoint.entries))}',
   )

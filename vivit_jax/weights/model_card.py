@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model card in Markdown, made from a run's report: how good, of what, trained how, used how."""
+"""Creates a model card in Markdown from a run's report: scores, data, training and usage."""
 
 import html
 import json
@@ -10,8 +10,8 @@ from vivit_jax.config.parse import to_dict
 from vivit_jax.config.schema import Config, Task
 from vivit_jax.evaluate.page import percent
 
-SHOWN_CLASSES = 5  # of each head, at both ends
-SCORES = {  # of the report, with their names on the hub and here
+SHOWN_CLASSES = 5  # best and worst classes of each head
+SCORES = {  # score in the report: name on the hub, name in the card
   'mAP': ('mean_average_precision', 'mean average precision'),
   'top1': ('accuracy', 'top-1'),
   'top5': ('top_5_accuracy', 'top-5'),
@@ -22,13 +22,13 @@ SCORES = {  # of the report, with their names on the hub and here
 def make_card(
   repository: str, config: Config, report: Mapping[str, Any], license_id: str | None
 ) -> str:
-  """Returns the content of README.md, with the metadata that the hub reads.
+  """Returns the content of README.md, including metadata for the hub.
 
   Args:
     repository: owner/name.
-    config: of the run.
+    config: config of the run.
     report: content of its report.json.
-    license_id: one of the hub's, e.g. cc-by-4.0; None = not said.
+    license_id: license name on the hub, e.g. cc-by-4.0; None = unspecified.
   """
   from huggingface_hub import EvalResult, ModelCardData
 
@@ -72,7 +72,7 @@ def make_card(
 
 
 def _text(value: Any) -> str:
-  """Returns a name of the user's that is neither markup nor a table's border."""
+  """Returns a user's name with Markdown and table characters escaped."""
   return html.escape(' '.join(str(value).split())).replace('|', '&#124;').replace('`', '&#96;')
 
 
@@ -90,8 +90,8 @@ def _summary(config: Config) -> str:
   return (
     f'A ViViT ([arXiv 2103.15691](https://arxiv.org/abs/2103.15691)), model '
     f'`{model.attention}`: {model.layers} layers of width {model.width}, patches of '
-    f'{"x".join(map(str, model.patch))}. It sees clips of {clip.frames} frames of '
-    f'{clip.height}x{clip.width} pixels and names {heads}.'
+    f'{"x".join(map(str, model.patch))}. Its input is a clip of {clip.frames} frames of '
+    f'{clip.height}x{clip.width} pixels, and it predicts {heads}.'
   )
 
 
@@ -124,7 +124,7 @@ def _results(report: Mapping[str, Any], task: Task) -> Iterator[str]:
 
 
 def _classes(classes: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-  """Yields a table for each head: all classes if they are few, else those at both ends."""
+  """Yields a table per head with all classes, or the best and worst ones if there are many."""
   for head, rows in classes.items():
     scored = [row for row in rows if row['videos']]
     ends = scored
@@ -154,5 +154,5 @@ def _training(config: Config, report: Mapping[str, Any]) -> str:
 
 def _settings(config: Config) -> str:
   settings = to_dict(config)
-  settings['data']['root'] = None  # a path of the machine that trained it
+  settings['data']['root'] = None  # a local path of the training machine
   return json.dumps(settings, indent=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each program calls the parameters of a vision transformer, in our names: tables only."""
+"""Parameter names of vision transformers in other libraries, mapped to ours, as tables."""
 
 import dataclasses
 import math
@@ -12,18 +12,18 @@ Arrays = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """How an array's layout changes on the way in, and back where we write that format.
+  """Conversion of an array's layout when reading a format, and back when writing it.
 
   Attributes:
-    forward: (array, heads) -> as many arrays as the rule has names of ours.
-    backward: (arrays of ours) -> their array; None where we never write it.
+    forward: (array, heads) -> one array per name of ours in the rule.
+    backward: (our arrays) -> their array; None if the format is never written.
   """
 
   forward: Callable[[np.ndarray, int], Arrays]
   backward: Callable[..., np.ndarray] | None = None
 
 
-# Shapes: D width, O output width, h heads, d width of a head; PyTorch stores [out, in].
+# Shapes: D width, O output width, h heads, d head dimension; PyTorch stores [out, in].
 TRANSFORMS: Mapping[str, Transform] = {
   'same': Transform(lambda a, _: (a,), lambda a: a),
   '[O,D] -> [D,O]': Transform(lambda a, _: (a.transpose(1, 0),), lambda a: a.transpose(1, 0)),
@@ -50,9 +50,9 @@ TRANSFORMS: Mapping[str, Transform] = {
   '[D,c,h,w] -> [1,h,w,c,D]': Transform(
     lambda a, _: (a.transpose(2, 3, 1, 0)[None],), lambda a: a[0].transpose(3, 2, 0, 1)
   ),
-  # Scenic's 2D patches (images, uniform frame sampling) are tubelets of one frame.
+  # Scenic's 2D patches (images, uniform frame sampling) become tubelets of one frame.
   '[h,w,c,D] -> [1,h,w,c,D]': Transform(lambda a, _: (a if a.ndim == 5 else a[None],)),
-  # VideoPrism's: square patches as rows, gains of norms without their 1, heads last.
+  # VideoPrism: square patches as rows, norm scales stored minus 1, heads last.
   '[hwc,D] -> [1,h,w,c,D]': Transform(
     lambda a, _: (a.reshape(1, math.isqrt(len(a) // 3), math.isqrt(len(a) // 3), 3, a.shape[1]),),
     lambda a: a.reshape(-1, a.shape[-1]),
@@ -68,7 +68,7 @@ TRANSFORMS: Mapping[str, Transform] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One parameter; `{i}` stands for the layer's number on both sides."""
+  """Names of one parameter; `{i}` is the layer number on both sides."""
 
   theirs: str
   ours: tuple[str, ...]
@@ -77,14 +77,14 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """All parameters of a format.
+  """All parameter names of a format.
 
   Attributes:
-    name: of the format, as messages say it.
-    rules: the first one for a name of ours is the one we write.
-    refused: shell-style pattern of their name -> why such a model is not one of ours.
-    headless: likewise, but refused only where the classifier is wanted.
-    unused: likewise, of what does not change the outputs and is left out.
+    name: name of the format in messages.
+    rules: rules; the first one for a name of ours is used for writing.
+    refused: shell-style pattern of their names -> why such a model is not supported.
+    headless: likewise, but such a model is rejected only if the classifier is loaded.
+    unused: likewise for parameters that do not affect the outputs and are ignored.
   """
 
   name: str
@@ -109,7 +109,7 @@ BLOCK = 'spacetime/block_{i}'
 
 
 def _flax_stage(theirs: str, ours: str, layers: Mapping[str, str]) -> Iterator[Rule]:
-  """Rules of one transformer; `layers` maps a layer's name in a block to ours."""
+  """Yields the rules of one transformer; `layers` maps names of layers in a block to ours."""
   yield Rule(f'{theirs}/posembed_input/pos_embedding', (f'{ours}/position',))
   yield from pair(f'{theirs}/encoder_norm', f'{ours}/norm', _FLAX_NORM)
   for name, our in layers.items():
@@ -138,13 +138,13 @@ _SCENIC_FACTORISED_BLOCK = {
   'LayerNorm_mlp': 'mlp_norm',
   'MlpBlock': 'mlp',
 }
-_AUGREG_BLOCK = {  # submodules were numbered in one sequence when these files were written
+_AUGREG_BLOCK = {  # submodules were numbered consecutively in these files
   'LayerNorm_0': 'attention_norm',
   'MultiHeadDotProductAttention_1': 'attention',
   'LayerNorm_2': 'mlp_norm',
   'MlpBlock_3': 'mlp',
 }
-_PRE_LOGITS = 'a tanh layer between pooling and head (representation_size) that ours lack'
+_PRE_LOGITS = 'a tanh layer between pooling and head (representation_size) (not supported)'
 _FLAX_EMBEDDING = (
   Rule('embedding/kernel', ('tokenizer/kernel',), '[h,w,c,D] -> [1,h,w,c,D]'),
   Rule('embedding/bias', ('tokenizer/bias',)),
@@ -173,7 +173,7 @@ AUGREG = Table(
     Rule('cls', ('spacetime/cls',)),
     *_flax_stage('Transformer', 'spacetime', _AUGREG_BLOCK),
   ),
-  refused={'MAPHead_0/*': 'attention pooling that ours lack', 'ResNet*': 'a hybrid with a ResNet'},
+  refused={'MAPHead_0/*': 'attention pooling (not supported)', 'ResNet*': 'a hybrid with a ResNet'},
   headless={'pre_logits/*': _PRE_LOGITS},
 )
 
@@ -187,7 +187,7 @@ HUGGINGFACE_BLOCK = {
   'mlp/out': 'output.dense',
   'mlp_norm': 'layernorm_after',
 }
-HUGGINGFACE_5_BLOCK = HUGGINGFACE_BLOCK | {  # module names since transformers 5, if saved as such
+HUGGINGFACE_5_BLOCK = HUGGINGFACE_BLOCK | {  # module names since transformers 5
   'attention/query': 'attention.q_proj',
   'attention/key': 'attention.k_proj',
   'attention/value': 'attention.v_proj',
@@ -208,7 +208,7 @@ _TIMM_BLOCK = {
 def torch_layers(
   theirs: str, ours: str, names: Mapping[str, str], gain: str = 'same'
 ) -> Iterator[Rule]:
-  """Rules of some layers; `names` maps a layer's name of ours to theirs, `gain` is of norms."""
+  """Yields rules of layers; `names` maps our names to theirs, `gain` is the norms' transform."""
   for name, their in names.items():
     layer, weight, bias = f'{ours}/{name}', f'{theirs}.{their}.weight', f'{theirs}.{their}.bias'
     parent, _, part = layer.rpartition('/')
@@ -243,7 +243,7 @@ def _huggingface(name: str, prefix: str, kernel: str) -> Table:
       *pair('classifier', 'head', TORCH_DENSE, '[O,D] -> [D,O]'),
     ),
     refused={
-      '*distillation*': 'a distillation token, a second token that ours lack',
+      '*distillation*': 'a distillation token, i.e. a second token (not supported)',
       '*mask_token': 'a masked image model',
     },
     unused={f'{prefix}.pooler.*': 'the classifier reads the token itself, not the pooler'},
@@ -253,7 +253,7 @@ def _huggingface(name: str, prefix: str, kernel: str) -> Table:
 HUGGINGFACE_VIVIT = _huggingface('Hugging Face ViViT', 'vivit', '[D,c,t,h,w] -> [t,h,w,c,D]')
 HUGGINGFACE_VIT = _huggingface('Hugging Face ViT', 'vit', '[D,c,h,w] -> [1,h,w,c,D]')
 
-# Layer scale (x + gamma * f(x)) has a name of ours only until it is folded into f's last layer.
+# Temporary name of layer scale (x + gamma * f(x)), until it is folded into f's last layer.
 LAYER_SCALE = 'layer_scale'
 _ATTENTION_SCALE = (f'spacetime/block_{{i}}/attention/out/{LAYER_SCALE}',)
 _MLP_SCALE = (f'spacetime/block_{{i}}/mlp/out/{LAYER_SCALE}',)
@@ -272,16 +272,16 @@ TIMM = Table(
     *pair('head', 'head', TORCH_DENSE, '[O,D] -> [D,O]'),
   ),
   refused={
-    'dist_token': 'a distillation token, a second token that ours lack',
-    'head_dist.*': 'a distillation head, a second classifier that ours lack',
-    'reg_token': 'register tokens that ours lack',
-    'norm_pre.*': 'a norm before the blocks that ours lack',
-    'fc_norm.*': 'a norm after pooling (ours is before it)',
-    'attn_pool.*': 'attention pooling that ours lack',
-    'patch_embed.norm.*': 'a norm of the patches that ours lack',
-    'blocks.*.attn.[qk]_norm.*': 'norms of queries and keys that ours lack',
-    'blocks.*.attn.[qkv]_bias': "BEiT's attention, which has relative positions that ours lack",
-    'blocks.*.attn.rel*': 'relative positions that ours lack',
-    'blocks.*.mlp.w*': 'a gated MLP (SwiGLU) that ours lack',
+    'dist_token': 'a distillation token, i.e. a second token (not supported)',
+    'head_dist.*': 'a distillation head, i.e. a second classifier (not supported)',
+    'reg_token': 'register tokens (not supported)',
+    'norm_pre.*': 'a norm before the blocks (not supported)',
+    'fc_norm.*': 'a norm after pooling (not supported)',
+    'attn_pool.*': 'attention pooling (not supported)',
+    'patch_embed.norm.*': 'a norm of the patches (not supported)',
+    'blocks.*.attn.[qk]_norm.*': 'norms of queries and keys (not supported)',
+    'blocks.*.attn.[qkv]_bias': "BEiT's attention with relative positions (not supported)",
+    'blocks.*.attn.rel*': 'relative positions (not supported)',
+    'blocks.*.mlp.w*': 'a gated MLP (SwiGLU) (not supported)',
   },
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs of encoders beyond ViViT call their parameters, in our names: tables only."""
+"""Parameter names of encoders other than ViViT in their libraries, mapped to ours, as tables."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def _flax_stage(name: str) -> Iterator[Rule]:
   yield from pair(f'{theirs}/ff_layer/ffn_layer2', f'{ours}/mlp/out', _FLAX_LINEAR)
 
 
-# Without the prefix params/ or params/encoder/, and with each layer for itself.
+# Without the prefix params/ or params/encoder/, and with layers unstacked.
 VIDEOPRISM_FLAX = Table(
   'VideoPrism',
   (
@@ -107,7 +107,17 @@ HUGGINGFACE_VIDEOPRISM = Table(
   },
 )
 
-_PRETRAINING = 'the decoder of pretraining'
+PRETRAINING = 'the decoder of pretraining'
+
+
+def _videomae_layers(theirs: str, ours: str) -> Iterator[Rule]:
+  # As transformers writes them; some files have query.bias and value.bias.
+  for short, name in (('q', 'query'), ('v', 'value')):
+    bias = f'{theirs}.attention.attention.{short}_bias'
+    yield Rule(bias, (f'{ours}/attention/{name}/bias',), '[hd] -> [h,d]')
+  yield from torch_layers(theirs, ours, HUGGINGFACE_BLOCK)
+
+
 HUGGINGFACE_VIDEOMAE = Table(
   'Hugging Face VideoMAE',
   (
@@ -117,26 +127,29 @@ HUGGINGFACE_VIDEOMAE = Table(
       TORCH_DENSE,
       '[D,c,t,h,w] -> [t,h,w,c,D]',
     ),
-    # As transformers writes them; some files have query.bias and value.bias.
-    *(
-      Rule(
-        f'videomae.encoder.layer.{{i}}.attention.attention.{short}_bias',
-        (f'{BLOCK}/attention/{name}/bias',),
-        '[hd] -> [h,d]',
-      )
-      for short, name in (('q', 'query'), ('v', 'value'))
-    ),
-    *torch_layers('videomae.encoder.layer.{i}', BLOCK, HUGGINGFACE_BLOCK),
+    *_videomae_layers('videomae.encoder.layer.{i}', BLOCK),
     *pair('fc_norm', 'spacetime/norm', TORCH_NORM),
     *pair('videomae.layernorm', 'spacetime/norm', TORCH_NORM),
     *pair('classifier', 'head', TORCH_DENSE, '[O,D] -> [D,O]'),
   ),
   refused={'*cls_token': 'a cls token, which VideoMAE has none of'},
   unused={
-    'decoder.*': _PRETRAINING,
-    'encoder_to_decoder.weight': _PRETRAINING,
-    'mask_token': _PRETRAINING,
+    'decoder.*': PRETRAINING,
+    'encoder_to_decoder.weight': PRETRAINING,
+    'mask_token': PRETRAINING,
   },
+)
+
+# The rest of a pretraining checkpoint. Its blocks have other heads than the encoder's.
+HUGGINGFACE_VIDEOMAE_DECODER = Table(
+  'Hugging Face VideoMAE decoder',
+  (
+    Rule('encoder_to_decoder.weight', ('decoder/embed/kernel',), '[O,D] -> [D,O]'),
+    Rule('mask_token', ('decoder/mask_token',)),
+    *_videomae_layers('decoder.decoder_layers.{i}', 'decoder/block_{i}'),
+    *pair('decoder.norm', 'decoder/norm', TORCH_NORM),
+    *pair('decoder.head', 'decoder/out', TORCH_DENSE, '[O,D] -> [D,O]'),
+  ),
 )
 
 HUGGINGFACE_TIMESFORMER = Table(

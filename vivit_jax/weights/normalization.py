@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mean and deviation of pixels: from a processor's settings, and others folded into the weights."""
+"""Mean and std of pixels: reads them from a processor's settings, or folds them into weights."""
 
 import dataclasses
 from pathlib import Path
@@ -13,34 +13,34 @@ from vivit_jax.weights.source import Source
 
 
 def fed(path: Path, scale: Any, shift: float, mean: Any, std: Any) -> tuple[Triple, Triple]:
-  """Returns mean and deviation over [0, 1] of ((pixel * scale - shift) - mean) / std, per channel.
+  """Returns mean and std for pixels in [0, 1] equivalent to ((pixel * scale - shift) - mean) / std.
 
   Raises:
-    CheckpointError: where these are no numbers, one per channel.
+    CheckpointError: an argument is not one number per channel.
   """
   lists = isinstance(mean, list | tuple) and isinstance(std, list | tuple)
   numbers = [scale, *mean, *std] if lists else []
   if len(numbers) != 7 or not all(map(_is_number, numbers)) or 0 in (scale, *std):
-    raise CheckpointError(path, f'has no usable value range: {scale!r}, {mean!r}, {std!r}'[:200])
-  unit = 255 * scale  # of the values before mean and std, for pixels from 0 to 1
+    raise CheckpointError(path, f'has an invalid value range: {scale!r}, {mean!r}, {std!r}'[:200])
+  unit = 255 * scale  # range before mean and std, for pixels from 0 to 1
   means = [(m + shift) / unit for m in mean]
   stds = [s / unit for s in std]
   return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
 
 
 def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and abs(value) < 1e6  # which no NaN is
+  return isinstance(value, int | float) and abs(value) < 1e6  # False for NaN
 
 
 def fold(source: Source, mean: Triple, std: Triple) -> Source:
-  """Returns the same function of pixels, for RGB of this mean and deviation instead of its own.
+  """Returns equivalent weights for RGB input with this mean and std instead of the source's own.
 
-  What the weights see is linear in what they are given then, and so is the patch projection: the
-  difference goes into its kernel and bias. Lets a DeiT (mean and deviation of ImageNet) start a
-  model of [-1, 1].
+  Normalization and patch projection are both linear, so the difference is folded into the kernel
+  and bias of the projection. This allows e.g. a DeiT (ImageNet's mean and std) to initialize a
+  model for [-1, 1].
 
   Raises:
-    CheckpointError: where the source does not tell its own.
+    CheckpointError: the source does not specify its own mean and std.
   """
   wants = source.preprocessing
   own_mean, own_std = source.normalization(needs_classifier=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions of one grid of tokens for another: space and time each along its own axis."""
+"""Resizes position embeddings to another token grid, each axis separately."""
 
 from typing import Literal
 
@@ -14,18 +14,18 @@ def resize_positions(
 ) -> np.ndarray:
   """Returns positions [prod(target), D] from [prod(source), D], each axis resized separately.
 
-  A single source frame is thereby repeated over time (paper section 3.4). `linear` keeps token
-  centers: the middle of a token of the new grid is looked up where that part of the picture was in
-  the old one, averaging where the new grid is coarser (as jax.image.resize does). It is the default
-  because 'scenic', scipy.ndimage.zoom of order 1, lines up the centers of the corner tokens
-  instead, which moves every other token by up to half a patch, and skips tokens when shrinking.
-  From 4x4 to 8x8 they differ by up to 0.053 for positions of standard deviation 0.057.
+  A single source frame is repeated over time (paper section 3.4). `linear` interpolates at token
+  centers: a new token gets the position at the same place of the image, averaged if the new grid is
+  coarser (like jax.image.resize). `scenic` is scipy.ndimage.zoom of order 1, which aligns the
+  centers of the corner tokens instead. It shifts other tokens by up to half a patch, and skips
+  tokens when shrinking, so it is not the default. From 4x4 to 8x8, the two differ by up to 0.053
+  for positions with standard deviation 0.057.
 
   Args:
-    positions: in row-major order of the grid, without cls.
-    source: tokens along time, height and width (or fewer axes).
-    target: likewise, the same number of axes.
-    method: as above.
+    positions: positions in row-major order of the grid, without cls.
+    source: source tokens along time, height and width (or fewer axes).
+    target: target tokens along the same axes.
+    method: 'linear' or 'scenic'.
   """
   grid = positions.reshape(*source, positions.shape[-1]).astype(np.float32)
   if source != target and method == 'scenic':
@@ -40,9 +40,9 @@ def resize_positions(
 
 
 def linear_weights(source: int, target: int) -> np.ndarray:
-  """Returns the matrix [target, source] of linear interpolation at token centers, rows sum to 1.
+  """Returns the matrix [target, source] of linear interpolation at token centers; rows sum to 1.
 
-  The triangle is as wide as the coarser of both grids, so that shrinking averages.
+  The triangle kernel has the width of the coarser grid, so that shrinking averages.
   """
   scale = source / target
   centers = (np.arange(target) + 0.5) * scale - 0.5

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of any format as a model that runs, and as the start of another model."""
+"""Loads weights of any format as a callable model, or to initialize another model."""
 
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,39 +13,37 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS, Checkpoints
+from vivit_jax.checkpoint.manager import BEST, CHECKPOINTS
 from vivit_jax.checkpoint.workdir import (
   SNAPSHOT,
-  config_of_weights,
-  meaning,
-  read_class_names,
-  write_snapshot,
 )
 from vivit_jax.config.clip import Preprocessing
 from vivit_jax.config.parse import parse
-from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slices, usual_views
+from vivit_jax.config.schema import CheckpointFacts, Config
 from vivit_jax.data.augmentation.views import views_of
-from vivit_jax.errors import CheckpointError, InputError, and_more, printable
+from vivit_jax.errors import InputError, and_more, printable
 from vivit_jax.model.values import normalize_pixels
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.weights.download import download
-from vivit_jax.weights.initialize import format_table, initialize
+from vivit_jax.weights.initialize import initialize, initialize_decoder
 from vivit_jax.weights.load import load_source
 from vivit_jax.weights.normalization import fold
-from vivit_jax.weights.source import Source, check_hints, check_source, grid
+from vivit_jax.weights.origins import format_table
+from vivit_jax.weights.runs import read_run
+from vivit_jax.weights.source import Source, grid
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Pretrained:
-  """A checkpoint as a model that runs: `pretrained(frames)` are the logits of raw frames.
+  """A checkpoint as a callable model: `pretrained(frames)` returns the logits of raw frames.
 
   Attributes:
-    model: `model.apply({'params': params}, video)` gives float32 logits of clips whose size and
-      value range are already those that the weights expect.
+    model: `model.apply({'params': params}, video)` returns float32 logits of clips that already
+      have the size and value range of the weights.
     params: nested dict of float32 arrays.
-    source: where they came from, labels, clip and the preprocessing that they expect.
-    step: of the training run, where one of ours tells.
-    config: of the same, with the settings that the weights were saved with.
+    source: origin, labels, clip size and preprocessing of the weights.
+    step: step of the training run, if it is a run of this package.
+    config: config of that run, with the settings under which the weights were saved.
   """
 
   model: ViViT
@@ -56,20 +53,19 @@ class Pretrained:
   config: Config | None = None
 
   def __call__(self, frames: Shaped[np.ndarray, '...']) -> Float[np.ndarray, '... c']:
-    """Returns float32 logits [C] of one clip, or [B, C] of several, prepared as in `predict`.
+    """Returns float32 logits [C] of one clip, or [B, C] of several, preprocessed as in `predict`.
 
-    Frames are scaled and cropped to the central view and brought to the value range and channel
-    order of the weights. Probabilities are their softmax over the classes of each head, in tasks
-    with several labels their sigmoid; `predict` takes files and gives names.
+    Frames are resized, cropped to the central view, and normalized for the weights. Probabilities
+    are the softmax over the classes of each head, or the sigmoid for multi_label tasks. `predict`
+    takes files and returns names.
 
     Args:
-      frames: uint8 RGB from 0 to 255 of any size, [F, H, W, 3] or [B, F, H, W, 3], as many frames
-        as the clip of the weights has (source.frames), each source.preprocessing.stride frames of
-        the video after the one before.
+      frames: uint8 RGB from 0 to 255 of any size, [F, H, W, 3] or [B, F, H, W, 3], with F equal to
+        source.frames and a distance of source.preprocessing.stride video frames between them.
 
     Raises:
-      InputError: another type or shape, naming it.
-      CheckpointError: weights without a classifier or of an unknown value range.
+      InputError: the type or shape is wrong.
+      CheckpointError: there is no classifier, or the value range is unknown.
     """
     source, several = self.source, frames.ndim == 5
     held = f'frames are {frames.dtype} {list(frames.shape)}'
@@ -79,10 +75,10 @@ class Pretrained:
       raise InputError(f'{held}: give [F, H, W, 3] or [B, F, H, W, 3]')
     if frames.shape[-4] != source.frames:
       raise InputError(
-        f'{held}: these weights see clips of {source.frames} frames; take so many of the video, or '
-        'give all of it to vivit_jax.load(...).predict'
+        f'{held}: these weights need clips of {source.frames} frames: sample this number, or give '
+        'the whole video to vivit_jax.load(...).predict'
       )
-    source.normalization()  # or an error
+    source.normalization()  # raises if unknown
     clip = source.preprocessing.clip(source.frames, source.height, source.width)
     crop = views_of(clip, 1, source.short_side)
     clips = frames if several else frames[None]
@@ -91,12 +87,12 @@ class Pretrained:
     return logits if several else logits[0]
 
   def logits(self, views: UInt8[np.ndarray, 'b f h w 3']) -> Float[np.ndarray, 'b c']:
-    """Returns float32 logits of clips cut to the model's size already; RGB from 0 to 255."""
+    """Returns float32 logits of clips that already have the model's size; RGB from 0 to 255."""
     return np.asarray(self.forward(views))
 
   @functools.cached_property
   def forward(self) -> Callable[[Any], Array]:
-    """The model on pixels as in `logits`, compiled once for each number of clips; does not wait."""
+    """The model as in `logits`, compiled once per batch size; does not wait for the result."""
     mean, std = self.source.normalization()
     channels = self.source.preprocessing.channels
     params = jax.device_put(self.params)
@@ -116,35 +112,35 @@ class Pretrained:
 
   @property
   def labels(self) -> tuple[str, ...] | None:
-    """One name per class along the logits' last axis; None where the source has none."""
+    """One name per class along the logits' last axis; None if the source has none."""
     return self.source.labels
 
   @property
   def preprocessing(self) -> Preprocessing:
-    """What the weights expect of a video."""
+    """Preprocessing of the weights."""
     return self.source.preprocessing
 
 
 def load_pretrained(
   path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
 ) -> Pretrained:
-  """Loads a checkpoint of any format, which is found out from its content.
+  """Loads a checkpoint of any format; the format is detected from its content.
 
   Reads Scenic ViViT and image ViT (msgpack), Hugging Face ViViT and ViT (folder or safetensors),
   the original ViT's .npz, timm ViT and DeiT (safetensors), our own exports, and our own workdirs
   (`best` parameters, also as `WORKDIR/best`; `WORKDIR/checkpoints/STEP` for a certain step).
 
-  Prints to stderr what was taken and what was left over.
+  Prints to stderr which parameters were loaded and which are unused.
 
   Args:
     path: a file or folder, `hf://owner/name`, or `gs://bucket/path`.
-    sha256: digest that the file must have.
-    **hints: what the tensors cannot tell, e.g. attention='factorised_dot_product'; see
-      config.CheckpointFacts. An error lists what is missing.
+    sha256: expected digest of the file.
+    **hints: settings that the tensors do not determine, e.g. attention='factorised_dot_product';
+      see config.CheckpointFacts. An error lists missing ones.
 
   Raises:
-    CheckpointError: one line naming file, reason and remedy.
-    ConfigError: a hint that does not exist or has a wrong value.
+    CheckpointError: one line with file, reason and remedy.
+    ConfigError: a hint does not exist or has an invalid value.
   """
   pretrained = load_quietly(path, sha256, **hints)
   print(_account(str(path), pretrained), file=sys.stderr)
@@ -154,70 +150,51 @@ def load_pretrained(
 def load_quietly(
   path: str | Path, sha256: str | None = None, **hints: str | int | float | bool
 ) -> Pretrained:
-  """Loads as `load_pretrained`, and prints nothing."""
+  """Like `load_pretrained`, but prints nothing."""
   return _load(str(path), parse({'init': {'facts': hints}}).init.facts, sha256)
 
 
 def load_run(
   workdir: Path, step: int | Literal['best', 'last'] = 'best', hints: CheckpointFacts | None = None
 ) -> Pretrained:
-  """Loads the parameters of one of our own training runs.
+  """Loads the parameters of a training run of this package.
 
   Args:
-    workdir: of the run.
-    step: 'best', 'last', or the number of a kept step.
-    hints: what they say must agree with the run.
+    workdir: workdir of the run.
+    step: 'best', 'last', or the number of a saved step.
+    hints: settings, which must agree with the run.
 
   Raises:
-    CheckpointError: where there is no run, no such step, or the parameters are of another model.
+    CheckpointError: the run or step does not exist, or the parameters do not match the model.
   """
-  names = read_class_names(workdir)
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    params, number, about = checkpoints.read_params(step)
-  config = config_of_weights(workdir, about)
-  for head in config.task.heads:
-    if names and head not in names:
-      raise CheckpointError(f'{workdir / SNAPSHOT} has no class names of the head {head!r}')
-  clip = config.clip
-  source = Source(
-    path=workdir,
-    format='vivit_jax run',
-    kind='video',
-    params=traverse_util.flatten_dict(params, sep='/'),
-    model=config.model,
-    frames=clip.frames,
-    height=clip.height,
-    width=clip.width,
-    task=config.task,
-    labels=tuple(name for head in config.task.heads for name in names[head]) if names else None,
-    preprocessing=Preprocessing.of(clip, config.test_short_side),
-    unused={},
-  )
-  check_source(source)
-  check_hints(source, hints or CheckpointFacts())
+  source, number, config = read_run(workdir, step, hints)
   return dataclasses.replace(_as_model(source), step=number, config=config)
 
 
 def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
-  """Starts a model from the checkpoint that its configuration names (paper section 3.4).
+  """Initializes a model from the checkpoint in config.init (paper section 3.4).
 
   Args:
-    config: its `init` section says from what and how.
+    config: its `init` section has the checkpoint and options.
     fresh: the model's own initial parameters, nested.
 
   Returns:
-    The parameters, nested, and a table of what was taken, resized, fresh and left over.
+    The parameters, nested, and a table of taken, resized, fresh and left over ones.
 
   Raises:
-    CheckpointError: where the checkpoint cannot be read or cannot start this model.
+    CheckpointError: the checkpoint cannot be read or does not fit the model.
   """
   init, clip = config.init, config.clip
   assert init.checkpoint is not None
   hints = dataclasses.replace(init.facts, head=init.facts.head and init.head != 'init')
   source = fold(_load(init.checkpoint, hints).source, clip.mean, clip.std)
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
+  own = {name: flat.pop(name) for name in list(flat) if name.startswith('decoder/')}
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
   params, rows = initialize(flat, config.model, tokens, source, init)
+  if own:
+    decoder, more = initialize_decoder(own, source)
+    params, rows = params | decoder, rows + more
   title = f'{init.checkpoint}: {source.format}, {source.kind} model'
   lines = [*map(printable, (title, *source.notes)), format_table(rows)]
   return traverse_util.unflatten_dict(params, sep='/'), '\n'.join(lines)
@@ -227,14 +204,19 @@ def _load(path: str, hints: CheckpointFacts, sha256: str | None = None) -> Pretr
   place = download(path, sha256)
   is_step = place.name.isdecimal() and place.parent.name == CHECKPOINTS
   workdir = place.parent.parent if is_step else place.parent if place.name == BEST else place
-  # A Hugging Face folder has a config.json too.
+  # A Hugging Face folder also has a config.json.
   if (workdir / SNAPSHOT).is_file() and (workdir / CHECKPOINTS).is_dir():
     return load_run(workdir, int(place.name) if is_step else 'best', hints)
   return _as_model(load_source(place, hints, sha256))
 
 
+def read_source(path: str, hints: CheckpointFacts) -> Source:
+  """Returns a checkpoint in our terms, as `load_pretrained` finds it; prints nothing."""
+  return _load(path, hints).source
+
+
 def _account(path: str, pretrained: Pretrained) -> str:
-  """Returns what a load took and left over; entries left for one reason share a line."""
+  """Returns the lines about loaded and unused parameters; the latter are grouped by reason."""
   source, step = pretrained.source, pretrained.step
   reasons: dict[str, list[str]] = {}
   for name, why in source.unused.items():
@@ -253,37 +235,3 @@ def _account(path: str, pretrained: Pretrained) -> str:
 def _as_model(source: Source) -> Pretrained:
   params = traverse_util.unflatten_dict(source.params, sep='/')
   return Pretrained(ViViT(source.model, source.classes), params, source)
-
-
-def write_run(source: Source, workdir: Path) -> None:
-  """Writes a checkpoint as the best step of a workdir, for training and `load_pretrained`.
-
-  Args:
-    source: a video model. Where its weights expect BGR, that goes into the tokenizer, which
-      computes the same.
-    workdir: a new folder.
-
-  Raises:
-    CheckpointError: for image models and models without a head, which no run of ours has.
-  """
-  task = source.task
-  if source.kind == 'image' or task is None:
-    raise CheckpointError(
-      f'{source.path} is no video classifier, so no run can hold it: use --to=safetensors, or '
-      'start a model from it with --config.init.checkpoint'
-    )
-  mean, std = source.normalization()
-  if source.preprocessing.channels == 'bgr':
-    mean, std = mean[::-1], std[::-1]
-  source = fold(source, mean, std)
-  wants = source.preprocessing
-  clip = wants.clip(source.frames, source.height, source.width)
-  evaluate = Evaluate(*usual_views(wants), short_side=wants.short_side)
-  config = Config(task=task, model=source.model, clip=clip, evaluate=evaluate)
-  names = {}
-  if source.labels is not None:
-    names = {head: source.labels[part] for head, part in head_slices(task).items()}
-  with Checkpoints(workdir) as checkpoints:
-    params = traverse_util.unflatten_dict(source.params, sep='/')
-    checkpoints.save_best(0, params, math.nan, about={'settings': meaning(config)})
-  write_snapshot(workdir, config, f'weights of {source.path.name}', names)

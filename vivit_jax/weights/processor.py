@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's processor settings: read beside a checkpoint, checked, and written.
+"""Reads, checks and writes Hugging Face's processor settings.
 
-Their classes have defaults that are wrong for the published weights of ViViT, VideoMAE and
-TimeSformer, and files that were saved with these defaults are about. What the weights were trained
-with is in `families`; where a file says the class's default, the family's is taken and it is said.
+The defaults of their processor classes are wrong for the published weights of ViViT, VideoMAE and
+TimeSformer, and some published files have these defaults. `families` has the settings with which
+the weights were trained. If a file has the class default, the family's settings are used instead
+and a note is printed.
 """
 
 import dataclasses
@@ -22,9 +23,9 @@ from vivit_jax.weights.readers import read_json
 from vivit_jax.weights.source import Source
 
 PREPROCESSOR = 'preprocessor_config.json'
-# Where transformers looks, the newest form first; `processor_config.json` holds several processors.
+# File names used by transformers, newest first; `processor_config.json` has several processors.
 FILES = ('processor_config.json', 'video_preprocessor_config.json', PREPROCESSOR)
-# The class that transformers makes from what is written, per family.
+# Processor class per family, for writing.
 CLASSES = {
   'vivit': {'image_processor_type': 'VivitImageProcessor'},
   'videomae': {
@@ -46,16 +47,16 @@ Notes = tuple[str, ...]
 def read_processor(
   folder: Path, name: str, crop: tuple[int, int] | None, hints: CheckpointFacts
 ) -> tuple[Preprocessing, Notes]:
-  """Returns what the weights in a folder expect, and what the user should know about it.
+  """Returns the preprocessing of the weights in a folder, and notes for the user.
 
   Args:
-    folder: of the checkpoint; its files may be missing.
-    name: of the family.
-    crop: height and width that the model sees, pixels; None = not known yet.
-    hints: `value_range='processor'` takes what the file feeds, whatever was trained.
+    folder: folder of the checkpoint; processor files may be missing.
+    name: name of the family.
+    crop: height and width of the model's input in pixels; None = not known yet.
+    hints: `value_range='processor'` uses the value range of the file in any case.
 
   Raises:
-    CheckpointError: a file whose numbers cannot be used, or none where one is asked for.
+    CheckpointError: a file has invalid numbers, or is required but missing.
   """
   family = FAMILIES[name]
   wants = family.preprocessing(*crop) if crop else family.wants
@@ -63,7 +64,7 @@ def read_processor(
   if config is None:
     if hints.value_range == 'processor':
       raise CheckpointError(path, "does not exist, so value_range='processor' is not known")
-    # Image ViTs come with either of two value ranges.
+    # Published image ViTs have one of two value ranges.
     unknown = dataclasses.replace(wants, mean=None, std=None)
     return (unknown if name == 'image_vit' else wants), ()
   notes = []
@@ -75,7 +76,7 @@ def read_processor(
   held = _crop(config)
   if crop and held and held != crop and name != 'image_vit':
     notes.append(
-      f'{path.name} crops to {held[0]}x{held[1]}, but the model sees {crop[0]}x{crop[1]}: taken '
+      f'{path.name} crops to {held[0]}x{held[1]}, but the model needs {crop[0]}x{crop[1]}: using '
       'the latter'
     )
     short_side = None
@@ -85,7 +86,7 @@ def read_processor(
 
 
 def _find(folder: Path) -> tuple[Path, Mapping[str, Any] | None]:
-  """Returns the file that says how videos or images are prepared, and its settings."""
+  """Returns the processor file and its settings, or None for the settings if there is none."""
   for name in FILES:
     path = folder / name
     if not path.is_file():
@@ -99,7 +100,7 @@ def _find(folder: Path) -> tuple[Path, Mapping[str, Any] | None]:
 
 
 def _fed(path: Path, name: str, family: Family, config: Mapping[str, Any]) -> tuple[Triple, Triple]:
-  """Returns mean and deviation over [0, 1] of what a processor feeds."""
+  """Returns the mean and std of a processor, for pixels in [0, 1]."""
   scale, shift = config.get('rescale_factor', 1 / 255), 0.0
   if name == 'vivit':
     scale, shift = config.get('rescale_factor', 1 / 127.5), float(bool(config.get('offset', True)))
@@ -117,20 +118,20 @@ def _fed(path: Path, name: str, family: Family, config: Mapping[str, Any]) -> tu
 def _trained(
   path: Path, name: str, family: Family, mean: Triple, std: Triple
 ) -> tuple[Triple, Triple, str | None]:
-  """Returns mean and deviation to take, given those of a file, and a line where these differ."""
+  """Returns the mean and std to use, given those of a file, and a note if they differ."""
   own = family.normalization
   if name == 'image_vit':
     return mean, std, None
   if _close((mean, std), own):
     return own[0], own[1], None
-  said = f'{path.name} feeds {in_words(mean, std)}, '
+  said = f'{path.name} has {in_words(mean, std)}, '
   if family.class_default and _close((mean, std), family.class_default):
     note = (
       f"{said}Hugging Face's default, but the published weights of {family.title} were trained "
-      f"with {in_words(*own)}: taken the latter (value_range='processor' takes the former)"
+      f"with {in_words(*own)}: using the latter (value_range='processor' uses the former)"
     )
     return own[0], own[1], note
-  note = f'{said}not the {in_words(*own)} of the published weights of {family.title}: taken so'
+  note = f'{said}not {in_words(*own)} as the published weights of {family.title}: using the file'
   return mean, std, note
 
 
@@ -147,7 +148,7 @@ def _short_side(config: Mapping[str, Any]) -> int | None:
 
 
 def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Returns height and width of the crop that a file says, if any."""
+  """Returns height and width of the crop in the settings, or None."""
   if not config.get('do_center_crop', True):
     return None
   size: Any = config.get('crop_size')
@@ -158,11 +159,11 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def processor_config(source: Source, name: str = 'vivit') -> dict[str, Any] | None:
-  """Returns the config of a processor that feeds what the weights expect, if it is known.
+  """Returns the config of a processor with the weights' preprocessing, or None if unknown.
 
   Args:
     source: the weights.
-    name: of their family.
+    name: name of their family.
   """
   wants = source.preprocessing
   if wants.mean is None or wants.std is None:
@@ -171,7 +172,7 @@ def processor_config(source: Source, name: str = 'vivit') -> dict[str, Any] | No
   size = {'height': source.height, 'width': source.width}
   mean, std = list(wants.mean), list(wants.std)
   rescale: dict[str, Any] = {'rescale_factor': 1 / 255}
-  if name == 'vivit':  # which maps pixels to [-1, 1] first
+  if name == 'vivit':  # its processor first maps pixels to [-1, 1]
     rescale = {'rescale_factor': 1 / 127.5, 'offset': True}
     mean, std = [2 * m - 1 for m in mean], [2 * s for s in std]
   plain = mean == [0.0] * 3 and std == [1.0] * 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a trained model on the Hugging Face Hub: weights, model card and report, in one commit."""
+"""Uploads a trained model to the Hugging Face Hub: weights, model card and report in one commit."""
 
 import contextlib
 import importlib
@@ -28,23 +28,23 @@ def push(
   update: bool = False,
   license_id: str | None = None,
 ) -> str:
-  """Uploads the best weights of a run with the card made from its report.
+  """Uploads the best weights of a run, with a model card created from its report.
 
-  Everything is made, and checked, on this machine before the hub is asked for anything.
+  All files are created and checked locally before the first request to the hub.
 
   Args:
-    workdir: of the run.
-    repository: owner/name; made by this.
-    private: only its owner sees it.
-    update: commit to a repository that exists.
-    license_id: of the weights, as the hub names licenses.
+    workdir: workdir of the run.
+    repository: owner/name of the repository to create.
+    private: whether only the owner can see it.
+    update: whether to commit to an existing repository.
+    license_id: license of the weights, by its name on the hub.
 
   Returns:
-    The address of the commit.
+    The URL of the commit.
 
   Raises:
-    ConfigError: a name, package or login that is missing.
-    CheckpointError: no run, no report of these weights, or the hub refuses.
+    ConfigError: the name is invalid, or a package or login is missing.
+    CheckpointError: there is no run or no report of these weights, or the hub refuses.
   """
   if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', repository, re.ASCII):
     raise ConfigError(f'{repository!r} is not of the form owner/name')
@@ -58,7 +58,7 @@ def push(
   if pretrained.source.labels is None:
     raise CheckpointError(f'{workdir} has no class names: evaluate it with its data first')
   if hub.get_token() is None:
-    raise ConfigError('the hub wants a login: run `hf auth login`, or set HF_TOKEN')
+    raise ConfigError('the hub needs a login: run `hf auth login` or set HF_TOKEN')
   with tempfile.TemporaryDirectory(prefix='vivit-push-') as name:
     folder = Path(name)
     export.write(pretrained.source, folder / WEIGHTS)
@@ -71,7 +71,7 @@ def push(
 
 
 def _read_report(workdir: Path, step: int | None) -> dict[str, Any]:
-  """Returns the report of these weights; raises CheckpointError."""
+  """Returns the evaluation report of the weights at `step`; raises CheckpointError."""
   file, remedy = workdir / REPORT, f'run `vivit evaluate --workdir={workdir}`'
   try:
     report = json.loads(file.read_bytes())
@@ -79,7 +79,7 @@ def _read_report(workdir: Path, step: int | None) -> dict[str, Any]:
     missing = [name for name in ('classes', 'tasks', 'views', 'split') if name not in report]
   except FileNotFoundError:
     raise CheckpointError(
-      f'{workdir} has no {REPORT}, of which the model card is made: {remedy}'
+      f'{workdir} has no {REPORT}, which the model card needs: {remedy}'
     ) from None
   except (ValueError, TypeError, KeyError) as error:
     raise CheckpointError(f'{file} is damaged ({error}): {remedy}') from None
@@ -98,7 +98,7 @@ def _upload(hub: Any, folder: Path, repository: str, private: bool, update: bool
         f'{repository} exists on the hub: give another name, or --update to commit to it'
       )
     api.create_repo(repository, private=private, exist_ok=update)
-  with _one_line(repository, 'no commit was made; once that is mended, give --update too'):
+  with _one_line(repository, 'nothing was committed; after fixing this, also give --update'):
     done = api.upload_folder(
       repo_id=repository, folder_path=folder, commit_message='Model, card and report by vivit push'
     )
@@ -107,18 +107,16 @@ def _upload(hub: Any, folder: Path, repository: str, private: bool, update: bool
 
 @contextlib.contextmanager
 def _one_line(repository: str, state: str) -> Iterator[None]:
-  """Turns any error of the library into one line; their types differ from version to version."""
+  """Converts any exception of the library to one line; their types vary between versions."""
   try:
     yield
   except CheckpointError:
     raise
   except Exception as error:
-    cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of a failed upload
+    cause = error.__cause__ if isinstance(error, RuntimeError) else None  # for a failed upload
     error = cause if isinstance(cause, Exception) else error
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     reason = one_line(error, 200)
     if status in (401, 403):
-      reason = (
-        f'the login was refused (HTTP {status}): run `hf auth login` with a token that may write'
-      )
+      reason = f'the login was refused (HTTP {status}): run `hf auth login` with a write token'
     raise CheckpointError(f'{repository}: {reason}; {state}') from error

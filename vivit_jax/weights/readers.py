@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens a checkpoint of any format, detected from its content; no pickle, bounded memory."""
+"""Opens checkpoints of any format, detected from the content; bounded memory, never pickle."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from vivit_jax.weights.containers import (
 
 Flat = dict[str, np.ndarray]
 
-MAX_BYTES = 16 * 2**30  # of one checkpoint; ViViT-H with two moments of Adam takes 8 GiB
+MAX_BYTES = 16 * 2**30  # per checkpoint; ViViT-H with two moments of Adam takes 8 GiB
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLE_SUFFIXES = ('.bin', '.pt', '.pth', '.pkl', '.pickle', '.ckpt')
 
@@ -33,9 +33,9 @@ class Checkpoint:
   """An opened checkpoint.
 
   Attributes:
-    path: of the file that was opened, in a folder that the user may have named.
-    entries: every array by '/'- or '.'-joined name.
-    metadata: strings of a safetensors header.
+    path: the file that was opened; the user may have given its folder.
+    entries: all arrays by '/'- or '.'-joined name.
+    metadata: string metadata of a safetensors header.
   """
 
   path: Path
@@ -46,8 +46,8 @@ class Checkpoint:
     """Returns the named arrays as float32.
 
     Raises:
-      CheckpointError: for a type other than floating point, an empty array, a value that is
-        non-finite in float32, or an array that the file does not contain whole.
+      CheckpointError: an array is not floating point, is empty or truncated, or has values that
+        are non-finite in float32.
     """
     arrays = {}
     for name in names:
@@ -60,7 +60,7 @@ class Checkpoint:
         array = read()
       except Exception as error:
         raise CheckpointError(file, f'{name!r} cannot be read: {describe(error)}') from error
-      with np.errstate(over='ignore'):  # a float64 too large for float32 is caught just below
+      with np.errstate(over='ignore'):  # a float64 too large for float32 is reported below
         array = array.astype(np.float32, copy=False)
       if not np.isfinite(array).all():
         raise CheckpointError(file, f'{name} contains non-finite values')
@@ -71,20 +71,20 @@ class Checkpoint:
 def open_checkpoint(
   path: str | Path, sha256: str | None = None, max_bytes: int = MAX_BYTES
 ) -> Checkpoint:
-  """Returns what a checkpoint contains; `Checkpoint.load` then reads arrays.
+  """Opens a checkpoint and returns its entries; `Checkpoint.load` then reads arrays.
 
-  Memory is bounded by the size of the file: opening takes 200 MB at most, of msgpack also the
-  file's arrays; loading takes the arrays as float32. An npz may unpack to 20 times its size, and
-  at most to `max_bytes`. A flipped bit inside an array is still a number: only `sha256` finds it.
+  Memory is bounded by the size of the file: opening takes at most 200 MB, plus the arrays of a
+  msgpack file; loading takes the arrays as float32. An npz may unpack to 20 times its size, and at
+  most to `max_bytes`. A flipped bit in an array is detected only with `sha256`.
 
   Args:
     path: an npz, safetensors or msgpack file, an index of safetensors shards, or a folder with
       model.safetensors or its index. Suffixes are ignored.
-    sha256: hexadecimal digest that the file must have; not for shards.
-    max_bytes: of the file, or of all shards together.
+    sha256: expected hexadecimal digest of the file; not for shards.
+    max_bytes: limit for the size of the file or of all shards together.
 
   Raises:
-    CheckpointError: for anything else, naming file and reason.
+    CheckpointError: the file cannot be read; names file and reason.
   """
   path = Path(path)
   if path.is_dir():
@@ -92,7 +92,7 @@ def open_checkpoint(
   container = _container(path, _start(path, max_bytes))
   if sha256 is not None:
     if container == 'index':
-      raise CheckpointError(path, 'sha256 cannot cover several shards: give the digest of one file')
+      raise CheckpointError(path, 'sha256 is for a single file, but the checkpoint has shards')
     _check_digest(path, sha256)
   if container == 'index':
     return Checkpoint(path, _shards(path, max_bytes))
@@ -103,14 +103,14 @@ def read_json(path: Path) -> dict[str, Any]:
   """Returns a JSON object of at most 8 MiB.
 
   Raises:
-    CheckpointError: for any other file.
+    CheckpointError: the file is anything else.
   """
   _start(path, MAX_JSON)
   return parse_json(path.read_bytes(), path)
 
 
 def side_car(path: Path) -> dict[str, Any] | None:
-  """Returns the JSON NAME.json beside NAME.msgpack (or beside NAME), if there is one."""
+  """Returns the content of NAME.json beside NAME.msgpack (or beside NAME), or None."""
   beside = path.with_suffix('.json')
   return read_json(beside) if beside != path and beside.is_file() else None
 
@@ -124,11 +124,11 @@ def _in_folder(folder: Path) -> Path:
     raise CheckpointError(
       folder, f'holds only pickled weights: {and_more(map(repr, pickled))}. {SAFE_CONVERSION}'
     )
-  raise CheckpointError(folder, f'holds none of {", ".join(FOLDER_FILES)}; name the file itself')
+  raise CheckpointError(folder, f'has none of {", ".join(FOLDER_FILES)}; give the file itself')
 
 
 def _start(path: Path, max_bytes: int) -> bytes:
-  """Returns the first bytes of a regular file (a pipe would hang) of bounded size."""
+  """Returns the first bytes after checking that it is a regular file of allowed size."""
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -144,21 +144,21 @@ def _start(path: Path, max_bytes: int) -> bytes:
 
 
 def _container(path: Path, start: bytes) -> str:
-  """Returns the format that the first bytes show."""
+  """Returns the format indicated by the first bytes."""
   if start[:4] == b'PK\x03\x04':
     return 'npz'
   if start[8:9] == b'{':
     return 'safetensors'
   if start.lstrip()[:1] == b'{':
     return 'index'
-  if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map, as flax writes
+  if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map, as written by flax
     return 'msgpack'
   if start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
     raise CheckpointError(path, f'holds pickled objects. {SAFE_CONVERSION}')
   if start.startswith(b'version https://git-lfs'):
     raise CheckpointError(path, 'is a Git LFS pointer, not the weights: run `git lfs pull` first')
   if start.lstrip()[:1] == b'<':
-    raise CheckpointError(path, 'is a web page, not a checkpoint: the download went wrong')
+    raise CheckpointError(path, 'is a web page, not a checkpoint: the download failed')
   raise CheckpointError(path, 'is neither safetensors, npz nor msgpack, or is damaged')
 
 
@@ -170,23 +170,23 @@ def _check_digest(path: Path, sha256: str) -> None:
 
 
 def _shards(path: Path, max_bytes: int) -> dict[str, Entry]:
-  """Returns the entries of all shards that an index names; both must agree exactly."""
+  """Returns the entries of all shards in an index; both must match exactly."""
   weights = read_json(path).get('weight_map')
   if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
-    raise CheckpointError(path, 'is JSON, but no index of safetensors shards: no weight_map')
+    raise CheckpointError(path, 'is JSON, but not an index of safetensors shards: no weight_map')
   entries: dict[str, Entry] = {}
   for name in sorted(set(weights.values())):
     if Path(name).name != name or name in ('', '.', '..') or '\\' in name or '\0' in name:
       raise CheckpointError(path, f'names a shard outside its folder: {name[:80]!r}')
     shard = path.parent / name
     if _container(shard, _start(shard, max_bytes)) != 'safetensors':
-      raise CheckpointError(shard, 'is no safetensors file')
+      raise CheckpointError(shard, 'is not a safetensors file')
     max_bytes -= shard.stat().st_size
     held = read_container(shard, 'safetensors', max_bytes)[0]
     listed = {tensor for tensor, file in weights.items() if file == name}
     if differ := sorted(held.keys() ^ listed):
       raise CheckpointError(
-        shard, f'holds other tensors than {path.name} says: {and_more(map(repr, differ))}'
+        shard, f'has other tensors than listed in {path.name}: {and_more(map(repr, differ))}'
       )
     entries |= held
   return entries

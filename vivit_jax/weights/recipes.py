@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the recipes of encoders in configs/: the model and the clip that weights need."""
+"""Code shared by the encoder recipes in configs/: the model and clip for pretrained weights."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from vivit_jax.weights.families import FAMILIES
 from vivit_jax.weights.huggingface_models import MODELS
 
 GIANT = Size(layers=40, width=1408, mlp_dim=6144, heads=22)
-# The architecture of each family but for its size, and how its published heads pool.
+# The architecture of each family except its size, with the pooling of its published heads.
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
   'videoprism': MODELS['videoprism_vision_model'].fixed
   | {'patch': (1, 18, 18), 'pooling': 'attention', 'logit_cap': 50.0},
@@ -29,28 +29,28 @@ DATA_SETS = {'kinetics400': 400, 'something_something_v2': 174}
 def read_encoder(
   family: str, variant: str, sizes: Collection[str], words: Collection[str] = ()
 ) -> tuple[config_dict.ConfigDict, frozenset[str]]:
-  """Returns the defaults with a family's model and clip, and the words of a variant.
+  """Returns the defaults with a family's model and clip, and the words in a variant.
 
   Args:
     family: key of ARCHITECTURES.
-    variant: `SIZE[,WORD...]`, e.g. `B,finetune,kinetics400`; a data set sets the classes, of which
-      one's own data has as many as it has names.
-    sizes: that the family was published in.
-    words: that the recipe has, beside DATA_SETS.
+    variant: `SIZE[,WORD...]`, e.g. `B,finetune,kinetics400`. A data set sets the number of classes;
+      otherwise it is taken from the user's data.
+    sizes: published sizes of the family.
+    words: words of the recipe in addition to DATA_SETS.
 
   Raises:
-    ConfigError: an unknown size or word, or two data sets.
+    ConfigError: a size or word is unknown, or there are two data sets.
   """
   size, *given = variant.split(',')
   if size not in sizes:
-    raise ConfigError(f'{size!r} is no size of {FAMILIES[family].title}: {", ".join(sizes)}')
+    raise ConfigError(f'{size!r} is not a size of {FAMILIES[family].title}: {", ".join(sizes)}')
   offered = (*words, *DATA_SETS)
   for word in given:
     if word not in offered:
-      raise ConfigError(f'{word!r} is no word of this recipe{nearest(word, offered)}')
+      raise ConfigError(f'{word!r} is not a word of this recipe{nearest(word, offered)}')
   sets = [word for word in given if word in DATA_SETS]
   if len(sets) > 1:
-    raise ConfigError(f'{" and ".join(sets)} exclude each other: give one of them')
+    raise ConfigError(f'{" and ".join(sets)} are mutually exclusive: give only one')
   config, known = defaults(), FAMILIES[family]
   config.model.update(dataclasses.asdict({**SIZES, 'g': GIANT}[size]))
   config.model.update({'gelu': 'exact', 'drop_path_rescale': True, **ARCHITECTURES[family]})
@@ -63,13 +63,13 @@ def read_encoder(
 
 
 def finetune_encoder(config: config_dict.ConfigDict) -> None:
-  """Trains all layers at VideoMAE's rates; frames are resized as the weights were trained."""
+  """Configures training of all layers with VideoMAE's rates and the weights' own resizing."""
   short_side = config.evaluate.short_side
   finetune_as_videomae(config, epochs=30.0)
   config.evaluate.short_side = short_side
 
 
 def freeze_encoder(config: config_dict.ConfigDict) -> None:
-  """Trains the head alone, with its pooling."""
+  """Configures training of only the head and its pooling."""
   two = config.model.attention.startswith('factorised_encoder')
   config.train.freeze = ('tokenizer', *(('spatial', 'temporal') if two else ('spacetime',)))

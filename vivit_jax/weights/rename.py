@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applies a table of names to a checkpoint: strictly, and before an array is loaded."""
+"""Applies a table of names to a checkpoint, strictly, before arrays are loaded."""
 
 import fnmatch
 import re
@@ -13,22 +13,22 @@ from vivit_jax.weights.names import TRANSFORMS, Rule, Table
 from vivit_jax.weights.readers import Flat
 
 _NUMBER = '(0|[1-9][0-9]{0,4})'
-Plan = dict[str, tuple[Rule, str]]  # their name -> its rule and the layer's number ('' if none)
+Plan = dict[str, tuple[Rule, str]]  # their name -> its rule and the layer number ('' if none)
 
 
 def plan(
   path: Path, names: Iterable[str], table: Table, head: bool = True
 ) -> tuple[Plan, dict[str, str]]:
-  """Returns which rule applies to each name, and what is left out and why.
+  """Returns the rule for each name, and the ignored names with reasons.
 
   Args:
-    path: for messages.
-    names: of all arrays in the file.
-    table: of its format.
-    head: whether the classifier is wanted; if not, its parameters are left out.
+    path: path for messages.
+    names: names of all arrays in the file.
+    table: table of the format.
+    head: whether to load the classifier; if not, its parameters are ignored.
 
   Raises:
-    CheckpointError: for parameters that make it no model of ours, or that are in no table.
+    CheckpointError: a parameter is unknown or shows that the model is not supported.
   """
   known = [(re.compile(_pattern(rule.theirs)), rule) for rule in table.rules]
   found: Plan = {}
@@ -62,10 +62,10 @@ def plan(
 
 
 def apply(path: Path, arrays: Flat, rules: Plan, heads: int) -> Flat:
-  """Returns the arrays under our names; empties `arrays` on the way, to hold each only once.
+  """Returns the arrays under our names; removes them from `arrays` to save memory.
 
   Raises:
-    CheckpointError: for a shape that its rule cannot take, or two names for one parameter.
+    CheckpointError: a shape does not match its rule, or two names map to one parameter.
   """
   ours: Flat = {}
   for name, (rule, layer) in rules.items():
@@ -86,10 +86,10 @@ def apply(path: Path, arrays: Flat, rules: Plan, heads: int) -> Flat:
 
 
 def invert(params: Flat, table: Table) -> Flat:
-  """Returns our parameters under the names and in the layout of a format that we write.
+  """Returns our parameters with the names and layout of another format, for writing.
 
   Raises:
-    KeyError: for a parameter that the format has no place for; callers check the model first.
+    KeyError: the format does not have a parameter; callers check the model first.
   """
   rules: dict[str, Rule] = {}
   for rule in table.rules:
@@ -112,7 +112,7 @@ def invert(params: Flat, table: Table) -> Flat:
 
 
 def zero_biases(params: Flat) -> Flat:
-  """Returns zeros for the biases of query, key and value where a model has none: the same model."""
+  """Returns zero biases for query, key and value where a model has none, which is equivalent."""
   return {
     name.replace('/kernel', '/bias'): np.zeros(array.shape[1:], np.float32)
     for name, array in params.items()
@@ -131,7 +131,7 @@ def _first(patterns: Mapping[str, str], name: str) -> str | None:
 
 def _with_nearest(unknown: list[str], table: Table) -> str:
   parts = []
-  for name in unknown[:5]:  # comparing takes long
+  for name in unknown[:5]:  # comparison is slow
     number = re.search(r'[0-9]+', name)
     known = [rule.theirs.replace('{i}', number[0] if number else '0') for rule in table.rules]
     close = closest(name, known)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resolves a checkpoint's model from what tensors, side-car and caller say, guessing nothing.
+"""Determines a checkpoint's model from tensors, side-car and caller, without guessing.
 
-The number of positions tells the clip if only one clip has that many.
+The clip is derived from the number of positions if only one clip has that number.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ SIDES = ('frames', 'height', 'width')
 def solve(
   path: Path, settings: Mapping[str, Any], positions: Mapping[str, int]
 ) -> tuple[tuple[int, int, int], int, list[str]]:
-  """Returns (frames, height, width), tokens along time, and messages on what is still unknown.
+  """Returns (frames, height, width), tokens along time, and messages about unknown settings.
 
-  One number of positions over time and space together (3136 in B/16x2) fits many clips: it takes
-  frames, or height and width. Positions over space alone are taken as square where they can be.
+  A joint number of positions over time and space (3136 in B/16x2) fits many clips, so frames, or
+  height and width, must be known. Spatial positions are assumed to be square if possible.
 
   Args:
-    path: for messages.
-    settings: `patch`; where known `clip.frames`, `clip.height`, `clip.width`, `tokenizer`,
+    path: path for messages.
+    settings: `patch`; and if known `clip.frames`, `clip.height`, `clip.width`, `tokenizer`,
       `sampled_frames`.
-    positions: tokens per stage, without cls.
+    positions: number of positions per stage, without cls.
 
   Raises:
-    CheckpointError: where what is known does not fit the positions.
+    CheckpointError: the known settings do not match the positions.
   """
   t, h, w = settings['patch']
   frames, height, width = (settings.get(f'clip.{name}') for name in SIDES)
@@ -72,7 +72,7 @@ def solve(
     unclear.append('frames (the tensors do not depend on it)')
   found = (frames or 0, (high or 0) * h, (wide or 0) * w)
   if not unclear and both and (time or 0) * (high or 0) * (wide or 0) != both:
-    raise CheckpointError(path, f'positions hold {both} tokens, a clip of {found} has others')
+    raise CheckpointError(path, f'positions hold {both} tokens, not those of a clip of {found}')
   return found, time or 0, unclear
 
 
@@ -80,7 +80,7 @@ def _tokens(path: Path, name: str, size: Any, patch: int) -> int | None:
   if size is None:
     return None
   if type(size) is not int or size < 1 or size % patch:
-    raise CheckpointError(path, f'{name}={size!r} is no positive multiple of the patch {patch}')
+    raise CheckpointError(path, f'{name}={size!r} is not a positive multiple of the patch {patch}')
   return size // patch
 
 
@@ -97,13 +97,13 @@ def _divide(path: Path, total: int, part: int) -> int:
 
 
 def _square_roots(total: int) -> list[int]:
-  """Returns s for every s x s frame that divides `total` tokens."""
+  """Returns all s for which s x s divides `total`."""
   return [s for s in range(1, math.isqrt(total) + 1) if total % s**2 == 0]
 
 
-# The hints that describe a model or a clip; the others say what to do with it.
+# The hints that describe a model or a clip; the others control loading.
 RESOLVED_FIELDS = ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer', *SIDES)
-# What a message offers where a setting is missing.
+# Suggested values in messages about missing settings.
 CHOICES = {
   'attention': "'spatio_temporal' or 'factorised_dot_product' (their tensors are alike)",
   'order': "'space_time' (the paper's) or 'time_space' (Scenic's default)",
@@ -116,7 +116,7 @@ CHOICES = {
 
 def build(
   path: Path,
-  format: str,  # noqa: A002 the word of the field
+  format: str,  # noqa: A002 the name of the field
   params: Flat,
   said: Mapping[str, Any],
   hints: CheckpointFacts,
@@ -128,23 +128,23 @@ def build(
   unused: Mapping[str, str] | None = None,
   notes: tuple[str, ...] = (),
 ) -> Source:
-  """Returns a checked Source from what tensors, side-car and caller tell, refusing contradictions.
+  """Returns a checked Source from tensors, side-car and hints, which must not contradict.
 
   Args:
-    path: for messages.
-    format: likewise.
-    params: under our names.
-    said: what the side-car says, by the names of config.Model, and `clip.frames` and so on.
-    hints: what the caller says.
+    path: path for messages.
+    format: name of the format for messages.
+    params: parameters under our names.
+    said: settings of the side-car, by the names of config.Model and `clip.frames` etc.
+    hints: settings given by the caller.
     image: whether it is an image model.
-    task: of the head, where the side-car tells; else one softmax over the head's classes.
-    labels: one per class.
-    preprocessing: its stride and sampling are overruled by the hints'.
-    unused: what was left out of the file.
+    task: task from the side-car; None = one softmax over the head's classes.
+    labels: one name per class.
+    preprocessing: preprocessing; hints override its stride and sampling.
+    unused: unused names of the file with reasons.
     notes: see Source.
 
   Raises:
-    CheckpointError: listing what is missing and the choices, or both sides of a contradiction.
+    CheckpointError: settings are missing (lists them with choices) or contradict each other.
   """
   model, clip = _model(path, params, said, hints, image)
   task = task or _task(params)
@@ -157,13 +157,13 @@ def build(
 
 
 def _sampled(path: Path, wants: Preprocessing, hints: CheckpointFacts) -> Preprocessing:
-  """Returns the preprocessing with the frames that the caller says, if any."""
+  """Returns the preprocessing with the caller's stride and sampling, if given."""
   if hints.stride is None and hints.sampling is None:
     return wants
   sampling = hints.sampling or 'stride'
   if hints.stride is not None and sampling != 'stride':
     raise CheckpointError(
-      path, f'stride={hints.stride} contradicts sampling={sampling!r}, which has none: give one'
+      path, f'stride={hints.stride} contradicts sampling={sampling!r}: give only one'
     )
   stride = hints.stride or wants.stride
   return dataclasses.replace(wants, stride=stride, stride_seconds=None, sampling=sampling)
@@ -173,9 +173,9 @@ def _model(
   path: Path, params: Flat, said: Mapping[str, Any], hints: CheckpointFacts, image: bool
 ) -> tuple[Model, tuple[int, int, int]]:
   """Returns the model and its clip (frames, height, width)."""
-  encoder = said.get('pooling') == 'none'  # the format has models without a head
+  encoder = said.get('pooling') == 'none'  # a format with models without a head
   if hints.head and 'head/kernel' not in params and not encoder:
-    raise CheckpointError(path, 'has no classifier; to initialize another model, say head=False')
+    raise CheckpointError(path, 'has no classifier; to initialize another model, give head=False')
   given = dataclasses.asdict(hints)
   given = {(f'clip.{k}' if k in SIDES else k): v for k, v in given.items() if k in RESOLVED_FIELDS}
   if given['tokenizer'] == 'image':
@@ -191,7 +191,7 @@ def _model(
   clip, time, unclear = solve(path, settings, positions(path, params))
   if missing or unclear:
     raise CheckpointError(
-      path, 'the tensors do not tell, so say as arguments: ' + '; '.join(missing + unclear)
+      path, 'the tensors do not determine these, so give them: ' + '; '.join(missing + unclear)
     )
   if settings.get('tokenizer') == 'uniform_frame_sampling':
     settings['sampled_frames'] = time
@@ -199,7 +199,7 @@ def _model(
 
 
 def checked_model(path: Path, settings: Mapping[str, Any], clip: tuple[int, int, int]) -> Model:
-  """Returns the model of these settings, or a CheckpointError naming the one that cannot be."""
+  """Returns the model with these settings; raises CheckpointError if a setting is invalid."""
   fields = {field.name for field in dataclasses.fields(Model)}
   tree = {
     'model': {name: value for name, value in settings.items() if name in fields},
@@ -212,7 +212,7 @@ def checked_model(path: Path, settings: Mapping[str, Any], clip: tuple[int, int,
 
 
 def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
-  """Returns the task of these settings, or a CheckpointError naming the one that cannot be."""
+  """Returns the task with these settings; raises CheckpointError if a setting is invalid."""
   try:
     return parse({'task': settings}).task
   except ConfigError as error:
@@ -220,10 +220,10 @@ def checked_task(path: Path, settings: Mapping[str, Any]) -> Task:
 
 
 def resolve(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns all settings, each given by one source or more.
+  """Merges the settings of several sources.
 
   Raises:
-    CheckpointError: if two sources contradict each other, naming both.
+    CheckpointError: two sources contradict each other; names both.
   """
   resolved: dict[str, Any] = {}
   by: dict[str, str] = {}
@@ -236,7 +236,7 @@ def resolve(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         held = None
       if held is not None and held != value:
         raise CheckpointError(
-          path, f'{name} is {_first(held)!r} by {by[name]}, but {value!r} by {source}'
+          path, f'{name} is {_first(held)!r} in {by[name]}, but {value!r} in {source}'
         )
       resolved[name] = value
       by.setdefault(name, source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of Scenic: ViViT in its four models, and the image ViT of its baselines."""
+"""Loads Scenic's checkpoints: the four ViViT models, and the image ViT of its baselines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from vivit_jax.weights.readers import Checkpoint, side_car
 from vivit_jax.weights.resolve import CHOICES, build, checked_task
 from vivit_jax.weights.source import Source
 
-# Where a train state keeps the parameters; the last is a bare tree.
+# Prefixes of the parameters in a train state; '' for a bare parameter tree.
 PREFIXES = ('optimizer/target/params/', 'optimizer/target/', 'params/params/', 'params/', '')
 _ATTENTION = {
   'spacetime': 'spatio_temporal',
@@ -33,7 +33,7 @@ _TUBELET = {
 
 
 def prefix(checkpoint: Checkpoint) -> str | None:
-  """Returns where a Scenic state keeps its parameters, or None where it is none."""
+  """Returns the prefix of the parameters in a Scenic state, or None if it is not one."""
   for start in PREFIXES:
     if f'{start}embedding/kernel' in checkpoint.entries:
       return start
@@ -41,17 +41,17 @@ def prefix(checkpoint: Checkpoint) -> str | None:
 
 
 def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns a Scenic ViViT or image ViT.
+  """Loads a Scenic ViViT or image ViT.
 
-  Beside NAME.msgpack, NAME.json may hold the experiment's config in Scenic's form: `model`, and
-  `dataset_configs` for the clip, the stride, the value range and the heads.
+  NAME.json beside NAME.msgpack may have the experiment's config in Scenic's form: `model`, and
+  `dataset_configs` with the clip, the stride, the value range and the heads.
 
   Raises:
-    CheckpointError: where the checkpoint is none of ours, or more has to be said of it.
+    CheckpointError: the checkpoint is not supported, or settings are missing.
   """
   path, start = checkpoint.path, prefix(checkpoint)
   if start is None:
-    raise CheckpointError(path, 'is no Scenic state: it has no embedding/kernel')
+    raise CheckpointError(path, 'is not a Scenic state: it has no embedding/kernel')
   names = [name for name in checkpoint.entries if name.startswith(start)]
   rules, unused = rename.plan(path, [n.removeprefix(start) for n in names], SCENIC, hints.head)
   config = side_car(path)
@@ -60,7 +60,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
   tokenizer = hints.tokenizer or said.get('tokenizer') or (None if flat else 'tubelet')
   if tokenizer is None:
     raise CheckpointError(
-      path, f'the tensors do not tell, so say as arguments: tokenizer: {CHOICES["tokenizer"]}'
+      path, f'the tensors do not determine these, so give them: tokenizer: {CHOICES["tokenizer"]}'
     )
   if flat == (tokenizer == 'tubelet'):
     raise CheckpointError(
@@ -87,7 +87,7 @@ def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
 
 
 def _read_config(path: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
-  """Returns what a Scenic config says, in our names; Scenic's GELU and epsilon are known."""
+  """Returns the settings of a Scenic config under our names, with Scenic's GELU and epsilon."""
   said: dict[str, Any] = {'gelu': 'tanh', 'norm_epsilon': 1e-6}
   if config is None:
     return said
@@ -119,7 +119,7 @@ def _read_config(path: Path, config: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _preprocessing(path: Path, config: Mapping[str, Any] | None) -> Preprocessing:
-  """Returns Scenic's: [-1, 1] unless zero_centering is off, which gives [0, 1]."""
+  """Returns Scenic's preprocessing: pixels in [-1, 1], or [0, 1] if zero_centering is off."""
   data = _section(path, config or {}, 'dataset_configs')
   centered = data.get('zero_centering', True)
   mean, std = (HALF, HALF) if centered else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -130,7 +130,7 @@ def _preprocessing(path: Path, config: Mapping[str, Any] | None) -> Preprocessin
 
 
 def _task(path: Path, config: Mapping[str, Any] | None) -> Task | None:
-  """Returns the heads of a config with several (Epic Kitchens: class_splits, split_names)."""
+  """Returns the task of a config with several heads (Epic Kitchens: class_splits, split_names)."""
   data = _section(path, config or {}, 'dataset_configs')
   classes, heads = data.get('class_splits'), data.get('split_names')
   if classes is None:
@@ -151,6 +151,6 @@ def _choice(path: Path, name: str, section: Mapping[str, Any], known: Mapping[st
   value = section[name.rpartition('.')[2]]
   if not isinstance(value, str) or value not in known:
     raise CheckpointError(
-      path, f'its side-car has {name}={value!r}, known: {and_more(map(repr, known))}'
+      path, f'its side-car has {name}={value!r}, supported are {and_more(map(repr, known))}'
     )
   return known[value]

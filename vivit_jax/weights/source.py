@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint read: our parameters, the model they belong to, and what it expects of a clip.
+"""A loaded checkpoint with this package's names: parameters, model and preprocessing.
 
-`shapes` gives the names and shapes of a model's parameters.
+`shapes` returns the names and shapes of a model's parameters.
 """
 
 import dataclasses
@@ -20,12 +20,17 @@ from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights.readers import Flat
 
+# What to do with a checkpoint of pretraining where a classifier is needed.
+FINETUNE = (
+  'fine-tune it first, vivit train --config=configs/finetune.py '
+  '--config.init.checkpoint=CHECKPOINT --config.data.root=FOLDER --workdir=RUN'
+)
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
 
 
 def tokens(model: Model, grid: Grid) -> dict[str, tuple[int, ...]]:
-  """Returns each stage's positions along their axes, without cls: {'spatial': (H, W), ...}."""
+  """Returns the grid of positions of each stage, without cls: {'spatial': (H, W), ...}."""
   time, *space = grid
   if model.positions == 'separable':
     return {'spacetime': (space[0], space[1]), 'spacetime/time': (time,)}
@@ -37,14 +42,14 @@ def tokens(model: Model, grid: Grid) -> dict[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=32)
 def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
-  """Returns name -> shape of every parameter of a model, as the model itself says.
+  """Returns name -> shape of all parameters, from an abstract initialization of the model.
 
-  One block of each stage is traced and stands for all of them: tracing 24 takes a second.
+  Only one block per stage is traced and repeated for the others: tracing 24 takes a second.
 
   Args:
     model: the architecture.
     grid: tokens along time, height and width.
-    classes: of the head; 0 for none.
+    classes: number of classes; 0 = no head.
   """
   one = dataclasses.replace(
     model,
@@ -67,10 +72,10 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
 
 
 def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> None:
-  """Refuses a tree that differs from `expected` in a name or a shape.
+  """Rejects a tree with other names or shapes than `expected`.
 
   Raises:
-    CheckpointError: naming the parameters, and both sides of a mismatch.
+    CheckpointError: names the parameters, with both sides of a mismatch.
   """
   if missing := [name for name in expected if name not in params]:
     raise CheckpointError(path, f'misses {and_more(map(repr, missing))} (in our names)')
@@ -87,20 +92,21 @@ def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> Non
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A checkpoint in our terms.
+  """A loaded checkpoint, converted to this package's names and settings.
 
   Attributes:
-    path: where it came from.
+    path: its file or folder.
     format: e.g. 'Scenic'.
     kind: an `image` model is a video model of one frame, with patch (1, h, w).
-    params: '/'-joined name -> float32 array, complete for `model` (but for a head left out).
+    params: '/'-joined name -> float32 array, complete for `model` except for an omitted head.
     model: the architecture.
-    frames, height, width: of the clip that the positions belong to.
-    task: heads and classes of the classifier; None without one.
-    labels: one name per class along the logits' last axis; None where the source has none.
-    preprocessing: of the clips.
-    unused: what was in the file and is not here, and why.
-    notes: what else the user should know, a line each; printed when it is loaded.
+    frames, height, width: size of the clip that matches the positions.
+    task: heads and classes of the classifier; None = no classifier.
+    labels: one name per class along the logits' last axis; None if the source has none.
+    preprocessing: preprocessing of clips.
+    unused: unused arrays of the file, with reasons.
+    notes: further information for the user, one line each; printed on loading.
+    decoder: of masked pretraining, likewise by `decoder/...`; only more pretraining uses it.
   """
 
   path: Path
@@ -116,6 +122,7 @@ class Source:
   preprocessing: Preprocessing
   unused: Mapping[str, str] = dataclasses.field(repr=False)
   notes: tuple[str, ...] = ()
+  decoder: Flat = dataclasses.field(default_factory=dict, repr=False)
 
   @property
   def classes(self) -> int:
@@ -123,24 +130,24 @@ class Source:
     return sum(self.task.classes) if self.task else 0
 
   def normalization(self, needs_classifier: bool = True) -> tuple[Triple, Triple]:
-    """Returns mean and deviation of the pixels that the weights expect.
+    """Returns the mean and std of pixels for these weights.
 
     Args:
-      needs_classifier: predictions come from models with one; features from any.
+      needs_classifier: whether a classifier is required, as for predictions but not for features.
 
     Raises:
-      CheckpointError: no classifier, or no value range.
+      CheckpointError: the classifier is missing, or the value range is unknown.
     """
     if needs_classifier and self.task is None:
-      raise CheckpointError(self.path, 'has no classifier, so it predicts nothing')
+      raise CheckpointError(self.path, f'has no classifier, so it predicts nothing: {FINETUNE}')
     mean, std = self.preprocessing.mean, self.preprocessing.std
     if mean is None or std is None:
-      raise CheckpointError(self.path, 'does not tell the value range that its weights expect')
+      raise CheckpointError(self.path, 'does not specify the value range of its weights')
     return mean, std
 
   @property
   def short_side(self) -> int:
-    """Pixels of frames' shorter side before the crop: Scenic's where the source does not say."""
+    """Shorter side of frames before the crop, in pixels; Scenic's value if unspecified."""
     clip = Clip(height=self.height, width=self.width)
     return self.preprocessing.short_side or clip.usual_short_side
 
@@ -157,18 +164,18 @@ def grid(model: Model, frames: int, height: int, width: int) -> Grid:
 
 
 def check_source(source: Source) -> Source:
-  """Returns `source` if every parameter its model needs is there in its shape, and no other.
+  """Returns `source` after checking its parameters, class names and preprocessing.
 
   Raises:
-    CheckpointError: naming parameters and shapes, class counts that differ, or preprocessing that
-      no video can have.
+    CheckpointError: parameters, shapes or class counts do not match the model, or the preprocessing
+      is invalid.
   """
   _check_preprocessing(source.path, source.preprocessing)
   expected = shapes(source.model, source.grid, source.classes)
   check_shapes(source.path, source.params, expected)
   if source.labels is not None and len(source.labels) != source.classes:
     raise CheckpointError(
-      source.path, f'names {len(source.labels)} labels for a head of {source.classes} classes'
+      source.path, f'has {len(source.labels)} labels for a head of {source.classes} classes'
     )
   return source
 
@@ -177,7 +184,7 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
   for name in ('stride', 'short_side'):
     value = getattr(wants, name)
     if value is not None and not (type(value) is int and 1 <= value <= LARGEST):
-      raise CheckpointError(path, f'{name} is {value!r}, need a whole number from 1 on')
+      raise CheckpointError(path, f'{name} is {value!r}, need a whole number >= 1')
   seconds = wants.stride_seconds
   if seconds is not None and not 0 < seconds < math.inf:
     raise CheckpointError(path, f'stride_seconds is {seconds!r}, need a number above 0')
@@ -190,23 +197,23 @@ def _check_preprocessing(path: Path, wants: Preprocessing) -> None:
 
 
 def check_hints(source: Source, hints: CheckpointFacts) -> None:
-  """Refuses hints that contradict a source that tells everything itself.
+  """Rejects hints that contradict a self-contained source.
 
   Raises:
-    CheckpointError: naming both sides.
+    CheckpointError: names both values.
   """
   for name in ('attention', 'order', 'heads', 'gelu', 'norm_epsilon', 'tokenizer'):
     said, held = getattr(hints, name), getattr(source.model, name)
     if said is not None and said != held and not (said == 'image' and source.kind == 'image'):
-      raise CheckpointError(source.path, f'{name} is {held!r} by the file, but {said!r} by you')
+      raise CheckpointError(source.path, f'{name} is {held!r} in the file, but you gave {said!r}')
   said, held = hints.sampling, source.preprocessing.sampling
   if said is not None and said != held:
-    raise CheckpointError(source.path, f'sampling is {held!r} by the file, but {said!r} by you')
+    raise CheckpointError(source.path, f'sampling is {held!r} in the file, but you gave {said!r}')
   for name in ('frames', 'height', 'width'):
     said, held = getattr(hints, name), getattr(source, name)
     if said is not None and said != held:
       raise CheckpointError(
         source.path,
-        f'{name} is {held} by the file, but {said} by you; to run another clip, initialize a model '
+        f'{name} is {held} in the file, but you gave {said}; for another clip, initialize a model '
         'from it',
       )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hugging Face Hub by huggingface_hub and Google Cloud Storage by gcsfs: find and fetch."""
+"""Access to the Hugging Face Hub (huggingface_hub) and Google Cloud Storage (gcsfs)."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ from vivit_jax.errors import CheckpointError, nearest
 from vivit_jax.files import locked, replaced
 from vivit_jax.weights.listing import INDEX, File, names_beside
 
-CONNECT_SECONDS = 10  # to open a connection, or for the hub to answer about a file
+CONNECT_SECONDS = 10  # to open a connection, or for the hub's answer about a file
 READ_SECONDS = 30  # without a byte from Cloud Storage; the hub's is HF_HUB_DOWNLOAD_TIMEOUT
 LIST_SECONDS = 20  # for Cloud Storage to list files, attempts included
 
@@ -27,7 +27,7 @@ class Hub:
 
   login = (
     'log in with `hf auth login` or set HF_TOKEN, accept the conditions on the page of the model '
-    'if it has some, and check the spelling: the hub hides what you may not see'
+    'if it has some, and check the spelling: the hub hides models that you may not access'
   )
 
   def __init__(self, address: str, rest: str):
@@ -60,7 +60,7 @@ class Hub:
     }
 
   def fetch(self, files: Mapping[str, File], folder: Path) -> Path:
-    """Downloads into the hub's own cache, not into `folder`; returns the root of the names."""
+    """Downloads into the hub's own cache, ignoring `folder`; returns the root of the names."""
     root = Path()
     for name in files:
       path = self.api.hf_hub_download(
@@ -70,7 +70,7 @@ class Hub:
     return root
 
   def status(self, error: Exception) -> int | None:
-    """Returns the HTTP status that an error stands for."""
+    """Returns the HTTP status of an exception, or None."""
     return getattr(getattr(error, 'response', None), 'status_code', None)
 
   def nearest(self, error: Exception) -> str:
@@ -98,20 +98,20 @@ class Bucket:
     self.address, self.bucket, self.path = address, parts[1], parts[2]
     self.endpoint = os.environ.get('STORAGE_EMULATOR_HOST', '')
     self.by_hand = f'gcloud storage cp -r {address} .'
-    # Published weights are public: credentials, which may be stale, are only used if needed.
+    # Published weights are public, so credentials, which may have expired, are used only if needed.
     self.files = self._client('anon')
 
   def _client(self, token: str | None) -> Any:
     try:
       import aiohttp
       import google_crc32c  # noqa: F401
-      from gcsfs.core import GCSFileSystem  # gcsfs.GCSFileSystem may ask about the bucket first
+      from gcsfs.core import GCSFileSystem  # gcsfs.GCSFileSystem may query the bucket first
     except ImportError:
       raise CheckpointError(
         f"{self.address}: needs gcsfs and google-crc32c: pip install 'vivit_jax[hub]'"
       ) from None
 
-    # It logs a traceback of each error that it then raises, which is one line here.
+    # gcsfs logs a traceback for every exception before raising it.
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
     timeout = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     return GCSFileSystem(
@@ -119,20 +119,20 @@ class Bucket:
     )
 
   def find(self) -> dict[str, File]:
-    """Returns the file and what belongs to it, or all files of the folder."""
+    """Returns the file with its config files, or all files of the folder."""
     try:
       found = self._find()
     except Exception as error:
       if self.status(error) not in (401, 403):
         raise
-      self.files = self._client(None)  # with the credentials of the user
+      self.files = self._client(None)  # with the user's credentials
       found = self._find()
     return {
       about['name'].removeprefix(f'{self.bucket}/'): File(
         about['size'], about.get('crc32c', ''), int(about['generation'])
       )
       for about in found
-      if not about['name'].endswith('/')  # with which consoles mark folders
+      if not about['name'].endswith('/')  # folder markers
     }
 
   def _find(self) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ class Bucket:
       try:
         found.append(self.files.info(name, timeout=LIST_SECONDS))
       except Exception as error:
-        # If listing is forbidden, a file that does not exist is forbidden too.
+        # Without permission to list, a missing file is also reported as forbidden.
         if self.status(error) not in (401, 403, 404):
           raise
     if path.endswith(INDEX):
@@ -155,7 +155,7 @@ class Bucket:
     return [about for about in found if about['type'] == 'file']
 
   def fetch(self, files: Mapping[str, File], folder: Path) -> Path:
-    """Downloads what is missing in the folder; returns the root of the names."""
+    """Downloads missing files into the folder; returns the root of the names."""
     from fsspec.callbacks import TqdmCallback
 
     versions = [(name, file.size, file.generation) for name, file in files.items()]
@@ -187,12 +187,12 @@ class Bucket:
     size = part.stat().st_size
     if size != file.size or file.digest not in ('', found):
       raise CheckpointError(
-        f'{self.address}: {name} arrived as {size} bytes with CRC32C {found}, announced were '
-        f'{file.size} with {file.digest}: the file is deleted, try again'
+        f'{self.address}: {name} was received with {size} bytes and CRC32C {found}, instead '
+        f'of {file.size} and {file.digest}: the file was deleted, try again'
       )
 
   def status(self, error: Exception) -> int | None:
-    """Returns the HTTP status that an error stands for."""
+    """Returns the HTTP status of an exception, or None."""
     if isinstance(error, OSError) and error.errno is None:
       if isinstance(error, FileNotFoundError):
         return 404

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VideoPrism's own files (github.com/google-deepmind/videoprism): encoder and classifier."""
+"""Loads VideoPrism's original files (github.com/google-deepmind/videoprism)."""
 
 import re
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from vivit_jax.weights.readers import Checkpoint, Flat
 from vivit_jax.weights.resolve import build
 from vivit_jax.weights.source import Source
 
-_STACK = 'transformers_stack/x_layers/'  # whose arrays have an axis of layers before the others
+_STACK = 'transformers_stack/x_layers/'  # arrays here have a leading layer axis
 _PREFIX = re.compile(r'^(params/)?(encoder/)?')
 
 
 def is_videoprism(checkpoint: Checkpoint) -> bool:
-  """Whether the names are those of the published files."""
+  """Returns whether the names are those of the published files."""
   return any(
     name.endswith(('patch_projection/linear/kernel', 'spatial_pos_emb/emb_var'))
     for name in checkpoint.entries
@@ -26,12 +26,12 @@ def is_videoprism(checkpoint: Checkpoint) -> bool:
 
 
 def load(checkpoint: Checkpoint, hints: CheckpointFacts) -> Source:
-  """Returns a VideoPrism encoder or classifier from its npz; its program knows all the rest.
+  """Loads a VideoPrism encoder or classifier from its npz, with the settings of its code.
 
-  The gain of a norm there is 1 + scale; ours is the gain itself.
+  Norm scales are stored minus 1 there.
 
   Raises:
-    CheckpointError: where the model is none of ours.
+    CheckpointError: the model is not supported.
   """
   path = checkpoint.path
   names = {name: _PREFIX.sub('', name) for name in checkpoint.entries}

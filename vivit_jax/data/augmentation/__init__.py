@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training augmentation: drawn once for a clip, the same in all of its frames."""
+"""Training augmentation, with the same random parameters for all frames of a clip."""

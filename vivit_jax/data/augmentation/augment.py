@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training augmentation: all of it drawn before a clip is decoded, then applied to it.
+"""The training augmentation: its parameters are drawn before a clip is decoded, then applied.
 
-The crop is cut out while frames are decoded; the rest follows on the small clip in Scenic's order:
-RandAugment, colors, erasing, and at last the user's own. Every part has the same numbers drawn for
-it whether others are on or off, so that two runs that differ in one setting see the same crops.
+The crop is applied during decoding. The rest is applied to the cropped clip, in Scenic's order:
+RandAugment, colors, erasing, then user functions. The random numbers of each part do not depend on
+which other parts are enabled, so two runs that differ in one setting see the same crops.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from vivit_jax.data.augmentation.rand_augment import Operation, draw_operations
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """All that is drawn for one clip, the same for all of its frames."""
+  """The augmentation parameters of one clip, shared by all its frames."""
 
-  crop: RandomCrop  # for the decoder
+  crop: RandomCrop  # applied by the decoder
   operations: tuple[Operation, ...]
   color: ColorChange | None
   gray: bool
@@ -32,7 +32,7 @@ class Augmentation:
   custom: tuple[OwnAugmentation, ...] = ()
 
   def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
-    """Returns a clip of crops, uint8 [F, H, W, 3], with the rest of the augmentation done."""
+    """Applies everything but the crop to a cropped clip, uint8 [F, H, W, 3]."""
     for operation in self.operations:
       video = operation(video)
     if self.color is not None:
@@ -52,10 +52,10 @@ def draw(
   """Draws the augmentation of a clip.
 
   Args:
-    clip: its size.
-    settings: what is on, and how strong.
-    rng: of the clip.
-    mirrors: whether a mirrored clip has a label; see mirror.py.
+    clip: clip size.
+    settings: augmentation settings.
+    rng: random generator of the clip.
+    mirrors: whether the clip has a valid label when mirrored; see mirror.py.
   """
   crop = draw_crop(clip, settings.crop, mirrors and settings.flip != 'off', rng)
   layers, colors, erasing = rng.spawn(3)

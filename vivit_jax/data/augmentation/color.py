@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colors of a training clip, jittered or dropped as in DMVR, which Scenic trains ViViT with.
+"""Color jitter and color drop of a training clip, as in DMVR, which Scenic uses for ViViT.
 
-DMVR's `color_default_augm` changes brightness, saturation, contrast and hue in this order, with
-factors shared by all frames, and cuts values off to 0..255 once, at the end. Contrast is around the
-mean of each frame and channel. The same is done here in float32; the one difference are pixels
-that the brightness made darker than black in all channels, which DMVR turns gray before they are
-cut off.
+DMVR's `color_default_augm` changes brightness, saturation, contrast and hue in this order, with the
+same factors for all frames, and clips values to 0..255 once at the end. Contrast is relative to the
+mean of each frame and channel. This is a float32 implementation of it. The only difference is in
+pixels whose channels are all negative after the brightness change: DMVR turns them gray before
+clipping.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ Clip = UInt8[np.ndarray, 'f h w 3']
 
 @dataclasses.dataclass(frozen=True)
 class ColorChange:
-  """What happens to the colors of all frames of a clip."""
+  """A change of colors, applied to all frames of a clip."""
 
-  brightness: float  # added; 1 = from black to white
+  brightness: float  # added; 1 = black to white
   saturation: float  # factor of the saturation (HSV)
-  contrast: float  # factor of the distance from the mean
-  hue: float  # added, in turns of the color circle
+  contrast: float  # factor for the distance from the mean
+  hue: float  # rotation, in turns of the color circle
 
   def __call__(self, video: Clip) -> Clip:
     """Returns the changed clip."""
@@ -36,14 +36,14 @@ class ColorChange:
       cv2.addWeighted(frame, 1 / 255, frame, 0.0, self.brightness, dst=one, dtype=cv2.CV_32F)
       self._saturate(one, other)
       self._contrast(one, other)
-      # All values are one brighter here, or the hue of those below black could not turn.
+      # Values are shifted by one, since the hue of negative values is undefined.
       self._turn_hue(other, one)
       cv2.addWeighted(other, 255.0, other, 0.0, -255.0, dst=target, dtype=cv2.CV_8U)
     return result
 
   def _saturate(self, rgb: np.ndarray, hsv: np.ndarray) -> None:
     cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV, dst=hsv)
-    saturation: np.ndarray = cv2.extractChannel(hsv, 1)  # contiguous: 1 ms a clip less
+    saturation: np.ndarray = cv2.extractChannel(hsv, 1)  # contiguous: saves 1 ms per clip
     np.multiply(saturation, np.float32(self.saturation), out=saturation)
     cv2.insertChannel(np.minimum(saturation, np.float32(1.0), out=saturation), hsv, 1)
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
@@ -54,13 +54,13 @@ class ColorChange:
 
   def _turn_hue(self, rgb: np.ndarray, hsv: np.ndarray) -> None:
     cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV, dst=hsv)
-    # OpenCV takes angles from 0 on, and more than one turn.
+    # OpenCV requires angles >= 0; more than one turn is allowed.
     np.add(hsv[..., 0], np.float32(360 * (self.hue % 1)), out=hsv[..., 0])
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
 
 
 def draw_color(settings: ColorJitter, rng: np.random.Generator) -> tuple[ColorChange | None, bool]:
-  """Draws how the colors of a clip change, if at all, and whether it loses them."""
+  """Draws the color jitter of a clip, or None, and whether its color is dropped."""
   apply, drop = rng.random(2)
   change = ColorChange(
     rng.uniform(-settings.brightness, settings.brightness),
@@ -72,6 +72,6 @@ def draw_color(settings: ColorJitter, rng: np.random.Generator) -> tuple[ColorCh
 
 
 def drop_color(video: Clip) -> Clip:
-  """Returns the clip in gray: 0.299 red + 0.587 green + 0.114 blue."""
+  """Returns the clip in grayscale: 0.299 red + 0.587 green + 0.114 blue."""
   gray = cv2.cvtColor(video.reshape(-1, *video.shape[2:]), cv2.COLOR_RGB2GRAY)
   return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB).reshape(video.shape)

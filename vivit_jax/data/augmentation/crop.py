@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a view is cut out of the frames: random in training, fixed crops in evaluation.
+"""Crops: random boxes in training, fixed boxes in evaluation.
 
-Scaling a frame until it covers the view and then cropping is done the other way round: the box
-that the view shows, in whole source pixels, is cut out first and only that is resized.
+Instead of resizing a frame and then cropping, the corresponding box of whole source pixels is cut
+out first and only this box is resized.
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from vivit_jax.config.schema import Clip
 from vivit_jax.data.video.frames import Box, cut
 
 Shape = tuple[int, int] | tuple[float, float]  # height and width
-TRIES = 10  # boxes drawn for an inception crop until one fits, as in torchvision
+TRIES = 10  # maximum number of boxes drawn for an inception crop, as in torchvision
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-  """A box of the size that the clip has once frames are scaled to a short side."""
+  """The size of a crop after frames are resized to a short side, in source pixels."""
 
   short_side: int  # pixels
-  factor_h: float  # of the scaled frame's height
+  factor_h: float  # extra scale factor of the height
   factor_w: float
 
   def size(self, frame: tuple[int, int], clip: Shape) -> tuple[int, int]:
-    """Returns height and width in pixels of a frame of this height and width.
+    """Returns the height and width of the box, in pixels, in a frame of this size.
 
-    A frame that would be smaller than the clip is scaled up until it covers it; its shape is then
-    kept if both factors are the same.
+    A frame that would be smaller than the clip is scaled up to cover it; its aspect ratio is kept
+    if both factors are equal.
     """
     scale = self.short_side / min(frame)
     cover = [c / f for c, f in zip(clip, frame, strict=True)]
@@ -49,13 +49,13 @@ class Scaled:
 
 @dataclasses.dataclass(frozen=True)
 class Inception:
-  """A box of some area and shape: the first of those drawn that fits."""
+  """A box of random area and aspect ratio: the first drawn one that fits."""
 
-  # (share of the frame's area, width / height as a multiple of the clip's)
+  # (fraction of the frame's area, aspect ratio as a multiple of the clip's)
   tries: tuple[tuple[float, float], ...]
 
   def size(self, frame: tuple[int, int], clip: Shape) -> tuple[int, int]:
-    """Returns height and width in pixels; the largest of the clip's shape where none fits."""
+    """Returns height and width in pixels; if none fits, the largest box with the clip's ratio."""
     shape = clip[1] / clip[0]
     for share, ratio in self.tries:
       area = share * frame[0] * frame[1]
@@ -68,20 +68,20 @@ class Inception:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """One training view; the same for all frames of a clip, whatever their size."""
+  """The crop of one training clip; the same for all its frames, of any size."""
 
-  height: int  # of the result, pixels
+  height: int  # of the result, in pixels
   width: int
   region: Scaled | Inception
-  top: float  # in [0, 1): where in the room that the crop has
+  top: float  # position within the available range, in [0, 1)
   left: float
-  flip: bool  # left and right
-  whole_frame: bool = False  # cut out of frames that have the clip's shape, whatever they had
+  flip: bool  # whether to mirror left and right
+  whole_frame: bool = False  # whether frames are first resized to the clip's aspect ratio
 
   def boxes(self, height: int, width: int) -> list[Box]:
-    """Returns the one box of a frame of this size."""
+    """Returns the single box for a frame of this size."""
     shape: Shape = self.height, self.width
-    if self.whole_frame:  # a box of the frame's shape, as large as one of the clip's would be
+    if self.whole_frame:  # the box has the frame's aspect ratio
       scale = min(shape) / min(height, width)
       shape = height * scale, width * scale
     box_h, box_w = self.region.size((height, width), shape)
@@ -89,7 +89,7 @@ class RandomCrop:
     return [Box(top, left, box_h, box_w)]
 
   def finish(self, crops: UInt8[np.ndarray, '1 h w 3']) -> UInt8[np.ndarray, 'h w 3']:
-    """Returns the crop, mirrored if it is to be."""
+    """Returns the crop, mirrored if `flip`."""
     return cv2.flip(crops[0], 1) if self.flip else crops[0]
 
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h2 w2 3']:
@@ -100,14 +100,14 @@ class RandomCrop:
 def draw_crop(
   clip: Clip, settings: TrainingCrop, mirrors: bool, rng: np.random.Generator
 ) -> RandomCrop:
-  """Draws size, place and flip of a training view.
+  """Draws size, position and flip of a training crop.
 
   Args:
-    clip: its height and width.
-    settings: the kind of crop; with `scale_jitter` and `stretch`, height and width are scaled by
-      factors of their own, as DMVR does it for Scenic.
-    mirrors: whether half of all clips are mirrored.
-    rng: draws as many numbers for one clip as for any other.
+    clip: its height and width are used.
+    settings: the kind of crop; with `scale_jitter` and `stretch`, height and width have separate
+      scale factors, as in DMVR for Scenic.
+    mirrors: whether clips are mirrored with probability 0.5.
+    rng: random generator; the number of draws is the same for all clips.
   """
   factor = rng.uniform(*settings.scale)
   top, left, mirror = rng.random(3)
@@ -129,18 +129,18 @@ def draw_crop(
 
 @dataclasses.dataclass(frozen=True)
 class SpatialCrops:
-  """The spatial views of evaluation: crops along the longer side, in the middle of the shorter."""
+  """The spatial views of evaluation: crops along the longer side, centered on the shorter."""
 
-  height: int  # of each result, pixels
+  height: int  # of each result, in pixels
   width: int
   count: int  # 1 = center; 3 = left, center, right | top, middle, bottom
-  # Pixels that the frame's shorter side is scaled to before the crop; None, or too few for it: the
-  # frame just covers the crop, which then shows the whole of one side.
+  # The shorter side of the resized frame, in pixels, from which crops are taken. If it is None or
+  # too small, frames are resized to just cover the crop.
   short_side: int | None = None
-  whole_frame: bool = False  # all of the frame, whatever its shape
+  whole_frame: bool = False  # whether the view is the whole frame, with any aspect ratio
 
   def boxes(self, height: int, width: int) -> list[Box]:
-    """Returns `count` boxes of a frame of this size."""
+    """Returns `count` boxes for a frame of this size."""
     if self.whole_frame:
       return [Box(0, 0, height, width)] * self.count
     cover = max(self.height / height, self.width / width)
@@ -148,21 +148,21 @@ class SpatialCrops:
     box_h = min(height, max(1, round(self.height / scale)))
     box_w = min(width, max(1, round(self.width / scale)))
     room_h, room_w = height - box_h, width - box_w
-    # Compared with the crop, which need not be square, and in whole pixels of the scaled frame:
-    # one that is square there has its crops next to each other, whatever its source was.
+    # The longer side is determined relative to the crop, which may be non-square, in whole pixels
+    # of the resized frame; if that is square, crops are side by side.
     scaled_h, scaled_w = (int(side * scale + 1e-6) for side in (height, width))
     tall = (scaled_h - self.height) * self.width > (scaled_w - self.width) * self.height
     boxes = []
     for k in range(self.count):
       share = k / (self.count - 1) if self.count > 1 else 0.5
-      # Half a pixel goes down and to the right, as in Scenic.
+      # Half pixels are rounded down and to the right, as in Scenic.
       top = math.floor((share if tall else 0.5) * room_h + 0.5)
       left = math.floor((0.5 if tall else share) * room_w + 0.5)
       boxes.append(Box(top, left, box_h, box_w))
     return boxes
 
   def finish(self, crops: UInt8[np.ndarray, 's h w 3']) -> UInt8[np.ndarray, 's h w 3']:
-    """Returns the crops as they are."""
+    """Returns the crops unchanged."""
     return crops
 
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's h2 w2 3']:

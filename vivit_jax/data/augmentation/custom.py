@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentations of a user's own: `config.augment.custom`, the last ones of a training clip."""
+"""User-defined augmentations (`config.augment.custom`), applied last to a training clip."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ SETTING = 'config.augment.custom'
 
 @dataclasses.dataclass(frozen=True)
 class OwnAugmentation:
-  """One of them with what it may draw from for one clip."""
+  """A user's augmentation with its random generator for one clip."""
 
   name: str  # `module:name`
   rng: np.random.Generator
 
   def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
-    """Returns what it makes of a clip; raises DataError unless that is a clip of the same size."""
+    """Applies the function to a clip; raises DataError unless the result has the same shape."""
     function = import_named(self.name, SETTING)
     try:
       result = function(video, self.rng)
@@ -36,9 +36,9 @@ class OwnAugmentation:
 
 
 def _needs(video: np.ndarray) -> str:
-  return f'it must return a clip as it gets, uint8 {list(video.shape)}'
+  return f'it must return a clip like its input, uint8 {list(video.shape)}'
 
 
 def draw_custom(names: Sequence[str], rng: np.random.Generator) -> tuple[OwnAugmentation, ...]:
-  """Gives each of a user's augmentations a generator of its own for one clip."""
+  """Returns the user's augmentations, each with its own random generator for one clip."""
   return tuple(map(OwnAugmentation, names, rng.spawn(len(names))))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random erasing: a box of noise at the same place in all frames, as VideoMAE fine-tunes with.
+"""Random erasing as in VideoMAE's fine-tuning: a box of noise at the same place in all frames.
 
-VideoMAE takes timm's box and fills it, after normalising, with values from N(0, 1), new ones in
-each frame. Here that is noise around ImageNet's mean color with its deviations, cut off at 0 and
-255.
+VideoMAE draws the box as timm does and fills it, after normalization, with new N(0, 1) values in
+each frame. Here, before normalization, this is noise with ImageNet's mean color and standard
+deviations, clipped to 0..255.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from jaxtyping import UInt8
 
 from vivit_jax.config.augment import RandomErasing
 
-TRIES = 100  # boxes drawn until one is smaller than the frame, as in timm
-MEAN = np.array([0.485, 0.456, 0.406]) * 255  # of ImageNet's red, green and blue
+TRIES = 100  # maximum number of boxes drawn until one fits, as in timm
+MEAN = np.array([0.485, 0.456, 0.406]) * 255  # ImageNet's red, green and blue
 DEVIATION = np.array([0.229, 0.224, 0.225]) * 255
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """A box of noise, in pixels of the clip."""
+  """A box of noise; coordinates are in pixels of the clip."""
 
   top: int
   left: int
   height: int
   width: int
-  seed: int  # of the noise
+  seed: int  # seed of the noise
 
   def __call__(self, video: UInt8[np.ndarray, 'f h w 3']) -> UInt8[np.ndarray, 'f h w 3']:
-    """Returns the clip with the box erased in all frames."""
+    """Returns the clip with the box filled with noise in all frames."""
     shape = (len(video) * self.height, self.width, 3)
     noise = np.random.default_rng(self.seed).integers(0, 256, shape, np.uint8)
     result = video.copy()
@@ -45,12 +45,12 @@ class Noise:
 def draw_noise(
   settings: RandomErasing, height: int, width: int, rng: np.random.Generator
 ) -> Noise | None:
-  """Draws what is erased of a clip, if anything.
+  """Draws the box to erase in a clip, or None.
 
   Args:
-    settings: how often, and how large.
-    height, width: of the clip, pixels.
-    rng: draws as many numbers for one clip as for any other.
+    settings: probability and size.
+    height, width: clip size in pixels.
+    rng: random generator; the number of draws is the same for all clips.
   """
   low, high = settings.ratio
   apply, top, left = rng.random(3)
@@ -69,7 +69,7 @@ def draw_noise(
 
 @functools.cache
 def _normal() -> UInt8[np.ndarray, '1 256 3']:
-  """Returns a table that makes normal values of uniform ones, which are faster to draw."""
+  """Returns a table from uniform bytes to normal values; uniform numbers are faster to draw."""
   normal = statistics.NormalDist()
   values = np.array([normal.inv_cdf((i + 0.5) / 256) for i in range(256)])
   colors = MEAN + DEVIATION * values[None, :, None]

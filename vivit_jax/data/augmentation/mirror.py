@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mirrored clip shows: the class whose name has left and right exchanged."""
+"""Labels of mirrored clips: the class whose name has left and right exchanged."""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ OTHER = {'left': 'right', 'right': 'left'}
 
 
 def mirrored_classes(names: Sequence[str]) -> tuple[int | None, ...]:
-  """Returns what each class is in the mirror.
+  """Returns for each class the class of a mirrored clip.
 
   Args:
-    names: of the classes of a head.
+    names: class names of a head.
 
   Returns:
-    Per class its own id where its name has no left or right; the id of the class with the two
-    exchanged; None where there is no such class, so that its clips cannot be mirrored.
+    Per class: its own id if its name has no left or right; otherwise the id of the class with the
+    two exchanged, or None if there is no such class, so that its clips cannot be mirrored.
   """
   ids = {name.lower(): i for i, name in enumerate(names)}
   return tuple(ids.get(SIDE.sub(_other, name.lower())) for name in names)
@@ -26,11 +26,11 @@ def mirrored_classes(names: Sequence[str]) -> tuple[int | None, ...]:
 def mirrored_labels(
   labels: Sequence[int], heads: Sequence[Sequence[int | None]]
 ) -> tuple[int, ...] | None:
-  """Returns the labels of a mirrored clip; None where one of them cannot be mirrored.
+  """Returns the labels of a mirrored clip, or None if one of them cannot be mirrored.
 
   Args:
-    labels: class id per head, or ids of the classes present where there is one head.
-    heads: what `mirrored_classes` gives for each head.
+    labels: class id per head, or the ids of all present classes if there is one multi_label head.
+    heads: results of `mirrored_classes` for each head.
   """
   tables = heads if len(heads) > 1 else [heads[0]] * len(labels)
   found = [table[label] for table, label in zip(tables, labels, strict=True)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spatial views of a test as a clip's settings say: boxes of the source, or PIL's resize.
+"""Spatial test views by the clip settings: boxes of source pixels, or crops of a resized frame.
 
-The weights of other programs are tested with PIL's or torchvision's antialiased resize of the whole
-frame, of which whole pixels are cut out then. `ResizedViews` gives the same to a rounding; a box of
-whole source pixels may lie half a pixel aside.
+Other libraries resize the whole frame with PIL or torchvision (antialiased) and then crop whole
+pixels. `ResizedViews` reproduces this up to rounding. A box of whole source pixels may be shifted
+by half a pixel instead.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ FILTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class ResizedViews:
-  """Crops along the longer side of a resized frame, in the middle of the shorter side."""
+  """Crops along the longer side of a resized frame, centered on the shorter side."""
 
-  height: int  # of each result, pixels
+  height: int  # of each result, in pixels
   width: int
   count: int  # 1 = center; 3 = left, center, right | top, middle, bottom
-  short_side: int | None  # pixels of the resized frame; None: all of it becomes height x width
+  short_side: int | None  # of the resized frame; None = resize to height x width
   interpolation: Interpolation
 
   def size(self, height: int, width: int) -> tuple[int, int]:
-    """Returns height and width of a frame of this size once it is resized.
+    """Returns the height and width to which a frame of this size is resized.
 
-    The longer side is rounded down, as torchvision does it. A frame that would be smaller than the
-    crop is scaled up until it covers it.
+    The longer side is rounded down, as in torchvision. A frame that would be smaller than the crop
+    is scaled up to cover it.
     """
     if self.short_side is None:
       return self.height, self.width
@@ -74,8 +74,8 @@ def views_of(clip: Clip, count: int, short_side: int) -> Views:
 
   Args:
     clip: size, resize rule and interpolation.
-    count: views.
-    short_side: pixels of frames' shorter side before the crop, where the rule has one.
+    count: number of views.
+    short_side: shorter side of resized frames in pixels, if the rule is `short_side`.
   """
   whole = clip.resize == 'whole_frame'
   if clip.interpolation == 'area':

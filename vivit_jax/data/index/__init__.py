@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests from folders of videos and from the annotation files of public data sets."""
+"""Creates manifests from folders of videos and from annotation files of public data sets."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Epic-Kitchens-100: segments of long videos, each with a verb and a noun.
 
-EPIC_100_train.csv and EPIC_100_validation.csv name a video, `P01_01` for P01/videos/P01_01.MP4 or
-wherever it lies, start and stop as HH:MM:SS.ss, and the ids of verb and noun, which
-EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv name. Action is verb and noun together:
+EPIC_100_train.csv and EPIC_100_validation.csv have a video name (`P01_01` for P01_01.MP4, in any
+folder), start and stop as HH:MM:SS.ss, and the ids of verb and noun. The class names are in
+EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv. An action is a verb and a noun together:
 `--config.task.joint=action`. The labels of the test set are not public.
 """
 
@@ -29,12 +29,12 @@ _COLUMNS = ('video_id', 'start_timestamp', 'stop_timestamp', 'verb_class', 'noun
 
 
 def find(folder: Path) -> bool:
-  """Returns whether a folder, or one directly in it, has one of the lists of segments."""
+  """Returns whether a folder or a direct subfolder has one of the lists of segments."""
   return bool(found(folder, *_SPLITS))
 
 
 def read(folder: Path, videos: VideoFiles) -> Index:
-  """Returns the segments of train and validation, with heads `verb` and `noun`."""
+  """Returns the training and validation segments, with the heads `verb` and `noun`."""
   place = locate(folder, 'EPIC_100_verb_classes.csv').parent
   tables = {head: place / f'EPIC_100_{head}_classes.csv' for head in ('verb', 'noun')}
   classes = {head: _classes(file) for head, file in tables.items()}

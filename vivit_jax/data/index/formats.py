@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which annotation formats there are, and which one a folder holds."""
+"""The annotation formats, and their detection in a folder."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ from vivit_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """How the owners of a data set distribute its annotations."""
+  """Annotation format of a public data set."""
 
-  needs: str  # the files by which it is known
+  needs: str  # files that identify it
   find: Callable[[Path], bool]
   read: Callable[[Path, VideoFiles], Index]
 
@@ -39,7 +39,8 @@ FORMATS = {
   'ucf101:2': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=2)),
   'ucf101:3': Format(ucf101.NEEDS, ucf101.find, functools.partial(ucf101.read, division=3)),
 }
-OWN = 'folder'  # one's own: folders of classes, or one CSV
+OWN = 'folder'  # the user's own videos: class folders, or one CSV
+UNLABELED = 'unlabeled'  # all videos of a folder
 
 
 def read_index(
@@ -49,24 +50,26 @@ def read_index(
 
   Args:
     source: the folder of the videos, or a CSV that lists them.
-    name: of the format, OWN or one of FORMATS; found out if None.
+    name: of the format, OWN, UNLABELED or one of FORMATS; found out if None.
     annotations: folder of the annotation files, or the one above it; `source` if None.
 
   Returns:
-    The format, the data set, and the folder that its paths are relative to.
+    The format, the data set, and the folder to which its paths are relative.
 
   Raises:
-    DataError: what is not there or cannot be read, by file and line.
+    DataError: something is missing or invalid; names file and line.
   """
   for place in (source, annotations or source):
     if not place.exists():
-      raise DataError(f'{place} does not exist: give the folder of the videos, or a CSV of them')
+      raise DataError(f'{place} does not exist: give the folder of the videos, or a CSV file')
   if source.is_file():
     if source.suffix.lower() != '.csv' or name not in (None, OWN) or annotations:
       raise DataError(
         f'{source} is a file: give the folder of the videos, or a CSV that lists them'
       )
     return OWN, own.read_list(source), source.parent
+  if name == UNLABELED:
+    return name, own.read_unlabeled(VideoFiles(source)), source
   place = annotations or source
   name = name or _detect(place, required=annotations is not None)
   if name == OWN:
@@ -74,7 +77,7 @@ def read_index(
   if not FORMATS[name].find(place):
     raise DataError(
       f'{place} has no annotations of --format={name}: it needs {FORMATS[name].needs}, there or in '
-      'a folder directly in it'
+      'a direct subfolder'
     )
   videos = VideoFiles(source)
   index = FORMATS[name].read(place, videos)
@@ -87,5 +90,5 @@ def _detect(place: Path, required: bool) -> str:
     raise DataError(f'{place} has annotations of {" and ".join(found)}: choose with --format')
   if required and not found:
     known = '; '.join(f'{name}: {form.needs}' for name, form in FORMATS.items() if ':' not in name)
-    raise DataError(f'{place} has no annotations that are known ({known})')
+    raise DataError(f'{place} has no annotations in a known format ({known})')
   return found[0] if found else OWN

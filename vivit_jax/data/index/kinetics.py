@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinetics-400, -600 and -700: CSV files of label, youtube_id, time_start, time_end and split.
 
-A video is `<youtube_id>_<time_start>_<time_end>` with times of six digits, or `<youtube_id>`, of
-any suffix and in any folder: split and class folders are named differently in every copy. A file
-without times in its name may be cut or whole: its length tells. Ids are alphabetical.
+Video files are named `<youtube_id>_<time_start>_<time_end>`, with times of six digits, or
+`<youtube_id>`, with any suffix and in any folder, because copies differ in their split and class
+folders. Without times in its name, a file may be the segment or the whole video, depending on its
+length. Class ids are in alphabetical order.
 """
 
 import dataclasses
@@ -23,18 +24,18 @@ from vivit_jax.errors import DataError
 
 NEEDS = 'CSV files with the columns label,youtube_id,time_start,time_end,split'
 _COLUMNS = ('youtube_id', 'time_start', 'time_end', 'split')
-_WHOLE = 1.5  # a file this many times as long as its segment is not cut
+_WHOLE = 1.5  # a file longer than this many times its segment is the whole video
 
 
 def find(folder: Path) -> bool:
-  """Returns whether a folder, or one directly in it, has such a CSV."""
+  """Returns whether a folder or a direct subfolder has such a CSV."""
   return bool(_files(folder))
 
 
 def read(folder: Path, videos: VideoFiles) -> Index:
-  """Returns what the CSV files list; those without labels (test sets) are left out."""
+  """Returns the rows of the CSV files, except files without labels (test sets)."""
   rows: list[Annotation] = []
-  uncertain: set[int] = set()  # of rows
+  uncertain: set[int] = set()  # rows for which the file's length must be checked
   notes, origins = [], dict[str, Path]()
   files = _files(folder)
   for file in files:
@@ -53,13 +54,13 @@ def read(folder: Path, videos: VideoFiles) -> Index:
         uncertain.add(len(rows))
       rows.append(row)
   if not rows:
-    raise DataError(f'{files[0]} has no labels: give the annotations of train or validation too')
+    raise DataError(f'{files[0]} has no labels: also give the annotations of train or validation')
   lengths = _lengths(videos.folder, sorted({str(rows[i].path) for i in uncertain}))
   for i in uncertain:
     start, end, length = rows[i].start or 0.0, rows[i].end or 0.0, lengths[str(rows[i].path)]
     if length < end - 1 or length <= _WHOLE * (end - start):
       rows[i] = dataclasses.replace(rows[i], start=None, end=None)
-  # Which videos are there must not change the ids; the validation set has all classes too.
+  # Class ids must not depend on which videos exist; the validation set also has all classes.
   names = {row.names[0] for row in rows if row.split == 'train'} or {row.names[0] for row in rows}
   return Index(
     tuple(rows), {'label': tuple(sorted(names))}, notes=tuple(notes), inputs=tuple(files)
@@ -78,7 +79,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Annotation, bool]:
-  """Returns a row, and whether it is certain which part of its file is meant."""
+  """Returns an annotation, and whether the segment within its file is certain."""
   split, video, label = split_name(cells['split']), cells['youtube_id'].strip(), cells['label']
   if split is None:
     raise DataError(f'{where} split={cells["split"]!r} is not train, val or test')
@@ -94,7 +95,7 @@ def _row(where: str, cells: Cells, videos: VideoFiles) -> tuple[Annotation, bool
 
 
 def _lengths(folder: Path, paths: list[str]) -> dict[str, float]:
-  """Returns the seconds that files say they last, 0 where they cannot be read."""
+  """Returns the durations of files in seconds, from their headers; 0 if unreadable."""
   with ThreadPool(8) as pool:
     found = pool.imap(lambda path: _length(folder / path), paths, chunksize=16)
     bar = tqdm(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moments in Time: CSV files without header, `<class>/<file>.mp4,<label>,<votes for>,<against>`.
 
-The videos of trainingSet.csv lie in training/, those of validationSet.csv in validation/.
-moments_categories.txt, `<label>,<id>`, gives the order of the classes.
+The videos of trainingSet.csv are in training/, those of validationSet.csv in validation/.
+moments_categories.txt has the class ids, `<label>,<id>`.
 """
 
 from pathlib import Path
@@ -25,12 +25,12 @@ _SPLITS = {'train': 'trainingSet.csv', 'validation': 'validationSet.csv'}
 
 
 def find(folder: Path) -> bool:
-  """Returns whether a folder, or one directly in it, has the list of classes."""
+  """Returns whether a folder or a direct subfolder has the list of classes."""
   return bool(found(folder, 'moments_categories.txt'))
 
 
 def read(folder: Path, videos: VideoFiles) -> Index:
-  """Returns what the CSV files list."""
+  """Returns the rows of the CSV files."""
   categories = locate(folder, 'moments_categories.txt')
   ids = {}
   for where, line in read_lines(categories):

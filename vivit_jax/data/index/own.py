@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One's own videos: a folder whose subfolders name the classes, or one CSV file.
+"""The user's own videos: a folder with class folders, or one CSV file.
 
     FOLDER/train/<class>/*.mp4      and validation/ (or val/), test/ likewise; or
-    FOLDER/<class>/*.mp4            divided into train and validation
+    FOLDER/<class>/*.mp4            split into train and validation; or
+    FOLDER/**/*.mp4                 the same without labels (`unlabeled`)
 
-A class folder is searched at any depth. Ids are alphabetical.
+Class folders are searched at any depth. Class ids are in alphabetical order.
 
     path,label[,start][,end][,split]
 
-`path` is relative to the file's folder, `start` and `end` are seconds, `split` is train, validation
-or test; without it the videos are divided. Every other column is a head of the task; where a cell
-has several names, separated by '|', the column is multi-label. Ids are alphabetical.
+`path` is relative to the file's folder, `start` and `end` are in seconds, and `split` is train,
+validation or test; without it, the videos are split automatically. Every other column is a head of
+the task. A column is multi-label if a cell has several names, separated by '|'. Class ids are in
+alphabetical order.
 """
 
 from pathlib import Path, PurePosixPath
@@ -31,10 +33,10 @@ from vivit_jax.errors import DataError
 
 
 def read_folder(videos: VideoFiles) -> Index:
-  """Returns the videos of a folder; raises DataError where their class cannot be told."""
+  """Returns the videos of a folder; raises DataError if the class of a video is unclear."""
   parts = {path: PurePosixPath(path).parts for path in videos.paths}
   tops = {p[0] for p in parts.values() if len(p) > 1}
-  # A class may be called 'train' too: then videos lie directly in it.
+  # A class may also be called 'train'; then videos are directly in it.
   flat = {p[0] for p in parts.values() if len(p) == 2}
   has_splits = any(
     split_name(top) == 'train' and (top not in flat or all(map(split_name, tops))) for top in tops
@@ -48,7 +50,10 @@ def read_folder(videos: VideoFiles) -> Index:
     below = above[1:] if has_splits else above
     if not below:
       layout = f'{"/".join([*above, ""])}<class>/{name}'
-      raise DataError(f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}')
+      raise DataError(
+        f'{videos.folder} {path!r} has no class: put it into a folder, {layout!r}, or give '
+        '--format=unlabeled for masked pretraining'
+      )
     folders.add(below[0])
     row = Annotation(split or 'train', path, (below[0].strip(),), path, where=str(videos.folder))
     rows.append(row)
@@ -65,28 +70,42 @@ def read_folder(videos: VideoFiles) -> Index:
   return Index(tuple(rows), {'label': tuple(names)}, notes=tuple(notes))
 
 
+def read_unlabeled(videos: VideoFiles) -> Index:
+  """Returns all videos of a folder, at any depth, without classes: for masked pretraining."""
+  where = str(videos.folder)
+  rows = split_train_validation(
+    Annotation('train', path, (), path, where=where) for path in videos.paths
+  )
+  notes = (
+    f'without labels: {SHARE:.0%} of the videos are for validation, by the hash of their path',
+    *videos.notes,
+    *videos.others,
+  )
+  return Index(tuple(rows), {}, notes=notes)
+
+
 def _refuse_empty(folder: Path, splits: set[str] | None, classes: set[str]) -> None:
-  """Refuses class folders that have no video in any split: a mistake, and no class to learn."""
+  """Rejects class folders without videos in any split, which are probably a mistake."""
   tops = [folder] if splits is None else [folder / top for top in splits if split_name(top)]
   for place in [p for top in tops for p in sorted(top.iterdir()) if p.is_dir()]:
     name = place.name
     ours = splits is None and (name == 'classes' or split_name(name))
     if name.strip() not in classes and not name.startswith('.') and not ours:
-      raise DataError(f'{place} has no videos, so {name!r} cannot be learned: fill or remove it')
+      raise DataError(f'{place} has no videos of class {name!r}: add videos or remove the folder')
 
 
 _OURS = ('path', 'start', 'end', 'split')
 
 
 def read_list(file: Path) -> Index:
-  """Returns the videos that a CSV file lists; raises DataError naming file and line."""
+  """Returns the videos listed in a CSV file; raises DataError with file and line."""
   table = read_table(file, ('path',))
   heads = [name for name in (table[0][1] if table else ()) if name not in _OURS]
   if not heads:
-    raise DataError(f'{file} has no column of class names: give one beside path, e.g. path,label')
+    raise DataError(f'{file} has no column with class names: add one, e.g. path,label')
   multi_label = any(SEPARATOR in cells[head] for _, cells in table for head in heads)
   if multi_label and len(heads) > 1:
-    raise DataError(f'{file}: a multi-label CSV has one column of classes, not {heads}')
+    raise DataError(f'{file}: a multi-label CSV must have one class column, not {heads}')
   rows = []
   for where, cells in table:
     path = cells['path']
@@ -105,7 +124,7 @@ def read_list(file: Path) -> Index:
   notes = []
   if spaced:
     notes.append(
-      f'{len(spaced):,} rows have spaces around classes, which are cut, e.g. {spaced[0]}'
+      f'{len(spaced):,} rows have spaces around class names, which are removed, e.g. {spaced[0]}'
     )
   if 'split' not in table[0][1]:
     rows = split_train_validation(rows)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Something-Something v2: JSON files, and videos `<id>.webm`.
 
-labels.json gives each template its id. The templates of train.json and validation.json have their
-placeholders in brackets, "Holding [something] next to [something]", those of labels.json do not.
-The test set's labels are in test-answers.csv, `<id>;<template>`, where the copy has it.
+labels.json maps templates to class ids. Templates in train.json and validation.json have their
+placeholders in brackets, "Holding [something] next to [something]"; those in labels.json do not.
+The labels of the test set are in test-answers.csv, `<id>;<template>`, if the copy has it.
 """
 
 import json
@@ -23,11 +23,11 @@ from vivit_jax.data.tables import read_text
 from vivit_jax.errors import DataError
 
 NEEDS = 'labels.json with train.json or validation.json'
-_PREFIX = 'something-something-v2-'  # of the file names in earlier downloads
+_PREFIX = 'something-something-v2-'  # prefix of file names in earlier downloads
 
 
 def find(folder: Path) -> bool:
-  """Returns whether a folder, or one directly in it, has the labels and a split."""
+  """Returns whether a folder or a direct subfolder has the labels and a split."""
   splits = ('train.json', 'validation.json')
   return any(
     (file.parent / file.name.replace('labels.json', split)).is_file()
@@ -37,7 +37,7 @@ def find(folder: Path) -> bool:
 
 
 def read(folder: Path, videos: VideoFiles) -> Index:
-  """Returns what the JSON files list."""
+  """Returns the rows of the JSON files."""
   labels = locate(folder, 'labels.json', f'{_PREFIX}labels.json')
   classes = _classes(labels)
   inputs, rows, notes = [labels], [], []
@@ -51,7 +51,7 @@ def read(folder: Path, videos: VideoFiles) -> Index:
     inputs.append(answers)
     rows += _read_answers(answers, videos)
   else:
-    notes.append('the labels of the test videos (test-answers.csv) are not there: left out')
+    notes.append('test videos are left out: their labels (test-answers.csv) are missing')
   if not rows:
     raise DataError(f'{labels.parent} has neither train.json nor validation.json')
   return Index(tuple(rows), {'label': classes}, notes=tuple(notes), inputs=tuple(inputs))

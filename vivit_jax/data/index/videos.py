@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The videos in a folder, found by the names that annotations give them.
+"""Finds the videos of a folder by their names in annotations.
 
-`collect_videos` finds those of a command line: files, folders, and CSV files that list them.
+`collect_videos` finds the videos of a command line: files, folders, and CSV files that list them.
 """
 
 import os
@@ -16,19 +16,19 @@ from vivit_jax.data.manifest import SPLITS, Video, parse_span
 from vivit_jax.data.tables import read_table
 from vivit_jax.errors import DataError, and_more
 
-_SHOWN = 3  # paths of each kind
-_OURS = {*(f'{split}.csv' for split in SPLITS), 'missing.csv', 'quarantine.csv'}  # of earlier runs
+_SHOWN = 3  # paths per kind in messages
+_OURS = {*(f'{split}.csv' for split in SPLITS), 'missing.csv', 'quarantine.csv'}  # our outputs
 CONVERT = 'not read: convert them, e.g. `ffmpeg -i IN.gif -pix_fmt yuv420p OUT.mp4`'
 
 
 class VideoFiles:
-  """All videos in a folder, at any depth; hidden files and folders are left out.
+  """All videos in a folder, at any depth, except hidden files and folders.
 
   Attributes:
-    folder: where they are.
-    paths: relative to it, parts separated by '/', sorted.
-    notes: what may be videos but is left out, and why, one line each.
-    others: the same of files that are no videos by their names; annotations are such too.
+    folder: the folder.
+    paths: sorted paths relative to the folder, separated by '/'.
+    notes: possible videos that are left out, with the reason, one line each.
+    others: the same for files that are not videos by their names, including annotations.
   """
 
   def __init__(self, folder: Path):
@@ -41,10 +41,10 @@ class VideoFiles:
     others = {path for path in others if not path.startswith('classes/')}
     self.notes = (
       *_note(unread, CONVERT),
-      *_note(links, 'folders that are searched by another path already', kinds=False),
+      *_note(links, 'folders that are already searched by another path', kinds=False),
       *_note(hidden, 'hidden files and folders', kinds=False),
     )
-    self.others = _note(sorted(others), 'no videos by their names')
+    self.others = _note(sorted(others), 'not videos by their names')
     if not self.paths:
       raise DataError(
         f'{folder} has no videos: none of its files ends in {" ".join(SUFFIXES)}'
@@ -58,9 +58,9 @@ class VideoFiles:
     """Returns the path of a video, or None.
 
     Args:
-      name: of the file, with any number of the folders above it; the suffix may be missing or
-        another one, for videos are often converted.
-      split: preferred where several files have the name: a path with a folder such as `val`.
+      name: file name, optionally with some of its parent folders. The suffix may be missing or
+        different, because videos are often converted.
+      split: if several files match, paths with a folder of this split, e.g. `val`, are preferred.
     """
     wanted = PurePosixPath(name)
     stem = wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name
@@ -82,9 +82,9 @@ class VideoFiles:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[str], list[str]]:
-  """Returns files, folders that a link shows once more, and hidden names, each sorted.
+  """Returns files, links to folders that were already visited, and hidden names, each sorted.
 
-  Links are followed, but no folder is entered twice. Paths are relative to `folder`.
+  Links are followed, but each folder is visited once. Paths are relative to `folder`.
   """
   seen: set[tuple[int, int]] = set()
   found, links, hidden = list[str](), list[str](), list[str]()
@@ -106,7 +106,7 @@ def _walk(folder: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def _note(paths: Sequence[str], why: str, kinds: bool = True) -> tuple[str, ...]:
-  """Returns at most one line: how many by their suffixes, why, and the first of them."""
+  """Returns at most one line with counts by suffix, the reason, and the first paths."""
   if not paths:
     return ()
   counts = Counter(PurePosixPath(path).suffix.lower() or 'without suffix' for path in paths)
@@ -119,7 +119,7 @@ SUFFIXES = (
   *('.mp4', '.m4v', '.mov', '.3gp', '.mkv', '.webm', '.avi', '.flv'),
   *('.ts', '.mts', '.m2ts', '.mpg', '.mpeg', '.vob', '.m1v', '.m2v'),
 )
-# Videos and moving pictures that are not read: they can be converted.
+# Unsupported video and animation formats, which can be converted.
 UNREAD = (
   *('.gif', '.apng', '.wmv', '.asf', '.ogv', '.ogg', '.ogm', '.f4v', '.rm', '.rmvb', '.divx'),
   *('.mxf', '.dv', '.mjpeg', '.y4m', '.264', '.h264', '.265', '.h265', '.hevc', '.ivf'),
@@ -127,15 +127,15 @@ UNREAD = (
 
 
 def collect_videos(arguments: Sequence[str | Path]) -> list[Video]:
-  """Returns the videos that the arguments name, in their order, with no labels.
+  """Returns the videos named by the arguments, in order, without labels.
 
   Args:
-    arguments: each a video file of any name; a folder, searched at any depth for files with one of
-      SUFFIXES, in the order of their paths, hidden ones left out; or a CSV file with a `path`
-      column, relative to its folder or absolute, and optional `start` and `end` in seconds.
+    arguments: video files with any suffix; folders, searched at any depth for files with one of
+      SUFFIXES, sorted by path, without hidden ones; or CSV files with a column `path`, relative to
+      the file's folder or absolute, and optional `start` and `end` in seconds.
 
   Raises:
-    DataError: something that does not exist, a folder without videos, or a CSV that cannot be used.
+    DataError: a path does not exist, a folder has no videos, or a CSV is invalid.
   """
   videos: list[Video] = []
   for argument in map(Path, arguments):
@@ -171,7 +171,7 @@ def _listed(file: Path) -> list[Video]:
       raise DataError(f'{where} has no usable path ({path!r})')
     start, end = parse_span(where, cells.get('start'), cells.get('end'))
     videos.append((where, Video(str(file.parent / path), start, end, ())))
-  # Rows that do not exist are found before hours of work on those that do.
+  # Report missing files before hours of work on the others.
   missing = [(where, video.path) for where, video in videos if not Path(video.path).exists()]
   if missing:
     more = f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what an index says as manifests and class files, replacing nothing of another content.
+"""Writes an index as manifests and class files; does not overwrite files with different content.
 
-`as_table` shows what a data set has, split by split, and what it lacks.
+`as_table` shows the contents of a data set by split, and what is missing.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,30 +15,30 @@ from vivit_jax.errors import DataError, and_more, printable
 from vivit_jax.files import replace_file
 
 MISSING = 'missing.csv'
-LINK = 'videos'  # to the videos, in an output that they are not in
+LINK = 'videos'  # link to the videos, if they are outside of the output folder
 
 
 def write(index: Index, folder: Path, output: Path, force: bool = False) -> None:
   """Writes train.csv, validation.csv, test.csv (those with videos), classes/ and missing.csv.
 
-  Manifests name their videos relative to themselves, so where `folder` does not lie in `output`, a
-  link to it is made there.
+  Paths in manifests are relative to the manifest, so if `folder` is not inside `output`, a link to
+  it is created there.
 
   Args:
-    index: what to write; it is checked first.
-    folder: that the paths of the rows are relative to.
-    output: folder of the manifests; made if missing.
-    force: replace manifests and class files that differ.
+    index: the data set; it is checked first.
+    folder: folder to which the paths of the rows are relative.
+    output: folder for the manifests; created if missing.
+    force: whether to replace existing manifests and class files with different content.
 
   Raises:
-    DataError: no video is there, a name cannot be written, or something else is in the way.
+    DataError: no video exists, a name cannot be written, or a file is in the way.
   """
   check(index)
   found = [row for row in index.rows if row.path is not None]
   if not found:
     row = index.rows[0]
     raise DataError(
-      f'none of the {len(index.rows):,} annotated videos is in {folder}: {row.where} wants '
+      f'none of the {len(index.rows):,} annotated videos is in {folder}: {row.where} names '
       f'{row.wanted!r}'
     )
   prefix, link = _prefix(folder, output)
@@ -57,7 +58,7 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
   _refuse_to_lose([*files, missing], index.inputs)
   if not force:
     _refuse_to_replace(files)
-  (output / 'classes').mkdir(parents=True, exist_ok=True)
+  (output / 'classes' if index.classes else output).mkdir(parents=True, exist_ok=True)
   if link is not None and not link.is_symlink():
     link.symlink_to(folder.resolve(), target_is_directory=True)
   lost = [[row.split, row.wanted, row.where] for row in index.rows if row.path is None]
@@ -70,7 +71,7 @@ def write(index: Index, folder: Path, output: Path, force: bool = False) -> None
 
 
 def _prefix(folder: Path, output: Path) -> tuple[str, Path | None]:
-  """Returns what turns a path in `folder` into one in `output`, and the link that it needs."""
+  """Returns the prefix for paths in `folder` relative to `output`, and the link if needed."""
   inside, place = folder.resolve(), output.resolve()
   if inside == place:
     return '', None
@@ -97,8 +98,8 @@ def _refuse_to_replace(files: dict[Path, bytes | None]) -> None:
   if differ:
     more = f' (and {len(differ) - 1} more)' if len(differ) > 1 else ''
     raise DataError(
-      f'{differ[0]} exists and says something else{more}: --force replaces it, or give another '
-      '--output=FOLDER'
+      f'{differ[0]} exists with different content{more}: replace it with --force, or give '
+      'another --output=FOLDER'
     )
 
 
@@ -110,7 +111,11 @@ _SHOWN = 5
 
 
 def as_table(index: Index) -> str:
-  """Returns one line per split and head: videos, missing ones, classes, those without a video."""
+  """Returns a table per split and head: videos, missing videos, classes, empty classes."""
+  if not index.classes:
+    counts = Counter(row.split for row in index.rows)
+    lines = [f'{split:12}{counts[split]:10,} videos' for split in SPLITS if counts[split]]
+    return '\n'.join(map(printable, [*lines, *index.notes]))
   head_width = max(map(len, index.classes))
   title = f'{"split":12}{"videos":>10}{"missing":>10}  {"head":{head_width}}{"classes":>10}'
   lines = [f'{title}  without a video']

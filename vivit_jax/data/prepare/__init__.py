@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets prepared once: videos encoded anew, in shards."""
+"""Checks data sets and prepares them for training: re-encoded videos in shards."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a folder of prepared videos, a kill at any moment costing only what was under way.
+"""Builds a folder of prepared videos; after a kill at any time, it resumes with little loss.
 
-First every video is checked, and cut and encoded where asked, into a work folder with a journal;
-then the shards are written in one go, read back, and named by `prepared.json`, the last file.
+First, every video is checked and, if requested, cut and re-encoded into a work folder with a
+journal. Then the shards are written together and read back. `prepared.json` is written last.
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ from vivit_jax.data.tables import as_csv
 from vivit_jax.errors import DataError
 from vivit_jax.files import LockedError, locked, replace_file, write_json
 
-FORM = 1  # of what is written; another one is another build
+FORM = 1  # version of the output format; a change requires a new build
 
 
 def build(source: Path, target: Path, encoding: Encoding, max_bad_fraction: float) -> str:
-  """Prepares the videos of a folder of manifests; again after a kill, it goes on from there.
+  """Prepares the videos of a folder of manifests; called again after a kill, it resumes.
 
   Args:
-    source: folder of train.csv and so on, and classes/.
-    target: folder to write; `config.data.root` of experiments.
-    encoding: of the videos.
-    max_bad_fraction: of the videos that may be unreadable; they are left out.
+    source: folder with train.csv etc. and classes/.
+    target: output folder, for use as `config.data.root`.
+    encoding: encoding of the videos.
+    max_bad_fraction: maximum fraction of unreadable videos, which are left out.
 
   Returns:
-    One line about what is there.
+    A one-line summary.
 
   Raises:
-    DataError: manifests that cannot be used; too many unreadable videos; a target that holds
-      something else, or that cannot be written.
+    DataError: a manifest is invalid, too many videos are unreadable, or the target has other
+      content or is not writable.
   """
   wanted = read_source(source)
   key = {'form': FORM, 'source': wanted.fingerprint, **dataclasses.asdict(encoding)}
@@ -64,7 +64,7 @@ def build(source: Path, target: Path, encoding: Encoding, max_bad_fraction: floa
       raise DataError(f'{target} is being built by another process: wait for it') from None
     except OSError as error:
       raise DataError(
-        f'{target} cannot be written: {error.strerror}; mend that and run the same command '
+        f'{target} cannot be written: {error.strerror}; fix this and run the same command '
         'again, finished videos are kept'
       ) from error
   shutil.rmtree(target / WORK, ignore_errors=True)
@@ -79,7 +79,7 @@ def _run(
   max_bad_fraction: float,
   key: dict,
 ) -> None:
-  # Takes a second, which a target that is complete need not wait for.
+  # This import takes a second and is not needed if the target is complete.
   from vivit_jax.data.prepare import write_shards
 
   finished = Finished(target / WORK)
@@ -117,7 +117,7 @@ def _run(
 
 
 def _manifest(heads: tuple[Head, ...], rows: list) -> bytes:
-  """Returns the CSV of a split, in the order of the records."""
+  """Returns the CSV manifest of a split, in the order of the records."""
   table: list[list] = [['path', *(head.name for head in heads), 'frames', 'fps', 'bytes', 'sha256']]
   for sample, facts in rows:
     known = (facts.frames, f'{facts.fps:.6g}', facts.size, facts.sha256)
@@ -126,7 +126,7 @@ def _manifest(heads: tuple[Head, ...], rows: list) -> bytes:
 
 
 def _write_skipped(target: Path, failures: Reasons) -> None:
-  """Writes which videos are left out and why, in the order of the manifests."""
+  """Writes the list of videos left out, with reasons, in manifest order."""
   if not failures:
     (target / SKIPPED).unlink(missing_ok=True)
     return
@@ -139,15 +139,15 @@ def _check_target(target: Path) -> None:
   if target.exists() and not target.is_dir():
     raise DataError(f'{target} is a file: give a folder for the prepared videos')
   if target.is_dir() and not (target / WORK).is_dir() and any(target.iterdir()):
-    raise DataError(f'{target} holds something else: give a new folder for the prepared videos')
+    raise DataError(f'{target} has other content: give a new folder for the prepared videos')
 
 
 def _same(target: Path, found: dict, key: dict) -> None:
-  """Raises DataError if a build is of other videos or options."""
+  """Raises DataError if an existing build has other videos or options."""
   differing = [name for name in key if found.get(name) != key[name]]
   if differing:
     what = ', '.join(f'{name}={found.get(name)}, now {key[name]}' for name in differing)
-    raise DataError(f'{target} is another build ({what}): give another target or delete it')
+    raise DataError(f'{target} is a different build ({what}): give another target or delete it')
 
 
 def _summary(target: Path) -> str:

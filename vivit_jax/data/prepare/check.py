@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A check of all videos of a data set, which can be interrupted: what is known stays known."""
+"""Checks all videos of a data set; can be interrupted and resumed."""
 
 import contextlib
 import dataclasses
@@ -29,28 +29,28 @@ from vivit_jax.data.video.reader import DecodeError, VideoReader
 from vivit_jax.data.worker import Work
 from vivit_jax.errors import DataError, printable
 
-MEGABYTES = 2048  # beside what a process starts with; 4096 x 2304 takes 250 with all its references
-CLIP = 32  # frames at the beginning, in the middle and at the end that --quick decodes
+MEGABYTES = 2048  # in addition to the memory at start; a 4096 x 2304 video takes 250
+CLIP = 32  # frames that --quick decodes at the start, in the middle and at the end
 
 Span = tuple[float | None, float | None]
-Found = tuple[float | None, float | None, str]  # start and end of the row, or Nones; reason
+Found = tuple[float | None, float | None, str]  # start and end of the row, or None; reason
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """A file that a data set names, and how."""
+  """A file of a data set, with the spans in its manifests."""
 
   path: str  # as in the manifest
   place: str  # absolute
-  spans: tuple[Span, ...]  # of its rows, without those of the whole file
+  spans: tuple[Span, ...]  # spans of its rows, except whole-file rows
 
 
 def examine(file: File, quick: bool) -> list[Found]:
-  """Returns what is wrong with a file, or with rows of it, in the order of the rows.
+  """Returns the problems of a file or of its rows, in the order of the rows.
 
   Args:
-    file: to read.
-    quick: decode CLIP frames in three places instead of all.
+    file: file to check.
+    quick: decode CLIP frames in three places instead of all frames.
   """
   try:
     with VideoReader(file.place) as reader:
@@ -64,7 +64,7 @@ def examine(file: File, quick: bool) -> list[Found]:
   except DecodeError as error:
     return [(None, None, error.reason)]
   except MemoryError:
-    return [(None, None, f'{LARGE}: it takes more memory than there is')]
+    return [(None, None, f'{LARGE}: it needs more memory than is available')]
   return [
     (start, end, f'empty span: no frame from {start} s to {end} s: it lasts {times[-1]:.3f} s')
     for start, end in file.spans
@@ -78,14 +78,14 @@ def _frames_in(times: np.ndarray, start: float | None, end: float | None) -> int
 
 
 class Examine(Work):
-  """Examines files in other processes."""
+  """Checks files in worker processes."""
 
   def __init__(self, quick: bool):
-    """Takes how: see `examine`."""
+    """Takes the option of `examine`."""
     self._quick = quick
 
   def __call__(self, file: File) -> list[Found]:
-    """Returns what is wrong with a file."""
+    """Returns the problems of a file."""
     return examine(file, self._quick)
 
 
@@ -96,14 +96,14 @@ def examine_all(
   seconds: float | None = None,
   megabytes: int = MEGABYTES,
 ) -> Generator[tuple[File, list[Found]], None, None]:
-  """Yields each file with what is wrong with it, as they are done, in any order.
+  """Yields each file with its problems, in order of completion.
 
   Args:
-    files: to read.
-    workers: processes.
+    files: files to check.
+    workers: number of processes.
     quick: see `examine`.
-    seconds: that one file may take; None = see `timeout_seconds`.
-    megabytes: that a process may take, beside what it starts with.
+    seconds: time limit per file; None = that of `timeout_seconds`.
+    megabytes: memory limit per process, in addition to its memory at start.
   """
 
   def limit(file: File) -> float:
@@ -117,19 +117,19 @@ def examine_all(
       yield file, found
 
 
-# What another machine, or the same one on another day, may see otherwise: examined again.
+# Problems that may not occur on another machine or at another time; such files are checked again.
 PASSING = (SLOW, CRASHED, LARGE, 'missing', 'no permission', 'cannot be read')
 
 
 def files_of(root: Path, splits: Sequence[str]) -> list[File]:
-  """Returns the files that manifests name, each once, in their order.
+  """Returns the distinct files in manifests, in order.
 
   Args:
     root: folder of the manifests.
-    splits: their names without `.csv`.
+    splits: names of the manifests without `.csv`.
 
   Raises:
-    DataError: a manifest that cannot be used, whatever its labels.
+    DataError: a manifest is invalid; labels are not checked.
   """
   spans: dict[str, dict[Span, None]] = {}
   for split in splits:
@@ -143,7 +143,7 @@ def files_of(root: Path, splits: Sequence[str]) -> list[File]:
 
 
 def splits_of(root: Path) -> list[str]:
-  """Returns which manifests a folder has; raises DataError where there is none to check."""
+  """Returns the names of a folder's manifests; raises DataError if there are none to check."""
   if is_prepared(root):
     raise DataError(f'{root} holds prepared videos, which were verified as they were written')
   found = [split for split in SPLITS if (root / f'{split}.csv').is_file()]
@@ -155,12 +155,12 @@ def splits_of(root: Path) -> list[str]:
 
 @dataclasses.dataclass
 class Check:
-  """What is known of the files of a data set.
+  """State of a check of a data set.
 
   Attributes:
-    files: all of them.
-    output: the list to write.
-    found: by path, of the files that were examined, now or by an earlier run.
+    files: all files.
+    output: the list of bad videos to write.
+    found: problems by path, for files that were checked in this or an earlier run.
   """
 
   files: list[File]
@@ -169,7 +169,7 @@ class Check:
   found: dict[str, list[Found]] = dataclasses.field(default_factory=dict)
 
   def run(self, workers: int, seconds: float | None) -> None:
-    """Examines what no earlier run did; whatever ends it, the list has what is known by then."""
+    """Checks the remaining files; if it is interrupted, the list has all results so far."""
     journal = Journal(self.output.with_name(f'.{self.output.name}.checked'))
     self.found = self._known(journal)
     left = [file for file in self.files if file.path not in self.found]
@@ -191,11 +191,11 @@ class Check:
 
   @property
   def bad(self) -> int:
-    """How many of the files have something wrong."""
+    """Number of files with problems."""
     return sum(map(bool, self.found.values()))
 
   def table(self) -> str:
-    """Returns how often each kind of reason was found, and one of each."""
+    """Returns the number of files by kind of problem, with an example of each."""
     listed = [bad for bad in self._list() if bad.path in self.found]
     kinds = Counter(bad.kind for bad in listed)
     first = {bad.kind: bad for bad in reversed(listed)}
@@ -206,12 +206,12 @@ class Check:
     return '\n'.join(lines)
 
   def _list(self) -> list[Bad]:
-    """Returns what is bad in the order of the files, then what an earlier list has of others."""
+    """Returns bad videos in the order of the files, then entries of an earlier list for others."""
     rows = [Bad(f.path, *found) for f in self.files for found in self.found.get(f.path, ())]
     return rows + [bad for bad in read_list(self.output) if bad.path not in self.found]
 
   def _known(self, journal: Journal) -> dict[str, list[Found]]:
-    """Returns what an earlier run found in files that have not changed since."""
+    """Returns the problems that an earlier run found in files that have not changed since."""
     states = {file.path: _state(file) for file in self.files}
     known: dict[str, list[Found]] = {}
     for *state, quick, rows in journal.entries:
@@ -223,5 +223,5 @@ class Check:
 
 
 def _state(file: File) -> list:
-  """Returns what identifies a file as it is now: path, size, time of change and its rows."""
+  """Returns the identity of a file: path, size, modification time and its rows."""
   return [file.path, *file_state(file.place), [list(span) for span in file.spans]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One video as it is stored for training: checked frame by frame, and encoded anew where asked."""
+"""Prepares one video for storage: checks every frame and, if requested, re-encodes it."""
 
 import dataclasses
 import hashlib
@@ -16,40 +16,39 @@ from jaxtyping import UInt8
 from vivit_jax.data.video.diagnose import ERRORS, reason, special_file
 from vivit_jax.data.video.reader import LOCAL, OPEN_OPTIONS, DecodeError, VideoReader
 
-KEY_FRAMES = 12  # at 250, x264's own, decoding 32 random frames takes twice as long
+KEY_FRAMES = 12  # with x264's default of 250, decoding 32 random frames takes twice as long
 ENCODER = {
-  'crf': '18',  # x264's constant quality: a second encoding that training must not see
-  # No arithmetic coding, no deblocking: decoding took 14 ms of processor time instead of 31 for 32
-  # frames of a synthetic 340x256 video, and 12 % more bytes.
+  'crf': '18',  # x264's constant quality, high enough that re-encoding does not affect training
+  # No arithmetic coding, no deblocking: decoding 32 frames of a synthetic 340x256 video takes 14 ms
+  # of CPU time instead of 31; files are 12 % larger.
   'tune': 'fastdecode',
-  'threads': '1',  # videos are encoded side by side
-  # Without it x264 approximates by instructions of the processor, and one video in five came out
-  # different from the time before.
+  'threads': '1',  # videos are encoded in parallel
+  # Otherwise x264 uses CPU-specific approximations, and one video in five was not reproducible.
   'x264-params': 'cpu-independent=1',
 }
-HELD = 2**28  # bytes of frames in memory at once
+HELD = 2**28  # maximum bytes of frames in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-  """How videos are stored; None leaves it as it is."""
+  """Encoding of stored videos; None = unchanged."""
 
   short_side: int | None = None  # pixels; smaller videos are not enlarged
-  key_frames: int | None = None  # frames from one to the next
+  key_frames: int | None = None  # interval in frames
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a stored video."""
+  """Facts about a stored video."""
 
   frames: int
-  fps: float  # frames per second, the mean where it varies; 0 where there is only one frame
+  fps: float  # mean frames per second; 0 if there is only one frame
   size: int  # bytes
   sha256: str
 
 
 def is_copied(start: float | None, end: float | None, encoding: Encoding) -> bool:
-  """Whether a video's bytes stay what they are: nothing to cut off and nothing asked for."""
+  """Returns whether a video is stored unchanged: neither a span nor an encoding is requested."""
   return (start, end) == (None, None) and encoding == Encoding()
 
 
@@ -58,15 +57,15 @@ def stored_video(
 ) -> tuple[bytes, Facts]:
   """Returns the bytes to store for a span of a video.
 
-  The frames between start and end are those of a VideoReader: upright, with square pixels. Encoded
-  anew they keep their times, lose the sound, and are as even in size as 4:2:0 needs.
+  The frames between start and end are those of VideoReader: upright, with square pixels. Re-encoded
+  videos keep the frame times, have no sound, and have even sizes as required by 4:2:0.
 
   Raises:
-    DecodeError: any of its frames cannot be read.
+    DecodeError: a frame cannot be read.
   """
   if is_copied(start, end, encoding):
     try:
-      if special := special_file(path):  # a pipe would be waited for
+      if special := special_file(path):  # a pipe would block
         raise DecodeError(path, special)
       content = Path(path).read_bytes()
     except OSError as error:
@@ -118,7 +117,7 @@ def _rate(reader: VideoReader) -> Fraction:
 def _times(
   path: str, start: float | None, end: float | None, reader: VideoReader
 ) -> tuple[list[int], Fraction]:
-  """Returns when each of the reader's frames is shown, from 0, and the unit in seconds."""
+  """Returns the presentation time of each frame, starting at 0, and its unit in seconds."""
   with av.open(LOCAL + path, container_options=OPEN_OPTIONS) as container:
     stream = container.streams.video[0]
     packets = [(p.pts, p.is_discard) for p in container.demux(stream) if p.size]
@@ -130,8 +129,8 @@ def _times(
     low = 0 if start is None else bisect_left(seconds, start)
     high = len(times) if end is None else bisect_left(seconds, end)
     if high - low == reader.frames:
-      return [time - times[low] for time in times[low:high]], Fraction(unit)  # of PyAV's own type
-  # Files without times to trust, whose frames the reader counts: it takes them as evenly spaced.
+      return [time - times[low] for time in times[low:high]], Fraction(unit)  # from PyAV's type
+  # In files with unreliable timestamps, the reader assumes evenly spaced frames.
   return list(range(reader.frames)), 1 / _rate(reader)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The long part of a build: videos checked and encoded side by side, each kept once it is done.
+"""The first part of a build: checks and encodes videos in parallel and keeps each finished one.
 
-`read_source` lists what a folder of manifests asks `vivit data build` for: one sample per row.
+`read_source` reads a folder of manifests and returns one sample per row.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ class Head:
   """One column of labels."""
 
   name: str
-  classes: tuple[str, ...]  # in the order of their ids
-  tags: bool  # a cell holds any number of classes instead of one
+  classes: tuple[str, ...]  # class names by class id
+  tags: bool  # whether cells have any number of classes instead of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,35 +38,36 @@ class Sample:
   """One row of a manifest."""
 
   split: str
-  index: int  # of the row in its split, from 0
-  name: str  # path in the manifest; a span of seconds is added as in #t=1.5,4.0
+  index: int  # row number in its split, from 0
+  name: str  # path in the manifest, plus the span in seconds as #t=1.5,4.0
   path: str  # absolute
   start: float | None
   end: float | None
-  labels: tuple[tuple[int, ...], ...]  # ids per head; one id where the head has no tags
+  labels: tuple[tuple[int, ...], ...]  # class ids per head; one id unless the head has tags
 
   def cells(self, heads: tuple[Head, ...]) -> list[str]:
-    """Returns the labels as a manifest's cells."""
+    """Returns the labels as cells of a manifest."""
     pairs = zip(heads, self.labels, strict=True)
     return [SEPARATOR.join(head.classes[i] for i in ids) for head, ids in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """All that the manifests list."""
+  """Contents of all manifests."""
 
   heads: tuple[Head, ...]
   samples: tuple[Sample, ...]  # by split, in file order
-  fingerprint: str  # of rows and class names
+  fingerprint: str  # fingerprint of rows and class names
 
 
 def read_source(root: Path) -> Listing:
-  """Reads the manifests and class files of a folder; every class file's name is a head.
+  """Reads the manifests and class files of a folder; each class file defines a head.
 
-  A head whose cells are all one class name is a class id; else its cells are lists of tags.
+  A head is single-label if every cell is one class name, and otherwise multi-label (tags).
 
   Raises:
-    DataError: what `read_manifest` refuses; no manifest or class file; videos already prepared.
+    DataError: see `read_manifest`; or a manifest or class file is missing, or the folder already
+      has prepared videos.
   """
   if is_prepared(root):
     raise DataError(f'{root} holds prepared videos: give the folder they were prepared from')
@@ -93,7 +94,7 @@ def read_source(root: Path) -> Listing:
 
 
 def _read_head(root: Path, splits: list[str], name: str) -> tuple[Head, dict[str, Manifest]]:
-  """Returns one head and its manifest by split."""
+  """Returns one head and its manifests by split."""
   task = Task(heads=(name,), classes=())
   try:
     manifests = {split: read_manifest(root, split, task) for split in splits}
@@ -102,21 +103,21 @@ def _read_head(root: Path, splits: list[str], name: str) -> tuple[Head, dict[str
     try:
       manifests = {split: read_manifest(root, split, task) for split in splits}
     except DataError:
-      # Said of one class: a list of tags splits the misspelt name where it has a separator.
+      # Report the single-label error; as tags, a misspelt name with a separator would be split.
       raise error from None
   classes = next(iter(manifests.values())).class_names[name]
   return Head(name, classes, task.kind == 'multi_label'), manifests
 
 
-Reasons = dict[Sample, str]  # why samples cannot be read
+Reasons = dict[Sample, str]  # reason for each unreadable sample
 
 
 class Finished:
-  """What is known of the finished samples, on disk as soon as they are.
+  """Facts about finished samples, written to disk immediately.
 
   Attributes:
-    folder: of the build's work.
-    facts: by split and index.
+    folder: work folder of the build.
+    facts: facts by split and index.
   """
 
   def __init__(self, folder: Path):
@@ -126,22 +127,22 @@ class Finished:
     self._states: dict[tuple[str, int], State | None] = {}
     for row in self._journal.entries:
       key = row['split'], row['index']
-      # An earlier version noted no state: those are done again.
+      # Entries of an earlier version have no state, and those samples are done again.
       self.facts[key], self._states[key] = Facts(**row['facts']), row.get('state')
 
   def path(self, sample: Sample) -> Path:
-    """Returns where the video lies if it is not copied from its source."""
+    """Returns the path of the stored video if it is not copied from its source."""
     return _encoded_path(self.folder, sample)
 
   def add(self, sample: Sample, state: State, facts: Facts) -> None:
-    """Notes a sample whose video is in its place, made of a file of this state."""
+    """Records a sample whose stored video is complete, with the state of its source file."""
     key = sample.split, sample.index
     self.facts[key], self._states[key] = facts, state
     row = {'split': key[0], 'index': key[1], 'state': state, 'facts': dataclasses.asdict(facts)}
     self._journal.add(row)
 
   def has(self, sample: Sample, encoding: Encoding) -> bool:
-    """Whether a sample needs no more work."""
+    """Returns whether a sample is finished."""
     key = sample.split, sample.index
     if self._states.get(key) != file_state(sample.path):
       return False
@@ -162,18 +163,18 @@ def finish_samples(
   max_bad_fraction: float,
   on_failures: Callable[[Reasons], None],
 ) -> Reasons:
-  """Does what is missing; returns which samples cannot be read.
+  """Processes the unfinished samples and returns the unreadable ones.
 
   Args:
-    samples: all of the build.
-    encoding: of what is stored.
-    finished: of this and earlier runs; added to.
-    max_bad_fraction: of the samples that may be unreadable.
-    on_failures: called with those so far before too many of them end the build.
+    samples: all samples of the build.
+    encoding: encoding of stored videos.
+    finished: finished samples of this and earlier runs; updated.
+    max_bad_fraction: maximum fraction of unreadable samples.
+    on_failures: called with the unreadable samples before the build ends because of them.
 
   Raises:
-    DataError: too many cannot be read.
-    OSError: the work cannot be written.
+    DataError: too many samples are unreadable.
+    OSError: the work folder is not writable.
   """
   failures: Reasons = {}
   missing = [sample for sample in samples if not finished.has(sample, encoding)]
@@ -208,15 +209,15 @@ def finish_samples(
 
 
 class Prepare(Work):
-  """Checks and encodes samples in other processes."""
+  """Checks and encodes samples in worker processes."""
 
   def __init__(self, encoding: Encoding, folder: Path):
-    """Takes how videos are stored, and where those lie that are not copied."""
+    """Takes the encoding, and the work folder for videos that are not copied."""
     self._encoding, self._folder = encoding, folder
 
   def __call__(self, sample: Sample) -> tuple[State, Facts] | str:
-    """Puts a video into its place whole; returns its file's state and its facts, or the reason."""
-    state = file_state(sample.path)  # before reading: a change meanwhile must be noticed
+    """Stores a video atomically; returns its source state and facts, or why it is unreadable."""
+    state = file_state(sample.path)  # before reading, to detect a change meanwhile
     try:
       content, facts = stored_video(sample.path, sample.start, sample.end, self._encoding)
     except DecodeError as error:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepared videos: their bytes by index from the ArrayRecord shards of `vivit data build`.
+"""Reads prepared videos by index from the ArrayRecord shards of `vivit data build`.
 
-A prepared folder is a folder of manifests whose videos lie in shards: rows stand in the order of
-the records. So labels are read without the videos, and what an experiment asks of manifests holds
-for both.
+A prepared folder is a folder of manifests whose videos are in shards, with rows in the order of the
+records. Labels are read without the videos, and manifests work as for unprepared data.
 """
 
 import bisect
@@ -22,22 +21,22 @@ from vivit_jax.data.manifest import Manifest, read_manifest
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError, one_line
 
-FACTS = 'prepared.json'  # counts, hashes and sizes; written last, so it says that all is there
-WORK = '.building'  # what an unfinished build goes on from
+FACTS = 'prepared.json'  # counts, hashes and sizes; written last, so it marks a complete build
+WORK = '.building'  # work folder, from which an unfinished build resumes
 NAME, VERSION = 'videos', '1.0.0'  # of the data set in tensorflow-datasets
 DAMAGED = (
   RuntimeError,
   ValueError,
   OSError,
   ProtobufError,
-)  # what damaged shards were seen to raise
+)  # exceptions that damaged shards were observed to raise
 
 
 def is_prepared(root: Path) -> bool:
-  """Whether a folder holds prepared videos; raises DataError where their build is unfinished."""
+  """Returns whether a folder has prepared videos; raises DataError if the build is unfinished."""
   if (root / WORK).is_dir() and not (root / FACTS).is_file():
     raise DataError(
-      f'{root} is not finished: run its `vivit data build` again, it goes on from there'
+      f'{root} is not finished: run its `vivit data build` command again to resume it'
     )
   return (root / FACTS).is_file()
 
@@ -45,18 +44,18 @@ def is_prepared(root: Path) -> bool:
 def open_prepared(root: Path, split: str, task: Task) -> Manifest:
   """Returns a split of prepared videos.
 
-  Its fingerprint covers the SHA-256 of every video, which are a column of its rows.
+  The fingerprint covers the SHA-256 of every video, which is a column of the manifest.
 
   Raises:
-    DataError: as `read_manifest`; a manifest that was edited; a shard missing or cut off.
+    DataError: see `read_manifest`; or a manifest was edited, or a shard is missing or truncated.
   """
   manifest = read_manifest(root, split, task)
   facts = json.loads((root / FACTS).read_text())['splits'][split]
   file = root / f'{split}.csv'
   if hashlib.sha256(file.read_bytes()).hexdigest() != facts['manifest']:
     raise DataError(
-      f'{file} was edited: its rows must stay those of the shards; change the manifest of the '
-      'source and build again'
+      f'{file} was edited, but its rows must match the shards: edit the manifest of the source '
+      'and build again'
     )
   for name, size in facts['shards'].items():
     shard = root / NAME / VERSION / name
@@ -69,37 +68,37 @@ def open_prepared(root: Path, split: str, task: Task) -> Manifest:
 
 
 class Shards:
-  """The videos of a split by index; for several threads, and sent to other processes.
+  """The videos of a split by index; thread-safe and picklable.
 
-  Every process opens the shards for itself, at its first read: open files don't survive the way
-  into another process. That imports tensorflow-datasets there: 0.65 s of processor time alone and
-  0.3 s beside what a worker imports anyhow, once; no TensorFlow.
+  Every process opens the shards on its first read, because open files cannot be pickled. This
+  imports tensorflow-datasets (without TensorFlow): 0.65 s of CPU time, or 0.3 s in a worker that
+  has already imported the rest.
   """
 
   def __init__(self, folder: Path, split: str, paths: tuple[str, ...]):
-    """Takes the data set's folder and the names that errors give the videos."""
+    """Takes the folder and split of the data set, and the names of the videos for messages."""
     self._folder, self._split, self._paths = folder, split, paths
     self._forget()
 
   def records(self) -> int:
-    """Returns how many the shards hold."""
+    """Returns the number of records in the shards."""
     return len(self._opened())
 
   def __getitem__(self, index: int) -> bytes:
-    """Raises DecodeError where the record is damaged."""
+    """Returns the bytes of a video; raises DecodeError if the record is damaged."""
     video = self.record(index)['video']
     assert isinstance(video, bytes)
     return video
 
   def record(self, index: int) -> dict[str, Any]:
-    """Returns all that the shards hold of a video; raises DecodeError."""
+    """Returns all fields of a record; raises DecodeError."""
     try:
       record = self._opened()[index]
       missing = [name for name, value in record.items() if value is None]
     except DAMAGED as error:
       reason = f'{self._where(index)}: {one_line(error)}'
       raise DecodeError(self._paths[index], reason) from error
-    if missing:  # what a shard cut off at a multiple of 64 KiB may give
+    if missing:  # e.g. in a shard truncated at a multiple of 64 KiB
       raise DecodeError(self._paths[index], f'{self._where(index)} has no {", ".join(missing)}')
     return record
 
@@ -116,7 +115,7 @@ class Shards:
     self._process = 0
 
   def _opened(self) -> Any:
-    if self._process != os.getpid():  # a forked process has the parent's reader, not its threads
+    if self._process != os.getpid():  # a forked process inherits the reader but not its threads
       self._lock = threading.Lock()
       self._source, self._process = None, os.getpid()
     with self._lock:
@@ -128,7 +127,7 @@ class Shards:
       return self._source
 
   def _where(self, index: int) -> str:
-    """Returns which record of which shard a video is."""
+    """Returns the shard and record of a video, for messages."""
     info = json.loads((self._folder / 'dataset_info.json').read_text())
     lengths = next(s['shardLengths'] for s in info['splits'] if s['name'] == self._split)
     ends = [sum(map(int, lengths[: k + 1])) for k in range(len(lengths))]
@@ -139,5 +138,5 @@ class Shards:
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
-  """Returns what tensorflow-datasets calls a shard."""
+  """Returns the file name of a shard in tensorflow-datasets."""
   return f'{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short part of a build: shards through tensorflow-datasets, and read back whole."""
+"""The second part of a build: writes shards with tensorflow-datasets and verifies them."""
 
 import contextlib
 import errno
@@ -21,26 +21,26 @@ from vivit_jax.data.prepare.shards import NAME, VERSION, WORK, Shards
 from vivit_jax.data.video.reader import DecodeError
 from vivit_jax.errors import DataError
 
-SHARD = 2**28  # bytes of video after which another begins; the writer holds one shard in memory
+SHARD = 2**28  # maximum bytes of video per shard; the writer holds one shard in memory
 
 Item = tuple[Sample, Facts]
 
 
 class Videos(tfds.core.ShardBasedBuilder):
-  """Encoded videos with labels, as a data set of tensorflow-datasets.
+  """Encoded videos with labels, as a data set of tensorflow-datasets, without TensorFlow.
 
-  Not a GeneratorBasedBuilder, which needs TensorFlow for the temporary files of splits over 1 GiB;
-  here the shards are written one by one, in the order of the manifests. Of the feature types only
-  those are used that need no TensorFlow.
+  GeneratorBasedBuilder needs TensorFlow for temporary files of splits over 1 GiB; here the shards
+  are written one by one in the order of the manifests. Only feature types that do not need
+  TensorFlow are used.
   """
 
   name = NAME
   VERSION = tfds.core.Version(VERSION)
-  # Nothing is downloaded; to find that out itself it needs importlib_resources, not declared.
+  # Empty, since nothing is downloaded; the default needs importlib_resources, which may be missing.
   url_infos: ClassVar[dict[str, Any]] = {}
 
   def __init__(self, folder: Path, heads: tuple[Head, ...], shards: dict[str, list], content: Any):
-    """Takes what each shard of each split holds, and the function from item to bytes."""
+    """Takes the items of each shard by split, and a function from item to bytes."""
     self._heads, self._shards, self._content = heads, shards, content
     super().__init__(data_dir=folder, file_format='array_record')
 
@@ -91,10 +91,10 @@ class Videos(tfds.core.ShardBasedBuilder):
 def write_shards(
   target: Path, heads: tuple[Head, ...], items: dict[str, list[Item]], content: Any
 ) -> None:
-  """Writes `target/videos/1.0.0`, which appears when all of it is there.
+  """Writes `target/videos/1.0.0`, which appears only when it is complete.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the folder is not writable.
   """
   if (target / NAME / VERSION).is_dir():
     return
@@ -108,13 +108,13 @@ def write_shards(
 
     shards = {split: cut(rows) for split, rows in items.items()}
     builder = Videos(target, heads, shards, counted)
-    with contextlib.redirect_stdout(io.StringIO()), _os_errors():  # it talks of downloads
+    with contextlib.redirect_stdout(io.StringIO()), _os_errors():  # hides messages about downloads
       builder.download_and_prepare(download_dir=target / WORK / 'downloads')
 
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-  """Gives what the writer in C++ could not do the type it has elsewhere."""
+  """Converts errors of the C++ writer to OSError."""
   try:
     yield
   except RuntimeError as error:
@@ -122,7 +122,7 @@ def _os_errors() -> Iterator[None]:
 
 
 def cut(items: list[Item]) -> list[list[Item]]:
-  """Divides a split into shards."""
+  """Splits a list of items into shards."""
   shards: list[list[Item]] = [[]]
   size = 0
   for item in items:
@@ -135,7 +135,7 @@ def cut(items: list[Item]) -> list[list[Item]]:
 
 
 def verify(target: Path, heads: tuple[Head, ...], items: dict[str, list[Item]]) -> None:
-  """Reads every record back; raises DataError, the shards removed, where one is not as written."""
+  """Reads every record back; if one differs, removes the shards and raises DataError."""
   folder = target / NAME / VERSION
   with tqdm(total=sum(map(len, items.values())), desc='reading back', unit=' videos') as bar:
     for split, rows in items.items():
@@ -150,8 +150,8 @@ def verify(target: Path, heads: tuple[Head, ...], items: dict[str, list[Item]]) 
       except DecodeError as error:
         shutil.rmtree(folder)
         raise DataError(
-          f'{error}: it was not written as it should be; the shards are removed, run the same '
-          'command again to write them anew'
+          f'{error}: it was not written correctly; the shards were removed, run the same command '
+          'again to write them anew'
         ) from None
 
 
@@ -168,9 +168,9 @@ def _compare(record: dict[str, Any], sample: Sample, facts: Facts, heads: tuple[
   found = {**record, 'labels': {n: _plain(v) for n, v in record['labels'].items()}}
   del found['video']
   if found != expected:
-    raise DecodeError(sample.name, f'its record says {found} instead of {expected}')
+    raise DecodeError(sample.name, f'its record has {found} instead of {expected}')
   if not isinstance(video, bytes) or hashlib.sha256(video).hexdigest() != facts.sha256:
-    raise DecodeError(sample.name, 'its record holds other bytes than were written')
+    raise DecodeError(sample.name, 'its record has other bytes than were written')
 
 
 def _plain(labels: Any) -> Any:
@@ -178,7 +178,7 @@ def _plain(labels: Any) -> Any:
 
 
 def stored_content(finished: Finished, encoding: Encoding, sample: Sample, facts: Facts) -> bytes:
-  """Returns a finished sample's bytes; raises DataError where they changed since."""
+  """Returns the bytes of a finished sample; raises DataError if they have changed."""
   copied = is_copied(sample.start, sample.end, encoding)
   path = Path(sample.path) if copied else finished.path(sample)
   try:

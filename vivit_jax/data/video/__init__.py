@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One video file: which frames a clip shows, and their pixels."""
+"""Reading one video file: the frames of a clip and their pixels."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that are in memory already, read as those of a file are."""
+"""Frames in memory, with the same interface as a video file."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,26 +11,26 @@ from vivit_jax.data.video.found import Found
 from vivit_jax.data.video.frames import Crops
 from vivit_jax.data.video.stream import VideoStream
 
-FPS = 25.0  # of frames without a clock
+FPS = 25.0  # assumed for frames without timestamps
 
 
 class FrameArray(VideoStream):
-  """A `VideoStream` of an array: nothing is opened, and nothing can be damaged.
+  """A `VideoStream` over an array; there is no file to open or that could be damaged.
 
   Attributes:
-    labels: ids of its classes as in `manifest.Video`, where whoever gave the frames knows them.
-    missing: frames that could not be decoded: none, see `LenientReader`.
+    labels: class ids as in `manifest.Video`, if known.
+    missing: number of frames that could not be decoded, always 0; see `LenientReader`.
   """
 
   def __init__(
     self, frames: UInt8[np.ndarray, 'n h w 3'], fps: float = FPS, labels: tuple[int, ...] = ()
   ):
-    """Takes frames, RGB from 0 to 255, at least one of at least one pixel.
+    """Takes at least one RGB frame, with values from 0 to 255.
 
     Args:
-      frames: of the whole video.
-      fps: frames per second; clips with a stride in frames are the same for any.
-      labels: see the class.
+      frames: all frames of the video.
+      fps: frames per second; has no effect on clips with a stride in frames.
+      labels: see the class attributes.
     """
     self._array, self.labels, self.missing = frames, labels, 0
     self.frames = len(frames)
@@ -38,14 +38,14 @@ class FrameArray(VideoStream):
     self.seconds = float(self.times[-1])
 
   def close(self) -> None:
-    """Has nothing to close."""
+    """Does nothing; there is no file to close."""
 
   def read(
     self,
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
   ) -> Shaped[np.ndarray, 'n ...']:
-    """Returns frames in the order asked for; see `VideoReader.read`."""
+    """Returns frames in the order of the indices; see `VideoReader.read`."""
     if indices.size == 0 or indices.min() < 0 or indices.max() >= self.frames:
       raise IndexError(f'indices {indices} are not in [0, {self.frames})')
     found = Found(indices.tolist())
@@ -57,16 +57,16 @@ class FrameArray(VideoStream):
   def stream(
     self, indices: Int64[np.ndarray, ' n'], transform: Crops | Callable[[np.ndarray], np.ndarray]
   ) -> Iterator[tuple[int, Shaped[np.ndarray, '...']]]:
-    """Yields (index, transform's result) of each frame asked for; see `VideoStream.stream`."""
+    """Yields (index, transformed frame) for each index; see `VideoStream.stream`."""
     for index in indices.tolist():
       yield index, transform(self._array[index])
 
   def verify(self) -> None:
-    """Has nothing to verify."""
+    """Does nothing; there is nothing to decode."""
 
 
 def wrong_frames(frames: object) -> str | None:
-  """Returns what is there instead of the frames of a video, uint8 [N, H, W, 3]; None: nothing."""
+  """Returns a description of `frames` if they are not uint8 [N, H, W, 3], otherwise None."""
   if not isinstance(frames, np.ndarray):
     return type(frames).__name__
   if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a file is not a video that can be read, in words that say what to do about it.
+"""Why a video file cannot be read, in terms that suggest a remedy.
 
-A reason is `kind` or `kind: detail`; the kinds are few, so that reports can count them.
+A reason is `kind` or `kind: detail`. There are few kinds, so that reports can count them.
 """
 
 import io
@@ -10,10 +10,10 @@ import stat
 
 import av
 
-HEAD = 4096  # bytes that are looked at
-MAX_BOXES = 1000  # of an MP4, outermost
+HEAD = 4096  # bytes at the start of a file that are checked
+MAX_BOXES = 1000  # outermost boxes of an MP4
 
-SIGNATURES = (  # of what was found under the names of videos
+SIGNATURES = (  # of other file types that were found with names of videos
   (b'\x89PNG', 'a PNG picture'),
   (b'\xff\xd8\xff', 'a JPEG picture'),
   (b'GIF8', 'a GIF picture'),
@@ -35,7 +35,7 @@ SPECIAL = (
   (stat.S_ISSOCK, 'a socket'),
 )
 
-ERRORS = (  # all that damaged files were seen to raise
+ERRORS = (  # all exceptions that damaged files were observed to raise
   av.error.FFmpegError,
   IndexError,
   UnicodeDecodeError,
@@ -44,7 +44,7 @@ ERRORS = (  # all that damaged files were seen to raise
   OSError,
 )
 
-KINDS = (  # of what the decoder or the system says; the first that fits
+KINDS = (  # kinds by exception type; the first match is used
   (FileNotFoundError, 'missing'),
   (PermissionError, 'no permission'),
   (MemoryError, 'too large'),
@@ -55,7 +55,7 @@ KINDS = (  # of what the decoder or the system says; the first that fits
 
 
 class DecodeError(Exception):
-  """A video that cannot be read: `path`, and the `reason` in one line."""
+  """A video cannot be read; has its `path` and the `reason` in one line."""
 
   def __init__(self, path: str, reason: str):
     super().__init__(path, reason)
@@ -67,10 +67,10 @@ class DecodeError(Exception):
 
 
 def special_file(path: str) -> str | None:
-  """Returns why a path is not to be opened at all: a pipe would block for ever; None if it may be.
+  """Returns why a path must not be opened (a pipe would block forever), or None if it can be.
 
   Raises:
-    OSError: there is nothing, or nothing that may be looked at.
+    OSError: the path does not exist or is not accessible.
   """
   mode = os.stat(path).st_mode
   if stat.S_ISREG(mode):
@@ -80,15 +80,15 @@ def special_file(path: str) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-  """Returns what an error of the decoder or of the system means."""
-  # What str() adds, an FFmpeg number and the path once more, helps nobody.
+  """Returns the reason for an exception of the decoder or the operating system."""
+  # strerror, because str() adds an FFmpeg error number and repeats the path.
   text = ' '.join(str(getattr(error, 'strerror', None) or error).split())
   kind = next((name for of, name in KINDS if isinstance(error, of)), 'damaged')
   return f'{kind}: {text or type(error).__name__}'
 
 
 def unreadable(error: BaseException, path: str, content: bytes | None) -> str:
-  """Returns why a file could not even be opened as a video, from what it holds instead."""
+  """Returns why a file could not be opened as a video, based on its content."""
   try:
     with open(path, 'rb') if content is None else io.BytesIO(content) as file:
       return _what_is(file) or reason(error)
@@ -122,7 +122,7 @@ def _what_is(file: io.BufferedIOBase) -> str | None:
 
 
 def _broken_mp4(file: io.BufferedIOBase, size: int) -> str | None:
-  """Returns what is wrong with the outermost boxes of an MP4; None if nothing."""
+  """Returns the problem with the outermost boxes of an MP4, or None."""
   at, seen = 0, list[bytes]()
   while at < size and len(seen) < MAX_BOXES:
     file.seek(at)
@@ -142,7 +142,7 @@ def _broken_mp4(file: io.BufferedIOBase, size: int) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-  """Returns the beginning of a file as text, None where it is not."""
+  """Returns the beginning of a file as text, or None if it is not text."""
   try:
     text = head[: HEAD // 2].decode('utf-8', errors='strict' if len(head) < HEAD else 'ignore')
   except UnicodeDecodeError:
@@ -151,7 +151,7 @@ def _text(head: bytes) -> str | None:
 
 
 def too_many_pixels(width: int, height: int, bound: int) -> str | None:
-  """Returns why frames of a size are refused, None if they are within the bound of pixels."""
+  """Returns why frames of this size are rejected, or None if they have at most `bound` pixels."""
   if width * height <= bound:
     return None
   return f'too large: {width} x {height} pixels a frame; {bound:,} are the most that are decoded'

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where decoded frames go: straight to their places in the result, in whatever order they come."""
+"""Collects decoded frames, in any order, directly into the result array."""
 
 import numpy as np
 from jaxtyping import Shaped
 
 
 class Found(dict[int, np.ndarray]):
-  """Results by frame, each kept in its place of one array as it comes."""
+  """Results by frame index, each written to its position in one array when set."""
 
   def __init__(self, order: list[int]):
-    """Takes which frame stands in which place."""
+    """Takes the frame index of each position."""
     super().__init__()
     self._order = order
-    self._array: np.ndarray | None = None  # made for the first result
+    self._array: np.ndarray | None = None  # allocated with the first result
     self._places = {frame: place for place, frame in reversed(list(enumerate(order)))}
 
   def __setitem__(self, frame: int, image: np.ndarray) -> None:
@@ -25,7 +25,7 @@ class Found(dict[int, np.ndarray]):
     super().__setitem__(frame, place)
 
   def all(self) -> Shaped[np.ndarray, 'n ...']:
-    """Returns the array, with the frames that are asked for more than once everywhere."""
+    """Returns the array; frames that were requested several times are repeated."""
     assert self._array is not None
     for place, frame in enumerate(self._order):
       if self._places[frame] != place:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From stored to shown: square pixels, and the way up that the file asks players to turn frames.
+"""From stored to displayed frames: square pixels, and rotated as the file requests.
 
-Phones store what the sensor saw and write down how they were held; DVDs and old camcorders store
-pixels that are not square. Frames are given as a player shows them, turned by the nearest number of
-quarters, so that up is up and circles are round, whatever they were recorded with.
+Phones store the sensor image with a rotation; DVDs and old camcorders store non-square pixels.
+Frames are returned as a player displays them: rotated by the nearest multiple of 90 degrees, with
+square pixels.
 
-Crops ask for boxes of shown pixels, resized; the frame need not exist whole. The boxes are resized
-as brightness and color planes, and only then made RGB; what lies outside of them is never
-converted. Most of a frame lies outside of the crop, planes of 4:2:0 have half the samples of RGB,
-and a result has fewer pixels than what it shows: this costs a third of converting, cutting and
-resizing.
-Resizing and the conversion are both linear, so their order changes roundings alone.
+Crops request resized boxes of the displayed frame. The boxes are cut and resized as luma and chroma
+planes and converted to RGB afterwards; the rest of the frame is never converted. This takes a third
+of the time of converting first, because most of a frame is outside the crop, 4:2:0 planes have half
+the samples of RGB, and a crop is usually reduced in size.
+Resizing and conversion are both linear, so swapping them changes only rounding.
 """
 
 import functools
@@ -30,7 +29,7 @@ cv2.setNumThreads(1)  # videos are read side by side; threads within one would o
 
 
 class Box(NamedTuple):
-  """A part of a frame as it is shown, in whole pixels; at least one, all within the frame."""
+  """A non-empty box of whole pixels within a displayed frame."""
 
   top: int
   left: int
@@ -40,9 +39,9 @@ class Box(NamedTuple):
 
 @runtime_checkable
 class Crops(Protocol):
-  """Which boxes of every frame are wanted, at which size, and what becomes of them.
+  """Defines the boxes to cut out of every frame, their size, and a final step.
 
-  Called with a frame, it does the same to it as a decoder that asks for the boxes.
+  Calling it with a whole frame gives the same result as a decoder that cuts out the boxes.
   """
 
   @property
@@ -54,10 +53,10 @@ class Crops(Protocol):
     """Of each result, in pixels."""
 
   def boxes(self, height: int, width: int) -> Sequence[Box]:
-    """Returns the boxes wanted of a frame of this size."""
+    """Returns the boxes to cut out of a frame of this size."""
 
   def finish(self, crops: UInt8[np.ndarray, 's h w 3']) -> UInt8[np.ndarray, '...']:
-    """Returns a frame's result from its boxes, already resized, in their order."""
+    """Returns the result of a frame from its resized boxes, given in order."""
 
   def __call__(self, frame: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, '...']:
     """Returns a whole frame's result; see `cut`."""
@@ -78,11 +77,11 @@ def cut(
 def resize(
   image: UInt8[np.ndarray, 'h w *c'], height: int, width: int
 ) -> UInt8[np.ndarray, 'h2 w2 *c']:
-  """Returns an image at another size, each pixel a mean of all that it covers.
+  """Returns a resized image; each pixel is the mean of the source pixels that it covers.
 
-  Means of whole blocks come first where the image is at least twice as large: OpenCV takes a fifth
-  of the time for them. At most block - 1 rows and columns, less than one of the result's, are left
-  out for that, half on each side.
+  If the image is at least twice as large, means of whole blocks are computed first, which takes
+  OpenCV a fifth of the time. This drops at most block - 1 rows and columns (less than one of the
+  result), half on each side.
   """
   h, w = image.shape[:2]
   block_h, block_w = max(1, h // height), max(1, w // width)
@@ -91,24 +90,24 @@ def resize(
     top, left = h % block_h // 2, w % block_w // 2
     image = image[top : top + rows * block_h, left : left + columns * block_w]
     image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-  # Averaging over areas keeps fine patterns from flickering, at five times the cost of bilinear,
-  # which sees every source pixel as long as there are not many more of them.
+  # Area means avoid flicker of fine patterns, but cost five times as much as bilinear, which still
+  # uses every source pixel for smaller reductions.
   many = image.shape[0] > 1.5 * height or image.shape[1] > 1.5 * width
   how = cv2.INTER_AREA if many else cv2.INTER_LINEAR
   return cv2.resize(image, (width, height), interpolation=how)
 
 
-# Encoders round the ratio to what their fields hold; below 1 % nobody sees it, and a resize costs.
+# Encoders round the ratio; a deviation below 1 % is invisible and not worth a resize.
 SQUARE = (Fraction(99, 100), Fraction(101, 100))
-# Beyond this the field is garbage: the flattest format in use, anamorphic film, has 2.
+# Ratios outside this range are invalid: the widest format in use, anamorphic film, has 2.
 BELIEVABLE = (Fraction(1, 4), Fraction(4))
 
 
 class FrameRenderer:
-  """Shows decoded frames, whole or as crops; keeps what they share."""
+  """Renders decoded frames, whole or as crops; caches what frames share."""
 
   def __init__(self) -> None:
-    # One for all frames: setting a conversion up costs more than converting a small frame.
+    # Shared by all frames: setting up a conversion costs more than converting a small frame.
     self._reformatter = VideoReformatter()
     self._cutter = PlaneCutter()
 
@@ -118,8 +117,8 @@ class FrameRenderer:
     """Returns a function from a decoded frame to the transform's result.
 
     Args:
-      pixel: width / height of a stored pixel, as the stream has it; 0 or None where it has none.
-      transform: Crops get their boxes where these can be had for less than the whole frame.
+      pixel: width / height of a stored pixel as the stream specifies it; 0 or None if it does not.
+      transform: applied to whole frames; for Crops, only the boxes are converted if that is faster.
     """
     aspect = Fraction(pixel or 1)  # PyAV 19: 0 of its own type = none
     crops = transform if isinstance(transform, Crops) else None
@@ -146,7 +145,7 @@ class FrameRenderer:
 
 
 def _boxes(frame: av.VideoFrame, pixel: Fraction, crops: Crops) -> Sequence[Box] | None:
-  """Returns what to cut out of frames like this one; None where that takes whole frames."""
+  """Returns the boxes to cut out of frames like this one, or None if whole frames are needed."""
   if square_size(frame.width, frame.height, pixel) != (frame.width, frame.height):
     return None
   boxes = crops.boxes(frame.height, frame.width)
@@ -154,14 +153,14 @@ def _boxes(frame: av.VideoFrame, pixel: Fraction, crops: Crops) -> Sequence[Box]
 
 
 def square_size(width: int, height: int, pixel: Fraction | None) -> tuple[int, int]:
-  """Returns the (width, height) that shows a stored frame with square pixels.
+  """Returns the (width, height) of a stored frame with square pixels.
 
-  The side with the denser pixels shrinks: the other direction would make up pixels, and let a
-  field of the file decide how much memory a frame takes.
+  The side with the denser pixels is reduced. Enlarging the other side would invent pixels, and a
+  header field could then determine the memory of a frame.
 
   Args:
     width, height: as stored.
-    pixel: width of a pixel divided by its height; None = not said, so square.
+    pixel: width of a pixel divided by its height; None = unspecified, assumed square.
   """
   if pixel is None or not BELIEVABLE[0] <= pixel <= BELIEVABLE[1] or SQUARE[0] < pixel < SQUARE[1]:
     return width, height
@@ -171,14 +170,15 @@ def square_size(width: int, height: int, pixel: Fraction | None) -> tuple[int, i
 
 
 def upright(image: UInt8[np.ndarray, 'h w 3'], side_data: Any) -> UInt8[np.ndarray, 'h2 w2 3']:
-  """Returns a view of a stored frame, turned and mirrored as its display matrix says.
+  """Returns a view of a stored frame, rotated and mirrored by its display matrix.
 
-  The matrix maps a pixel (x, y), y downwards, to (a x + c y, b x + d y): a and d alone are a half
-  turn or a mirror, b and c alone a quarter turn. Any other angle counts as the nearest of these.
+  The matrix maps a pixel (x, y), y downwards, to (a x + c y, b x + d y). With only a and d, it is a
+  rotation by 180 degrees or a mirror; with only b and c, a rotation by 90 degrees. Other angles are
+  rounded to the nearest of these.
 
   Args:
-    image: as stored.
-    side_data: of the decoded frame; without a display matrix it stays as it is.
+    image: the stored frame.
+    side_data: side data of the decoded frame; without a display matrix, `image` is returned.
   """
   try:
     matrix = side_data['DISPLAYMATRIX']
@@ -194,11 +194,11 @@ def upright(image: UInt8[np.ndarray, 'h w 3'], side_data: Any) -> UInt8[np.ndarr
 
 FORMATS = ('yuv420p', 'yuvj420p')  # 8 bits; the color planes have half the height and width
 STEPS = (1, 2, 2)  # pixels per sample of each plane, either way
-LEAST = 32  # pixels of a box's side; below, a color sample covers too much of the result
+LEAST = 32  # minimum side of a box, pixels; below, a chroma sample covers too much of the result
 
 
 class PlaneCutter:
-  """Cuts boxes out of frames; keeps what successive frames share."""
+  """Cuts boxes out of frames; caches what successive frames share."""
 
   def __init__(self) -> None:
     self._reformatter = VideoReformatter()  # setting one up costs more than a conversion
@@ -211,9 +211,9 @@ class PlaneCutter:
     """Returns boxes of a frame as RGB: uint8 [len(boxes), height, width, 3].
 
     Args:
-      frame: for which `can_cut` holds, or one of the same stream that is like such a one.
-      boxes: in pixels as stored.
-      height, width: of the results.
+      frame: a frame for which `can_cut` is true, or a frame of the same stream and format.
+      boxes: boxes in stored pixels.
+      height, width: size of the results.
     """
     sources = _planes(frame)
     small = self._target(frame, height, width)
@@ -223,14 +223,14 @@ class PlaneCutter:
         _resize(source, _part(box, step, *target.shape), target)
       # Starting threads takes longer than converting, and the default is one per processor.
       rgb = self._reformatter.reformat(small, width, height, 'rgb24', threads=1)
-      # Memory of its own that nobody else writes to: a copy would be one too many.
+      # This memory belongs to the result alone, so no copy is needed.
       packed: Any = rgb.planes[0]
       lines = np.frombuffer(packed, np.uint8).reshape(height, -1)
       results.append(lines[:, : 3 * width].reshape(height, width, 3))
     return results[0][None] if len(results) == 1 else np.stack(results)
 
   def _target(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
-    """Returns the frame that the planes are resized into, of the same colors as the source."""
+    """Returns a frame for the resized planes, with the color space of the source."""
     small = self._small
     wanted = (width, height, frame.format.name)
     if small is None or (small.width, small.height, small.format.name) != wanted:
@@ -241,7 +241,7 @@ class PlaneCutter:
 
 
 def can_cut(frame: av.VideoFrame, boxes: Sequence[Box], height: int, width: int) -> bool:
-  """Returns whether PlaneCutter gives the pixels that the whole frame as RGB would."""
+  """Returns whether PlaneCutter gives the same pixels as conversion of the whole frame."""
   return (
     frame.format.name in FORMATS
     and height % 2 == width % 2 == 0
@@ -251,7 +251,7 @@ def can_cut(frame: av.VideoFrame, boxes: Sequence[Box], height: int, width: int)
 
 
 def _planes(frame: Any) -> list[UInt8[np.ndarray, 'h w']]:
-  """Returns views of a frame's planes, without the padding of their lines."""
+  """Returns views of a frame's planes without line padding."""
   return [
     np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
     for plane in frame.planes
@@ -259,7 +259,7 @@ def _planes(frame: Any) -> list[UInt8[np.ndarray, 'h w']]:
 
 
 class _Part(NamedTuple):
-  """Where a box lies in a plane."""
+  """A box in a plane."""
 
   rows: slice
   columns: slice
@@ -268,14 +268,14 @@ class _Part(NamedTuple):
 
 @functools.lru_cache(256)
 def _part(box: Box, step: int, height: int, width: int) -> _Part:
-  """Returns how a box of a plane becomes height x width samples; `step` pixels a sample."""
+  """Returns how to resize a box of a plane to height x width samples of `step` pixels each."""
   top, left = box.top // step, box.left // step
   bottom, right = -(-(box.top + box.height) // step), -(-(box.left + box.width) // step)
   scale_y, scale_x = box.height / step / height, box.width / step / width
   aligned = not any(side % step for side in box)
   matrix = None
   if not aligned and max(scale_y, scale_x) <= 1.5:  # else half a sample is less than a pixel
-    # Centres of samples: those of the target lie at (x + 0.5) * scale in the box.
+    # Aligns sample centers: those of the target are at (x + 0.5) * scale in the box.
     matrix = np.array(
       [
         [scale_x, 0, (box.left / step) + 0.5 * scale_x - 0.5],
@@ -288,7 +288,7 @@ def _part(box: Box, step: int, height: int, width: int) -> _Part:
 def _resize(
   plane: UInt8[np.ndarray, 'h w'], place: _Part, target: UInt8[np.ndarray, 'h2 w2']
 ) -> None:
-  """Writes a box of a plane into the target."""
+  """Writes a resized box of a plane into the target."""
   height, width = target.shape
   if place.matrix is None:
     target[:] = resize(plane[place.rows, place.columns], height, width)

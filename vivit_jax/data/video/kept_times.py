@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frame times of large files whose containers have no table of them, kept from the first reading.
+"""A cache of frame times for large files whose containers have no table of them.
 
-They lie in the cache folder, not beside the videos, which may be on a disk that is read only. A
-file is known by its path, size and time of change, and by the FFmpeg that read it.
+It is in the cache folder, since the videos may be on a read-only disk. The key of a file is its
+path, size and modification time, and the FFmpeg version.
 """
 
 import contextlib
@@ -19,33 +19,33 @@ from jaxtyping import Int64
 
 from vivit_jax.files import cache_folder, replace_file
 
-LEAST = 2**23  # bytes of a file; reading a smaller one takes less time than is worth a file
+LEAST = 2**23  # minimum file size in bytes; smaller files are read quickly enough
 READER = np.array([*av.library_versions['libavformat'], *av.library_versions['libavcodec']])
-_told = False  # that nothing can be kept
+_told = False  # whether the warning about an unwritable cache was printed
 
 
 def of(path: str) -> 'Kept | None':
-  """Looks at a local file before it is read; None: too small to keep anything of it.
+  """Returns the cache entry of a local file, or None if the file is too small for one.
 
   Raises:
-    OSError: it cannot be looked at.
+    OSError: the file is not accessible.
   """
   about = os.stat(path)
   return Kept(path, about) if about.st_size >= LEAST else None
 
 
 class Kept:
-  """What is kept of one local file."""
+  """Cache entry of one local file."""
 
   def __init__(self, path: str, about: os.stat_result):
-    """Takes the file and what the system says about it."""
+    """Takes the file and its stat result."""
     self._facts = np.array([about.st_size, about.st_mtime_ns, *READER])
     name = hashlib.sha256(os.path.abspath(path).encode(errors='surrogateescape')).hexdigest()
     self._file = cache_folder('frame_times') / name[:2] / f'{name[:32]}.npz'
 
   def load(self) -> tuple[Int64[np.ndarray, ' n'], Int64[np.ndarray, 'k 2'], bool] | None:
-    """Returns times, keys and whether frames are counted; None: not known, or of another file."""
-    # A file of this cache that is damaged is as good as none.
+    """Returns times, keys and whether frames are counted, or None if there is no valid entry."""
+    # A damaged cache file counts as missing.
     with (
       contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
       np.load(io.BytesIO(self._file.read_bytes()), allow_pickle=False) as kept,
@@ -59,9 +59,9 @@ class Kept:
   def keep(
     self, times: Int64[np.ndarray, ' n'], keys: Int64[np.ndarray, 'k 2'], counted: bool
   ) -> None:
-    """Writes what was found; says once in a process where that cannot be done.
+    """Writes the entry; warns once per process if that is not possible.
 
-    Two processes that write at once write the same, and a reader sees one of the two whole.
+    Processes that write at the same time write the same content, each atomically.
     """
     content = io.BytesIO()
     np.savez(content, times=times, keys=keys, counted=np.array(counted), facts=self._facts)
@@ -78,8 +78,7 @@ def _tell(file: Path, error: OSError) -> None:
     _told = True
     print(
       f'vivit: warning: frame times cannot be kept in {file.parent.parent} ({error.strerror}): '
-      'every clip of a long video reads the whole file; set VIVIT_CACHE to a folder that can be '
-      'written',
+      'every clip of a long video reads the whole file; set VIVIT_CACHE to a writable folder',
       file=sys.stderr,
       flush=True,
     )

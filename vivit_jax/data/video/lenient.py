@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads damaged videos: the nearest frame that can be decoded stands in for one that cannot."""
+"""Reads damaged videos: frames that cannot be decoded are replaced by the nearest readable ones."""
 
 from typing import Any
 
@@ -10,45 +10,45 @@ from vivit_jax.data.video.reader import DecodeError, VideoReader, View
 
 
 class LenientReader(VideoReader):
-  """A reader for answers about one video, which are worth more than none.
+  """A tolerant reader for prediction, where an approximate result is better than none.
 
-  Training and testing read with `VideoReader`: a damaged video is none of the data there.
+  Training and testing use `VideoReader`, for which a damaged video is unreadable.
 
   Attributes:
-    missing: how many of the frames asked for could not be decoded.
+    missing: number of requested frames that could not be decoded.
   """
 
   def __init__(self, *args: Any):
-    """Opens the file; arguments and errors are those of `VideoReader`."""
+    """Opens the file; same arguments and exceptions as `VideoReader`."""
     super().__init__(*args)
     self.missing = 0
     self._error: DecodeError | None = None
 
   def _decode(self, run: list[int], view: View, found: dict[int, np.ndarray]) -> None:
-    """Decodes what can be decoded of a run."""
+    """Decodes the readable frames of a run."""
     rest = run
     while rest:
       try:
         super()._decode(rest, view, found)
         break
-      except DecodeError as error:  # those left were looked for twice
+      except DecodeError as error:  # the rest was tried twice
         self._error = error
         break
       except diagnose.ERRORS as error:
         self._error = DecodeError(self._path, diagnose.reason(error))
-        # In mp4, seeking to when a key frame is decoded lands at the one before, perhaps the bad
-        # one; to when it is shown, at itself.
+        # In mp4, seeking to a key frame's decoding time lands at the previous key frame, which may
+        # be the damaged one; seeking to its presentation time lands at the frame itself.
         self._keys = self._keys[:, [0, 0]]
         left = [i for i in rest if i not in found]
-        # The decoder fails at a frame, before it gives out the first of those left; without that
-        # one it may leave out the bad frame, or start after it.
+        # If nothing was decoded, drop the first remaining frame: the next try may then skip the
+        # damaged frame or start after it.
         rest = left[1:] if left == rest else left
 
   def _complete(self, wanted: list[int], found: dict[int, np.ndarray]) -> None:
-    """Puts the nearest frame into the place of each that is missing.
+    """Replaces each missing frame by the nearest decoded one.
 
     Raises:
-      DecodeError: none of them could be decoded.
+      DecodeError: no frame could be decoded.
     """
     there = np.array(sorted(found))
     missing = [i for i in wanted if i not in found]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sample tables of an MP4 or QuickTime file: when each frame is decoded and shown.
 
-PyAV shows FFmpeg's index one entry at a time, and without the times at which frames are shown,
-which B-frames reorder. Read as arrays, the tables of an hour take a millisecond (ISO/IEC 14496-12,
-8.6 and 8.7). Whatever is not plain gives None: FFmpeg reads it packet by packet then.
+PyAV exposes FFmpeg's index one entry at a time, and without presentation times, which differ from
+decoding order if there are B-frames. Read as arrays, the tables of an hour-long video take a
+millisecond (ISO/IEC 14496-12, 8.6 and 8.7). For unusual files the result is None, and FFmpeg then
+reads them packet by packet.
 """
 
 import dataclasses
@@ -18,38 +19,38 @@ from jaxtyping import Int64
 LEADING = (b'ftyp', b'moov', b'mdat', b'free', b'skip', b'wide')  # boxes that a file begins with
 MAX_BOXES = 1000  # outermost
 MAX_BYTES = 2**28  # of all tables; 10,000,000 frames with B-frames take 160 MB
-MAX_OFFSET = 2**28  # of a frame from when it is decoded; FFmpeg ignores larger ones
+MAX_OFFSET = 2**28  # between a frame's decoding and presentation; FFmpeg ignores larger ones
 
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """One video track, in ticks of its own clock; the zero of both times is arbitrary."""
+  """One video track, in ticks of its time base; the origin of both times is arbitrary."""
 
   number: int  # the id of PyAV's stream
-  decoded: Int64[np.ndarray, ' n'] | None  # ascending; None: the tables are not plain
+  decoded: Int64[np.ndarray, ' n'] | None  # ascending; None = unusual tables
   shown: Int64[np.ndarray, ' n']  # in decoding order
-  keys: Int64[np.ndarray, ' k']  # which of them are key frames, ascending
+  keys: Int64[np.ndarray, ' k']  # indices of key frames, ascending
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-  """What a file's index says."""
+  """The sample tables of a file."""
 
-  most: int  # samples of a track for which FFmpeg makes an entry each
+  most: int  # maximum number of FFmpeg's index entries of a track
   tracks: tuple[Track, ...]
 
 
 class _NotPlain(Exception):  # noqa: N818
-  """Tables that only FFmpeg should interpret."""
+  """Unusual tables, which are left to FFmpeg."""
 
 
 def read(file: io.BufferedIOBase, few: int, bound: int) -> Tables | None:
-  """Returns the tables of a file, None where it has none or they cannot be read.
+  """Returns the tables of a file, or None if it has none or they cannot be read.
 
   Args:
-    file: an MP4 or anything else.
-    few: samples; the tracks of a file of no more are not worth reading, and it gets none.
-    bound: of `most`; above it there are no tracks either.
+    file: an MP4 or any other file.
+    few: number of samples up to which no tracks are read, because it does not save time.
+    bound: limit for `most`, above which no tracks are read.
   """
   try:
     size = file.seek(0, os.SEEK_END)
@@ -90,7 +91,7 @@ def _moov(file: io.BufferedIOBase, size: int) -> bytes | None:
 
 
 def _boxes(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
-  """Yields (type, content) of the boxes within one; raises ValueError where they do not fit."""
+  """Yields (type, content) of the boxes inside a box; raises ValueError if they do not fit."""
   view, at = memoryview(data), 0
   while at + 8 <= len(view):
     length, name = struct.unpack_from('>I4s', view, at)
@@ -116,7 +117,7 @@ def _is_video(track: dict[bytes, memoryview]) -> bool:
 
 
 def _claimed(track: dict[bytes, memoryview]) -> int:
-  """Returns for how many samples FFmpeg makes an entry."""
+  """Returns the number of samples for which FFmpeg creates index entries."""
   tables = _inner(track, b'mdia', b'minf', b'stbl')
   if b'stsz' not in tables:
     return 0
@@ -124,7 +125,7 @@ def _claimed(track: dict[bytes, memoryview]) -> int:
   same, count = struct.unpack_from('>2I', sizes, 4)
   if not same:
     count = min(count, len(sizes) // 4 - 3)
-  # One tick each: uncompressed sound, of which an entry holds a whole chunk.
+  # One tick per sample is uncompressed audio, where an entry holds a whole chunk.
   single = len(stts) == 16 and struct.unpack_from('>3I', stts, 4)[::2] == (1, 1)
   return 0 if single and not _is_video(track) else count
 
@@ -157,7 +158,7 @@ def _track(track: dict[bytes, memoryview], size: int) -> Track:
 
 
 def _check_edits(box: memoryview) -> None:
-  """Allows a delay and one cut from a moment on; what that hides, FFmpeg's index says."""
+  """Accepts a delay and one cut at the start; FFmpeg's index marks the hidden samples."""
   version, (count,) = box[0], struct.unpack_from('>I', box, 4)
   form = '>Qqhh' if version else '>Iihh'
   edits = [struct.unpack_from(form, box, 8 + k * struct.calcsize(form)) for k in range(count)]
@@ -168,7 +169,7 @@ def _check_edits(box: memoryview) -> None:
 
 
 def _numbers(box: memoryview, columns: int, form: str = '>i4') -> Int64[np.ndarray, 'n columns']:
-  """Returns the rows of a table that begins with version, flags and their number."""
+  """Returns the rows of a table that begins with version, flags and number of rows."""
   (count,) = struct.unpack_from('>I', box, 4)
   width = np.dtype(form).itemsize
   if len(box) < 8 + count * columns * width:
@@ -178,7 +179,7 @@ def _numbers(box: memoryview, columns: int, form: str = '>i4') -> Int64[np.ndarr
 
 
 def _spread(box: memoryview, count: int) -> Int64[np.ndarray, ' n']:
-  """Returns a value per sample from (how many, value) pairs."""
+  """Returns one value per sample from (count, value) pairs."""
   pairs = _numbers(box, 2)
   if (pairs.size and pairs[:, 0].min() < 0) or pairs[:, 0].sum() != count:
     raise _NotPlain
@@ -186,7 +187,7 @@ def _spread(box: memoryview, count: int) -> Int64[np.ndarray, ' n']:
 
 
 def _sizes(box: memoryview) -> Int64[np.ndarray, ' n']:
-  """Returns the bytes of each sample, at least one sample, none of them empty."""
+  """Returns the size of each sample in bytes; there is at least one, and none is empty."""
   same, count = struct.unpack_from('>2I', box, 4)
   if len(box) < 12 + 4 * count * (not same):
     raise _NotPlain
@@ -197,7 +198,7 @@ def _sizes(box: memoryview) -> Int64[np.ndarray, ' n']:
 
 
 def _check_extent(tables: dict[bytes, memoryview], sizes: np.ndarray, size: int) -> None:
-  """Refuses samples that lie beyond the end of the file."""
+  """Rejects samples beyond the end of the file."""
   large = b'co64' in tables
   starts = _numbers(tables[b'co64' if large else b'stco'], 1, '>i8' if large else '>u4')[:, 0]
   runs = _numbers(tables[b'stsc'], 3)  # (first chunk, samples of each, description)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of one video file as RGB, decoding only what is asked for and trusting nothing in it."""
+"""Reads frames of one video file as RGB; decodes only what is needed and validates everything."""
 
 import io
 import itertools
@@ -22,29 +22,29 @@ OPEN_OPTIONS = {
   'protocol_whitelist': 'file',
 }
 PROBE = {'skip_loop_filter': 'all', 'skip_idct': 'all'}
-LOCAL = 'file:'  # before a path: FFmpeg takes what stands before a colon for a protocol
-MAX_PIXELS = 4096 * 2304  # per frame; a file of 200 kB can otherwise claim gigabytes
+LOCAL = 'file:'  # prefix of paths; otherwise FFmpeg takes the part before a colon as a protocol
+MAX_PIXELS = 4096 * 2304  # per frame; otherwise a 200 kB file can require gigabytes
 SEEK_GAP = 16  # decoding this many unwanted frames costs about as much as one seek
 
-View = Callable[[av.VideoFrame], np.ndarray]  # what is kept of a decoded frame
+View = Callable[[av.VideoFrame], np.ndarray]  # converts a decoded frame to its result
 
-# Decoders that can leave out frames to which no other refers, one by one, so that the wanted ones
-# stay the same to the bit. Not H.265: its frames of a higher layer may refer to such frames.
+# Decoders that can skip individual non-reference frames without changing a bit of the others. Not
+# H.265: its frames of a higher temporal layer may refer to such frames.
 SKIPPING = ('h264', 'mpeg4', 'mpeg2video')
 
 
 class VideoReader:
   """Random access to the frames of one file, or of a span of seconds in it.
 
-  Use it as a context manager. Frames are counted by their true timestamps, so that index i is the
-  same frame whatever was read before, with variable frame rates and B-frames too. Files without
-  timestamps to trust (AVI with B-frames, MPEG program and bare video streams, joined files) are
-  counted in the order in which the decoder gives frames out, from the first: slower.
+  Use it as a context manager. Frames are identified by their timestamps, so index i is the same
+  frame whatever was read before, also with variable frame rates and B-frames. In files without
+  reliable timestamps (AVI with B-frames, MPEG program streams, raw video streams, concatenated
+  files), frames are counted in decoder output order from the first one, which is slower.
 
   Attributes:
-    frames: between start and end, at least 1.
-    seconds: from the first to the last of them.
-    times: of each of them, in seconds after the first; float64 [frames].
+    frames: number of frames between start and end, at least 1.
+    seconds: time from the first to the last of them.
+    times: time of each frame in seconds after the first; float64 [frames].
   """
 
   def __init__(
@@ -58,17 +58,17 @@ class VideoReader:
 
     Args:
       path: a local file.
-      start: seconds after the first frame from which frames count; None = from the first.
-      end: seconds after the first frame before which frames count; None = to the last.
-      content: of the file, where that is not on a local disk; `path` then only names it.
+      start: start of the span, in seconds after the first frame, inclusive; None = first frame.
+      end: end of the span, in seconds after the first frame, exclusive; None = end of the file.
+      content: content of a file that is not on a local disk; `path` is then only its name.
 
     Raises:
-      DecodeError: not a video, damaged, or no frame between start and end.
+      DecodeError: the file is not a video or is damaged, or the span has no frame.
     """
     self._path = path
     self._content = content
     self._container: Any = None
-    self._counted = False  # frames by their place in the decoder's output, not by timestamps
+    self._counted = False  # whether frames are identified by decoder output order
     self._renderer = FrameRenderer()
     try:
       if content is None and (special := diagnose.special_file(path)):
@@ -117,17 +117,17 @@ class VideoReader:
     indices: Shaped[np.ndarray, ' n'],
     transform: Crops | Callable[[UInt8[np.ndarray, 'h w 3']], np.ndarray] = lambda frame: frame,
   ) -> Shaped[np.ndarray, 'n ...']:
-    """Returns frames in the order asked for.
+    """Returns frames in the order of the indices.
 
     Args:
       indices: from 0 to `frames` - 1, in any order, duplicates allowed.
-      transform: applied once to each distinct frame, RGB uint8 [H, W, 3], as soon as it is
-        decoded, so that large frames are never held together. It sees frames as a player shows
-        them (see frames.py): turned upright, with square pixels; not always contiguous. Crops
-        get their boxes instead where these can be had for less than the whole frame.
+      transform: applied once to each distinct frame, RGB uint8 [H, W, 3], right after decoding, so
+        that large frames are not held together. Its input is the displayed frame (see frames.py):
+        upright, with square pixels, not always contiguous. For Crops, only their boxes are
+        converted if that is faster.
 
     Returns:
-      transform's results, uint8 [n, H, W, 3] by default.
+      The results of `transform`, uint8 [n, H, W, 3] by default.
 
     Raises:
       DecodeError: a frame is missing or damaged, or the frames differ in size.
@@ -147,7 +147,7 @@ class VideoReader:
       raise DecodeError(self._path, diagnose.reason(error)) from error
 
   def verify(self) -> None:
-    """Decodes all frames from the first, which finds more than `read` sees, and converts none.
+    """Decodes all frames without converting them; finds damage that `read` may not encounter.
 
     Raises:
       DecodeError: a frame is missing or damaged.
@@ -161,8 +161,7 @@ class VideoReader:
 
   def _open(self) -> None:
     source = LOCAL + self._path if self._content is None else io.BytesIO(self._content)
-    # FFmpeg decodes some frames to find out what they are, under limits of its own; their pixels
-    # are not looked at.
+    # FFmpeg probes some frames with its own limits; their pixels are not used.
     limits = {'max_pixels': str(MAX_PIXELS), 'threads': '1', **PROBE}
     container = av.open(source, options=limits, container_options=OPEN_OPTIONS)
     self._container = container
@@ -172,15 +171,15 @@ class VideoReader:
     context = self._stream.codec_context
     if context is None:
       raise DecodeError(self._path, 'unknown codec')
-    # What open() was given is forgotten by now. Videos are decoded side by side, so
-    # threads within one only add latency and memory.
+    # The options of open() do not apply to decoding. Videos are decoded in parallel, so threads
+    # within one would only add latency and memory.
     context.options = {'max_pixels': str(MAX_PIXELS)}
     context.thread_count = 1
     if too_large := diagnose.too_many_pixels(context.width, context.height, MAX_PIXELS):
       raise DecodeError(self._path, too_large)
 
   def _count(self) -> int:
-    """Returns how many frames the decoder gives out: packets may hold two, or none."""
+    """Returns the number of frames that the decoder outputs; packets may hold two, or none."""
     self._counted = True
     if count := sum(1 for _ in self._frames(0)):
       return count
@@ -192,8 +191,8 @@ class VideoReader:
     """Yields (time, frame) from the seek target on; counted frames always from the first one.
 
     Args:
-      target: to seek to.
-      wanted: times of frames; others may be left out where that changes no wanted one.
+      target: seek target.
+      wanted: times of the wanted frames; others may be skipped if that changes no wanted one.
     """
     if self._counted:
       self.close()  # seeking needs timestamps too
@@ -205,13 +204,13 @@ class VideoReader:
       left = set(needed or ())
       progressive = False
       for packet in self._packets(target):
-        # Of a field pair, the second may be dispensable where the first is not.
+        # In a field pair, the second field may be droppable although the first is not.
         skip = progressive and needed is not None and packet.pts not in needed
         context.skip_frame = 'NONREF' if skip else 'DEFAULT'
         frames = packet.decode()
         left.discard(packet.pts)
         if needed and not left and progressive and packet.size:
-          # The decoder has all that is wanted, and gives out what it holds back.
+          # The decoder has received all wanted frames; flush it.
           yield from ((frame.pts, frame) for frame in (*frames, *context.decode(None)))
           return
         for frame in frames:
@@ -219,13 +218,13 @@ class VideoReader:
           yield frame.pts, frame
 
   def _packets(self, target: int) -> Iterator[Any]:
-    """Returns what is stored from the seek target on."""
+    """Returns the packets from the seek target on."""
     with stage('seek'):
       self._container.seek(target, stream=self._stream)
     packets = self._container.demux(self._stream)
     first = next(packets)  # at the end of the file, an empty one
     if self._claimed and first.size and not first.is_keyframe:
-      # An index that lies: decoding would start with what refers to frames before it.
+      # The index is wrong: decoding would start at a frame that refers to earlier frames.
       self.close()
       self._open()
       found = timeline.find(self._container, self._stream, self._path, None, None, self._count)
@@ -239,12 +238,12 @@ class VideoReader:
     return min(int(self._times[0]), 0)
 
   def _target(self, index: int) -> int | None:
-    """Returns the seek target of the key frame that precedes frame `index`; None if none does."""
+    """Returns the seek target of the last key frame before frame `index`, or None."""
     key = int(np.searchsorted(self._keys[:, 0], self._times[index], 'right')) - 1
     return int(self._keys[key, 1]) if key >= 0 else None
 
   def _runs(self, wanted: list[int]) -> list[list[int]]:
-    """Splits ascending indices where seeking costs less than decoding on."""
+    """Splits ascending indices into runs where seeking is faster than decoding in between."""
     times = self._keys[:, 0] if len(self._keys) else self._times[:1]
     before = np.searchsorted(times, self._times[wanted], 'right') - 1
     keys = np.searchsorted(self._times, times[np.maximum(before, 0)])  # as indices
@@ -262,7 +261,7 @@ class VideoReader:
     attempts = [] if target is None else [(target, set(pending))]
     for start, wanted in [*attempts, (self._start(), None)]:
       for time, frame in self._frames(start, wanted):
-        # A frame damaged by a seek into the middle of a group gets its second chance.
+        # A frame damaged by a seek into the middle of a group is tried again.
         if time in pending and not frame.is_corrupt:
           found[pending.pop(time)] = view(frame)
         if not pending or (time is not None and time > max(pending)):
@@ -277,4 +276,4 @@ class VideoReader:
       raise DecodeError(self._path, what)
 
   def _complete(self, wanted: list[int], found: dict[int, np.ndarray]) -> None:
-    """Is where another reader fills in what it did not find; here all is found by now."""
+    """Hook for readers that replace missing frames; does nothing here."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of one video one after another, however long it is: decoded once, none kept."""
+"""Streams the frames of a video of any length: each is decoded once and none is kept."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ from vivit_jax.data.video.reader import DecodeError, VideoReader
 
 
 class VideoStream(VideoReader):
-  """A VideoReader whose frames can also be had as a stream."""
+  """A VideoReader that can also stream frames."""
 
   def __enter__(self) -> 'VideoStream':
     return self
@@ -20,11 +20,11 @@ class VideoStream(VideoReader):
   def stream(
     self, indices: Int64[np.ndarray, ' n'], transform: Crops | Callable[[np.ndarray], np.ndarray]
   ) -> Iterator[tuple[int, Shaped[np.ndarray, '...']]]:
-    """Yields (index, transform's result) of each frame asked for, from one pass over the file.
+    """Yields (index, transformed frame) for each index, in one pass over the file.
 
     Args:
-      indices: ascending, each once; from 0 to `frames` - 1.
-      transform: as in `read`, whose results these are.
+      indices: strictly ascending, from 0 to `frames` - 1.
+      transform: as in `read`.
 
     Raises:
       DecodeError: a frame is missing or damaged.

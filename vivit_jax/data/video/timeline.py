@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When each frame of a file is shown, and where decoding can start; from its index or its packets.
+"""Presentation times of all frames and positions of key frames, from the index or the packets.
 
-The tables of an MP4 say it without a packet being read. Other containers say it packet by packet,
-which reads the whole file: what a large one says is kept (kept_times.py).
+In MP4 they are read from tables, without reading packets. For other containers all packets are
+read, which reads the whole file; for large files the result is cached (kept_times.py).
 """
 
 import io
@@ -16,32 +16,32 @@ from jaxtyping import Int64
 from vivit_jax.data.video import kept_times, mp4_tables
 from vivit_jax.data.video.diagnose import DecodeError
 
-MAX_FRAMES = 10_000_000  # of a file: four days at 30 a second; an index can claim any number
-FFMPEG_MOST = (2**31 - 1) // 24  # samples; for more of them FFmpeg makes no index, by itself
-FEW = 100  # samples, whose packets are read in less time than an index is compared
-SPOTS = 64  # entries of FFmpeg's index that are compared with ours, and as many at either end
+MAX_FRAMES = 10_000_000  # per file: four days at 30 fps; an index can claim any number
+FFMPEG_MOST = (2**31 - 1) // 24  # samples; above, FFmpeg creates no index
+FEW = 100  # samples; reading this many packets is faster than comparing indexes
+SPOTS = 64  # entries of FFmpeg's index to compare with ours, and as many at either end
 
 
 class Timeline(NamedTuple):
-  """What random access needs to know of a file."""
+  """Data for random access to the frames of a file."""
 
-  times: Int64[np.ndarray, ' n']  # of all shown frames, ascending; in the stream's time base
-  keys: Int64[np.ndarray, 'k 2']  # (time, where to seek to) of key frames, ascending
-  counted: bool = False  # no times could be trusted; `times` are then places in decoding order
-  claimed: bool = False  # an index says which are key frames, and no packet confirmed it
+  times: Int64[np.ndarray, ' n']  # of all displayed frames, ascending; in the stream's time base
+  keys: Int64[np.ndarray, 'k 2']  # (time, seek target) of key frames, ascending
+  counted: bool = False  # timestamps are unreliable; `times` are positions in decoding order
+  claimed: bool = False  # key frames are from an index and not confirmed by packets
 
 
 def read_tables(path: str, content: bytes | None) -> mp4_tables.Tables | None:
-  """Returns the index of a file that is an MP4, before FFmpeg opens it.
+  """Returns the sample tables of a file if it is an MP4; called before FFmpeg opens it.
 
   Raises:
-    DecodeError: FFmpeg would take gigabytes of memory for it.
+    DecodeError: FFmpeg would need gigabytes of memory for it.
     OSError: the file cannot be read.
   """
   with open(path, 'rb') if content is None else io.BytesIO(content) as file:
     tables = mp4_tables.read(file, FEW, MAX_FRAMES)
   if tables is not None and MAX_FRAMES < tables.most <= FFMPEG_MOST:
-    what = f'its index claims {tables.most:,} samples; {MAX_FRAMES:,} are the most that are read'
+    what = f'its index claims {tables.most:,} samples, more than the limit of {MAX_FRAMES:,}'
     raise DecodeError(path, f'too large: {what}')
   return tables
 
@@ -54,14 +54,14 @@ def find(
   kept: kept_times.Kept | None,
   count: Callable[[], int],
 ) -> Timeline:
-  """Returns the timeline of a file that has just been opened; at least one frame.
+  """Returns the timeline of a newly opened file, with at least one frame.
 
   Args:
-    container, stream: PyAV's, at the beginning; where they are afterwards is not said.
-    path: for errors.
-    tables: of the MP4 that it is.
-    kept: what is known from last time, and where to put what is found; None: nowhere.
-    count: returns how many frames the decoder gives out, for files without times to trust.
+    container, stream: PyAV objects, positioned at the start; their final position is undefined.
+    path: path for error messages.
+    tables: sample tables if the file is an MP4.
+    kept: cache entry of the file, read and written; None = no cache.
+    count: returns the number of decoder output frames, for files with unreliable timestamps.
 
   Raises:
     DecodeError: frames are missing.
@@ -83,7 +83,7 @@ def find(
 
 
 def _from_tables(stream: Any, tables: mp4_tables.Tables, first: Any) -> Timeline | None:
-  """Returns what the tables say, None unless FFmpeg's own index and the first packet agree."""
+  """Returns the timeline from tables, or None if FFmpeg's index or the first packet disagree."""
   track = next((track for track in tables.tracks if track.number == stream.id), None)
   entries = stream.index_entries
   if track is None or track.decoded is None or len(entries) != len(track.decoded):
@@ -92,14 +92,14 @@ def _from_tables(stream: Any, tables: mp4_tables.Tables, first: Any) -> Timeline
   ends = (*range(min(count, SPOTS)), *range(max(0, count - SPOTS), count))
   spots = np.unique([*ends, *np.linspace(0, count - 1, SPOTS).astype(int)])
   seen = [entries[int(i)] for i in spots]
-  if any(entry.is_discard for entry in seen):  # an edit list hides some
+  if any(entry.is_discard for entry in seen):  # hidden by an edit list
     return None
   stamps = np.array([entry.timestamp for entry in seen])
   if np.any(np.diff(stamps - track.decoded[spots])):
     return None
   if first.pts is None or first.dts is None:
     return None
-  # An edit list moves all of the times.
+  # An edit list shifts all times.
   shown = track.shown + (first.pts - track.shown[0])
   decoded = track.decoded + (first.dts - track.decoded[0])
   keys = np.stack([shown, decoded], axis=1)[track.keys]
@@ -107,27 +107,27 @@ def _from_tables(stream: Any, tables: mp4_tables.Tables, first: Any) -> Timeline
 
 
 def _from_packets(stored: Iterable[Any], name: str, stream: Any, path: str) -> Timeline:
-  """Returns what the packets of a container of this name say."""
+  """Returns the timeline from all packets; `name` is that of the container."""
   packets = []
   for p in stored:
     packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard))
     if len(packets) > MAX_FRAMES:
       raise DecodeError(path, f'too large: more than {MAX_FRAMES:,} frames')
-  # The counts of other containers are estimates; that of mp4 is its table of samples.
+  # The frame count of mp4 is exact (its sample table); in other containers it is an estimate.
   if 'mp4' in name and len(packets) < (total := stream.frames):
     raise DecodeError(path, f'truncated: {len(packets)} of {total} frames are there')
   times = [pts for pts, _, _, hidden in packets if not hidden]
   if not times:
     raise DecodeError(path, 'no frames')
-  # Two recordings in one file, the clock set back: their times say nothing about the order.
+  # If timestamps go back (e.g. two recordings in one file), they do not give the frame order.
   stamps = [dts for _, dts, _, _ in packets if dts is not None]
   restarted = any(later < earlier for earlier, later in itertools.pairwise(stamps))
-  # AVI numbers packets, not frames; with B-frames that is another order, and nothing says so.
-  # MPEG program streams stamp only some frames: after a seek the others get wrong times.
+  # AVI timestamps number the packets, which is a different order if there are B-frames. MPEG
+  # program streams have timestamps for some frames only; after a seek the others get wrong times.
   renumbered = name == 'avi' and stream.codec_context.has_b_frames
   if None in times or name in ('mpeg', 'mpegvideo') or renumbered or restarted:
     return Timeline(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), counted=True)
-  # Key frames that an edit list hides are still where decoding must start.
+  # Decoding can also start at key frames hidden by an edit list.
   keys = sorted(
     (pts, pts if dts is None else dts)
     for pts, dts, is_key, _ in packets
@@ -137,6 +137,6 @@ def _from_packets(stored: Iterable[Any], name: str, stream: Any, path: str) -> T
 
 
 def _distinct(times: Int64[np.ndarray, ' n']) -> Int64[np.ndarray, ' m']:
-  """Returns the values in order; np.unique takes five times as long for nearly sorted ones."""
+  """Returns the sorted distinct values; 5x faster than np.unique for nearly sorted input."""
   times = np.sort(times, kind='stable')
   return times[np.diff(times, prepend=times[0] - 1) > 0]
