@@ -112,10 +112,12 @@ def of_recipe(options: argparse.Namespace) -> Config:
     name: getattr(options, name)
     for name in ('dtype', 'gradient_dtype', 'remat', 'scan', 'attention_kernel')
   }
+  masked = recipe.task.kind == 'masked'
   config = Config(
-    task=Task(classes=(400,)),
+    task=recipe.task if masked else Task(classes=(400,)),
     model=dataclasses.replace(recipe.model, **run),
     clip=recipe.clip,
+    masked=recipe.masked,
     train=Train(batch_size=options.batch, freeze=recipe.train.freeze),
     evaluate=Evaluate(batch_size=options.batch),
     mesh=Mesh(*map(int, options.mesh.split(','))),

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from vivit_jax.config.schema import Clip
-from vivit_jax.model.vivit import ViViT, abstract_params, apply, video_shape
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, token_grid, video_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,9 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
   params, video = abstract_params(model, clip), video_shape(clip)
 
   forward = functools.partial(apply, model)
+  if model.masked is not None:  # the encoder of the visible patches, and the decoder
+    _, rows, columns = token_grid(model.config, video.shape)
+    forward = functools.partial(apply, model, places=jnp.arange(rows * columns)[None])
   lowered = jax.jit(forward).lower(params, video)
   sizes: Counter[str] = Counter()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -62,7 +66,7 @@ def model_cost(model: ViViT, clip: Clip) -> Cost:
 
 def _part(path: list[str]) -> str:
   """Returns the part of the model that owns a parameter path or named scope."""
-  names = [name for name in path if not name.startswith(('Block', 'block_', 'Head'))]
+  names = [name for name in path if not name.startswith(('Block', 'block_', 'Head', 'Encoder'))]
   if names[0] in ('tokenizer', 'head'):
     return names[0]
   component = next((c for c in ('attention', 'mlp') if names[1] == c), names[1])

@@ -225,9 +225,7 @@ class Program:
     if one.operation in ('copy-start', 'slice-start', 'dynamic-slice-start'):
       return sum(array.bytes for array in one.arrays[:2])
     if one.operation == 'custom-call' and one.arrays[-1].kind in ('s8', 'u8'):
-      return sum(read.values()) + sum(
-        array.bytes for array in one.arrays[:-1]
-      )  # without scratch memory
+      return sum(read.values()) + sum(array.bytes for array in one.arrays[:-1])  # no scratch
     if one.operation != 'fusion':
       return sum(read.values()) + one.bytes
     inner = self.computations[one.called[0]]
