@@ -79,6 +79,7 @@ setup(
     ],
     'export': ['flatbuffers>=24.3', 'onnx>=1.19', 'onnxruntime>=1.23'],
     'parquet': ['pyarrow>=21.0'],
+    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1.0'],
     'wandb': ['wandb>=0.19'],
     'mlflow': ['mlflow-skinny>=3.7', 'SQLAlchemy>=2.0', 'alembic>=1.13'],
     'bench': ['decord>=0.6', 'torch>=2.15', 'torchcodec>=0.17'],

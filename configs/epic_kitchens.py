@@ -18,6 +18,10 @@ Top-1 in % with 4 x 1 views, which the model zoo of Scenic names for its L (43.6
     L/16x2,factorised_encoder           44.0    66.4  56.8  Table 6d
     B/16x2,factorised_encoder,modern    47.4                arXiv 2106.05058, from Kinetics-700
 
+Not run at full size: these are the results of the paper. The compiled step bounds the time from
+below (docs/scale.md): 50 epochs of 67,000 segments take one H100 at least 3 hours (B factorised
+encoder).
+
 Words after the model:
 
 - `scenic`: every frame instead of every second one, as in Scenic's

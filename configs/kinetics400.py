@@ -16,6 +16,10 @@ The paper trains on TPU-v3 (section 4.1), from image models of ImageNet-21k. Top
     L/16x2,factorised_encoder,frames_128   83.5   1 x 3 views, Table 6a, JFT: architecture only
     H/14x2                                 84.9   4 x 3 views, Table 6a, JFT: architecture only
 
+Not run at full size: these are the results of the paper. The compiled step bounds the time from
+below (docs/scale.md): 30 epochs of 267,000 videos take one H100 at least 7 hours (B factorised
+encoder), 14 (B/16x2) or 25 (L factorised encoder).
+
 Those from JFT cannot be repeated: the images are private. The 4 views of section 4.1 are tested
 here as 4 x 3, as in Scenic's configs and model zoo. Words after the model:
 

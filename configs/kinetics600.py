@@ -12,6 +12,10 @@ spatial crops each by section 4.3:
     L/16x2,factorised_encoder   84.3  94.9   from JFT: architecture only, the data is private
     H/14x2                      85.8  96.5   from JFT: architecture only
 
+Not run at full size: these are the results of the paper. The compiled step bounds the time from
+below (docs/scale.md): 30 epochs of 446,000 videos take one H100 at least 41 hours (L factorised
+encoder).
+
 Words after the model:
 
 - `scenic`: half the learning rate for factorised encoders, as in Scenic's

@@ -7,7 +7,13 @@
 
 The paper trains on TPU-v3 (section 4.1) and tests with 4 views, as it says for all tables that do
 not say otherwise. Its Table 6c: L/16x2 factorised encoder, top-1 38.5 %, top-5 64.1 %. Scenic has
-no config for this data set. Words after the model:
+no config for this data set.
+
+Not run at full size: these are the results of the paper. The compiled step bounds the time from
+below (docs/scale.md): 10 epochs of 800,000 videos take one H100 at least 25 hours (L factorised
+encoder).
+
+Words after the model:
 
 - `modern`: VideoMAE's fine-tuning on Kinetics-400, for S, B, L and H, as long as Table 7 trains
   here;

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set: handwritten digits that move; learns their eight motions on 2 CPU cores.
+"""Moving digits, the embedded data set: learns eight motions on two CPU cores in four minutes.
 
-`vivit train --config=configs/moving_digits.py --workdir=runs/moving_digits` takes about four
-minutes. Give another attention, or `verb_noun` (action = both right) or `tags` (multi-label), as in
-`--config=configs/moving_digits.py:factorised_dot_product` or `...:spatio_temporal,verb_noun`.
+    vivit train --config=configs/moving_digits.py --workdir=runs/moving_digits
+
+takes about four minutes on two CPU cores and reaches 98 to 100 % top-1; chance is 12.5 %
+(experiments/control.py). Choose another attention, `verb_noun` (action = both right) or `tags`
+(multi-label) by a variant: `--config=configs/moving_digits.py:factorised_dot_product` or
+`...:spatio_temporal,verb_noun`.
 """
 
 from vivit_jax.config.file import defaults

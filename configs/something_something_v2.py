@@ -8,7 +8,13 @@
 WEIGHTS is an image model or a model trained on Kinetics-400: the paper does not say which it was,
 only that it adds all of Table 4, the first row of which is a start from Kinetics. It trains on
 TPU-v3 (section 4.1) and tests with 4 views, as in all tables that do not say otherwise. Its Table
-6e: L/16x2 factorised encoder, top-1 65.9 %, top-5 89.9 %. Words after the model:
+6e: L/16x2 factorised encoder, top-1 65.9 %, top-5 89.9 %.
+
+Not run at full size: these are the results of the paper. The compiled step bounds the time from
+below (docs/scale.md): 35 epochs of 169,000 videos take one H100 at least 18 hours (L factorised
+encoder).
+
+Words after the model:
 
 - `scenic`: rate 0.4, every frame, 256 pixels with resized positions and 4 x 3 views, as in
   Scenic's configs/something_something_v2/vivit_large_factorised_encoder.py; as in its code,

@@ -8,8 +8,8 @@
 The size is B: 8 frames of 224 x 224, a stride of 32. SGD with momentum 0.9, rate 0.005, weight
 decay 1e-4, 15 epochs and batches of 64 are those of facebookresearch/TimeSformer
 (configs/Kinetics/TimeSformer_divST_8x32_224.yaml), whose rate falls in two steps; ours is a cosine.
-Its result on Kinetics-400, from image weights, is 77.9 %, and 59.1 % on Something-Something v2. The
-weights are CC-BY-NC 4.0.
+Its result on Kinetics-400, from image weights, is 77.9 %, and 59.1 % on Something-Something v2. Not
+run at full size here. The weights are CC-BY-NC 4.0.
 
 Words: `kinetics400`, `something_something_v2`; without them the classes are those of the data.
 `probe` trains the head alone.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UCF101, which the paper has not: VideoMAE's fine-tuning, for every size and model.
+"""UCF101, which the paper does not have: the fine-tuning of VideoMAE, for every size and model.
 
     vivit data index FOLDER
     vivit train --config=configs/ucf101.py:B/16x2 \\
@@ -8,9 +8,12 @@
 
 Values and the 5 x 3 views are those of VideoMAE's
 scripts/ucf101/videomae_vit_base_patch16_224_tubemasking_ratio_0.75_epoch_3200/finetune.sh, which
-needs 8 GPUs, but for averaged weights. `--format=ucf101:2` and `ucf101:3` are the other two
-divisions of the data. Words after the model: `batch_256`, `batch_1024` for larger batches with
-higher rates.
+needs 8 GPUs, except for averaged weights. `--format=ucf101:2` and `ucf101:3` are the other two
+divisions of the data.
+
+Not run at full size, and there is no result in the paper of ViViT to expect.
+
+Words after the model: `batch_256`, `batch_1024` for larger batches with higher rates.
 """
 
 from vivit_jax.config.recipes import finetune_as_videomae, read_variant, scale_batch

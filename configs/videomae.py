@@ -8,10 +8,10 @@
 Sizes are S, B, L and H. The values are those of the scripts of the repository (MCG-NJU/VideoMAE,
 scripts/kinetics and scripts/ssv2), which need 64 GPUs for Kinetics-400. They give S 79.0 %, B 81.5,
 L 85.2 and H 86.6 on Kinetics-400 (16 frames, 5 x 3 views), S 66.8, B 70.8 and L 74.3 on
-Something-Something v2 (2 x 3). The weights are CC-BY-NC 4.0.
+Something-Something v2 (2 x 3). Not run at full size here. The weights are CC-BY-NC 4.0.
 
 Words: `kinetics400`, `something_something_v2`; without them the classes are those of the data, and
-the values those of Kinetics-400. `probe` trains the head alone, which VideoMAE is not made for:
+the values those of Kinetics-400. `probe` trains the head only, for which VideoMAE is not made:
 38.9 % on Something-Something v2 instead of 69.6.
 """
 

@@ -7,9 +7,9 @@
 
 Sizes are B (16 frames of 288 x 288) and L (8 frames). By default the encoder is frozen and a
 learned query attends to its tokens: their mean would lose all motion (Diving48: 4.5 % instead of
-64 %). Adam at 1e-4 is that of the repository's classification notebook, which trains for 5 to 50
-epochs.
-The paper's frozen B gets 84.2 % on Kinetics-400 and 63.6 % on Something-Something v2.
+64 %). Adam at 1e-4 is that of the classification notebook of the repository, which trains for 5 to
+50 epochs. The paper's frozen B gets 84.2 % on Kinetics-400 and 63.6 % on Something-Something v2.
+Not run at full size here.
 
 Words: `finetune` trains all layers, for which there is no published recipe: it has VideoMAE's rates
 and regularisation. `kinetics400` and `something_something_v2` set the classes; without them they

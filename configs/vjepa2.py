@@ -9,7 +9,8 @@ Sizes are L, H and g, of 16 frames of 256 x 256. The probe has four blocks, the 
 query; AdamW for 20 epochs in batches of 256 is that of facebookresearch/vjepa2 (configs/eval),
 which trains 20 probes at once, of rates 5e-3, 3e-3, 1e-3, 3e-4 and 1e-4 with weight decays 0.01,
 0.1, 0.4 and 0.8, and keeps the best: L gets 73.7 % on Something-Something v2.
-experiments/probe_grid.py does so; here is one of them, 1e-3 with 0.1.
+experiments/probe_grid.py does so; this recipe is one of them, 1e-3 with 0.1. Not run at full size
+here.
 
 Words: `kinetics400`, `something_something_v2`; without them the classes are those of the data.
 `finetune` trains all layers, for which there is no published recipe: it has VideoMAE's rates and

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
   from vivit_jax.inference.segments import Segment
   from vivit_jax.weights.pretrained import load_pretrained as load_pretrained
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = [
   'Attention', 'Config', 'Features', 'Model', 'Prediction', 'Run', 'Segment', 'Timeline',
   'UserError', 'load', 'train',

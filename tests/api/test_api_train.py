@@ -44,7 +44,7 @@ def test_every_example_of_the_page_runs(tmp_path, monkeypatch, one_device, compi
   with av.open(str(VIDEO)) as container:
     frames = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
   names = {'vivit': vivit, 'frames': frames}
-  assert len(EXAMPLES) >= 8
+  assert len(EXAMPLES) >= 9
   for file, code in EXAMPLES:
     if file:
       Path(file).write_text(code)
