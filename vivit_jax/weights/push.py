@@ -54,6 +54,7 @@ def push(
     raise ConfigError("push needs huggingface_hub: pip install 'vivit_jax[hub]'") from None
   pretrained = load_run(workdir)
   assert pretrained.config is not None
+  pretrained.source.normalization()  # or it is no classifier
   report = _read_report(workdir, pretrained.step)
   if pretrained.source.labels is None:
     raise CheckpointError(f'{workdir} has no class names: evaluate it with its data first')

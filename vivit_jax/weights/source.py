@@ -20,11 +20,6 @@ from vivit_jax.errors import CheckpointError, and_more
 from vivit_jax.model.vivit import ViViT, abstract_params
 from vivit_jax.weights.readers import Flat
 
-# What to do with a checkpoint of pretraining where a classifier is needed.
-FINETUNE = (
-  'fine-tune it first, vivit train --config=configs/finetune.py '
-  '--config.init.checkpoint=CHECKPOINT --config.data.root=FOLDER --workdir=RUN'
-)
 Shapes = dict[str, tuple[int, ...]]
 Grid = tuple[int, int, int]  # tokens along time, height and width
 
@@ -139,7 +134,11 @@ class Source:
       CheckpointError: the classifier is missing, or the value range is unknown.
     """
     if needs_classifier and self.task is None:
-      raise CheckpointError(self.path, f'has no classifier, so it predicts nothing: {FINETUNE}')
+      raise CheckpointError(
+        self.path,
+        'has no classifier: fine-tune it first, vivit train --config=configs/finetune.py '
+        f'--config.init.checkpoint={self.path} --config.data.root=FOLDER --workdir=RUN',
+      )
     mean, std = self.preprocessing.mean, self.preprocessing.std
     if mean is None or std is None:
       raise CheckpointError(self.path, 'does not specify the value range of its weights')
