@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from markdown_table import markdown
 from vivit_jax.config.file import load
-from vivit_jax.config.schema import Config
+from vivit_jax.config.schema import SIZES, Config
 from vivit_jax.model.cost import model_cost
 from vivit_jax.model.encoder import Encoder
 from vivit_jax.model.masking import draw_places, split_places
@@ -34,6 +34,10 @@ MODELS = (
   'spatio_temporal', 'factorised_encoder', 'factorised_self_attention', 'factorised_dot_product',
 )  # fmt: skip
 RATIOS = (0.5, 0.75, 0.9)
+HEAD = (
+  'model', 'hidden', 'encoder s/clip', 'of all patches', 'with decoder s/clip',
+  'G multiply-adds, with decoder',
+)  # fmt: skip
 
 
 def encoder(model: ViViT, params: Any, video: jax.Array, places: jax.Array | None) -> jax.Array:
@@ -81,10 +85,15 @@ def main() -> None:
   parser.add_argument('--size', default='Ti')
   parser.add_argument('--batch', type=int, default=2)
   parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--models', nargs='+', default=MODELS, choices=MODELS, metavar='MODEL')
   options = parser.parse_args()
-  lines = []
-  for attention in MODELS:
-    config = load([f'--config={ROOT}/configs/pretrain.py:{options.size}/16x2,{attention}'])
+  lines: list[list[str]] = []
+  for attention in options.models:
+    odd = attention == 'factorised_dot_product' and SIZES[options.size].heads % 2
+    config = load([
+      f'--config={ROOT}/configs/pretrain.py:{options.size}/16x2,{attention}',
+      *(['--config.model.heads=4'] if odd else []),  # half of them attend along time
+    ])  # fmt: skip
     runs = programs(config, options.batch)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -107,11 +116,7 @@ def main() -> None:
         [attention, f'{ratio:.0%}', f'{part:.3f}', f'{part / whole:.2f}', f'{step:.3f}',
          f'{cost:.1f}']
       )  # fmt: skip
-  head = (
-    'model', 'hidden', 'encoder s/clip', 'of all patches', 'with decoder s/clip',
-    'G multiply-adds, with decoder',
-  )  # fmt: skip
-  print(markdown(head, lines))
+    print(markdown(HEAD, lines), flush=True)
 
 
 if __name__ == '__main__':

@@ -38,7 +38,8 @@ from vivit_jax.train.step import compile_forward, compile_step
 MODELS = (
   'factorised_encoder', 'spatio_temporal', 'factorised_self_attention', 'factorised_dot_product',
 )  # fmt: skip
-UNLABELED, LABELED, TEST = 10_000, 8_000, 800
+UNLABELED, LABELED = 10_000, 8_000
+SPLITS = (('train', LABELED), ('test', 800))
 SHARES = (0.01, 0.05, 0.1, 1.0)
 MASKED = Masked(0.75, decoder_layers=1, decoder_width=32, decoder_heads=2, decoder_mlp_dim=64)
 
@@ -139,12 +140,14 @@ def main() -> None:
   parser.add_argument('--shares', nargs='+', type=float, default=SHARES, metavar='SHARE')
   parser.add_argument('--pretraining', type=int, default=3000, metavar='STEPS')
   parser.add_argument('--finetuning', type=int, default=300, metavar='STEPS')
+  parser.add_argument('--plain', action='store_true', help='a gray background, no texture')
   options = parser.parse_args()
+  texture = not options.plain
   options.folder.mkdir(parents=True, exist_ok=True)
   file, end = options.folder / 'results.jsonl', time.monotonic() + 60 * options.minutes
   rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-  unlabeled = functools.cache(lambda: clips('train', UNLABELED, 1)[0])
-  (videos, labels), test = clips('train', LABELED), clips('test', TEST)
+  unlabeled = functools.cache(lambda: clips('train', UNLABELED, 1, texture)[0])
+  (videos, labels), test = (clips(split, count, 0, texture) for split, count in SPLITS)
   done = {(r['model'], r['share'], r['start'], r['seed']) for r in rows}
   for seed in range(options.seeds):
     for model in options.models:

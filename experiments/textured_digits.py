@@ -23,20 +23,27 @@ SHARES = {'train': (0.0, 0.8), 'test': (0.8, 1.0)}  # of scikit-learn's images o
 
 
 def clips(
-  split: str, count: int, seed: int = 0
+  split: str, count: int, seed: int = 0, texture: bool = True
 ) -> tuple[UInt8[np.ndarray, 'n f h w 3'], Int32[np.ndarray, 'n 1']]:
-  """Returns clips [N, 8, 24, 24, 3] and labels [N, 1]; no image of a digit is in two splits."""
+  """Returns clips [N, 8, 24, 24, 3] and labels [N, 1]; no image of a digit is in two splits.
+
+  Without texture the background is gray.
+  """
   images = load_digits().images.astype(np.float32) / 16
   low, high = (int(share * len(images)) for share in SHARES[split])
   order = np.random.default_rng(seed).permutation(len(images))[low:high]
   rng = np.random.default_rng([seed, list(SHARES).index(split), 1])
   labels = np.arange(count) % len(VERBS)
-  found = [_clip(images[rng.choice(order, 2)], int(label), rng) for label in labels]
+  found = [_clip(images[rng.choice(order, 2)], int(label), rng, texture) for label in labels]
   return np.stack(found), labels[:, None].astype(np.int32)
 
 
-def _clip(digits: np.ndarray, label: int, rng: np.random.Generator) -> UInt8[np.ndarray, 'f h w 3']:
+def _clip(
+  digits: np.ndarray, label: int, rng: np.random.Generator, texture: bool
+) -> UInt8[np.ndarray, 'f h w 3']:
   frames = _texture(rng)
+  if not texture:
+    frames[:] = 90
   moves = (int(rng.integers(len(VERBS))), label)  # the red digit lies in front
   for digit, color, move in zip(digits, (BLUE, RED), moves, strict=True):
     ink = cv2.resize(digit, (24, 24), interpolation=cv2.INTER_CUBIC).clip(0, 1)
