@@ -44,6 +44,7 @@ NOT_PARSED = {
 STAND_INS = {
   'hf://google/vivit-b-16x2-kinetics400': str(REFERENCE),
   'WEIGHTS': str(REFERENCE),
+  'DATA': 'FOLDER',
   'RUN': 'runs/own',
   'HOST:PORT': 'localhost:1234',
   'N': '2',
