@@ -26,7 +26,7 @@ TRAIN = Train(
 def blended(weight, _settings, _key, video, targets):
   """Mixup with a stored weight, in place of `mix`, which draws its own."""
   video = video.astype(jnp.float32)
-  return (weight * x + (1 - weight) * x[::-1] for x in (video, targets))
+  return tuple(weight * x + (1 - weight) * x[::-1] for x in (video, targets))
 
 
 def run(name, case):

@@ -7,8 +7,6 @@ import importlib.metadata
 import re
 from typing import Any
 
-from jax.errors import JaxRuntimeError
-
 from vivit_jax.errors import ConfigError
 
 
@@ -114,6 +112,7 @@ def devices(topology: str) -> list[Any]:
   Raises:
     ConfigError: where there is no such topology.
   """
+  from jax.errors import JaxRuntimeError
   from jax.experimental import topologies
 
   if platform(topology) == 'tpu':
