@@ -134,7 +134,7 @@ def latency() -> None:
 
 
 def memory() -> None:
-  """Prints the resident memory after so many clips; of shared batches each has its share."""
+  """Prints the resident memory after some clips; processes share that of batches."""
   name, config, manifest, _ = next(iter(sources()))
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
   size = config.train.batch_size

@@ -94,7 +94,7 @@ def spread(found: Sequence[float], digits: int = 1) -> str:
 
 
 def main(experiment: Experiment, about: str | None) -> None:
-  """Runs what is left of an experiment, prints its table and writes JSON, plot and README."""
+  """Runs the remaining runs of an experiment, prints its table and writes JSON, plot and README."""
   known, overrides = parser(experiment.name, about).parse_known_args()
   if wrong := [text for text in overrides if not text.startswith('--config')]:
     raise SystemExit(f'{wrong[0]} is no option and no --config.SECTION.NAME=VALUE')

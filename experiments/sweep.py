@@ -98,7 +98,7 @@ def sweep(runs: Sequence[Run], folder: Path, show: Callable[[str], None] = print
   """
   rows = [finished(run, folder) for run in runs]
   for run in runs:
-    run.config(folder)  # a mistake in the last run is told before the first
+    run.config(folder)  # reports a mistake in any run before the first one starts
   spent: list[float] = []
   for k, run in enumerate(runs):
     if rows[k] is None:

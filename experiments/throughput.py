@@ -77,7 +77,7 @@ class Program:
     self.first_step, self.notes = answer['first_step_at'] - began, answer['notes']
 
   def seconds(self, steps: int) -> float:
-    """Returns the seconds of a step, after so many of them."""
+    """Returns the seconds of a step, averaged over the steps of a turn."""
     return self._ask(steps)['seconds']
 
   def close(self) -> dict[str, Any]:

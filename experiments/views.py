@@ -19,7 +19,7 @@ FRAMES = (4, 8, 12)  # of a clip, every second one of the video's 24; 8 is SMALL
 
 
 def many(views: int) -> str:
-  """Returns what a test with so many views is called."""
+  """Returns the name of a test with this number of views."""
   return '1 view' if views == 1 else f'{views} views'
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which settings masked pretraining can have."""
 
+import math
 from typing import Any
 
-from vivit_jax.config.schema import Config, Masked, Mix, Task, Train
+from vivit_jax.config.schema import Clip, Config, Masked, Mix, Model, Task, Train
 from vivit_jax.errors import ConfigError
 
 # Settings of classification that a masked task has no use for, by section, and their defaults.
@@ -12,6 +13,12 @@ SUPERVISED: dict[str, tuple[Any, tuple[str, ...]]] = {
   'train': (Train(), ('label_smoothing', 'class_weights', 'balanced_loss')),
   'mix': (Mix(), ('mixup', 'cutmix')),
 }
+
+
+def places_of(model: Model, clip: Clip) -> tuple[int, int]:
+  """Returns the rows and columns of the patch grid of a frame."""
+  _, height, width = model.patch
+  return clip.height // height, clip.width // width
 
 
 def visible_places(masked: Masked, places: int) -> int:
@@ -68,9 +75,8 @@ def check_masked(config: Config) -> None:
 
 def _check_ratio(config: Config) -> None:
   """Refuses a ratio that hides nothing or all, and places that devices cannot share."""
-  model, clip = config.model, config.clip
-  _, height, width = model.patch
-  places = (clip.height // height) * (clip.width // width)
+  model = config.model
+  places = math.prod(places_of(model, config.clip))
   visible = visible_places(config.masked, places)
   if not 0 < visible < places:
     what = 'hides none' if visible else 'leaves none visible'

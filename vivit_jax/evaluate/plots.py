@@ -164,12 +164,18 @@ def _png(figure: Figure) -> bytes:
   return buffer.getvalue()
 
 
+def side_by_side(
+  frames: UInt8[np.ndarray, 'n h w 3'], most: int, gap: int, color: int
+) -> UInt8[np.ndarray, 'h x 3']:
+  """Returns up to `most` frames, evenly spread over the clip, with gray gaps of `gap` pixels."""
+  chosen = frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+  padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=color)
+  return np.concatenate(list(padded), axis=1)[:, :-gap]
+
+
 def draw_strip(frames: UInt8[np.ndarray, 'n h w 3'], most: int = 8) -> bytes:
   """Returns up to `most` frames, evenly spaced in the clip, side by side as a JPEG."""
-  chosen = frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
-  gap = max(1, frames.shape[2] // 48)
-  padded = np.pad(chosen, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=128)
   buffer = io.BytesIO()
-  strip = np.concatenate(list(padded), axis=1)[:, :-gap]
+  strip = side_by_side(frames, most, gap=max(1, frames.shape[2] // 48), color=128)
   imsave(buffer, np.ascontiguousarray(strip), format='jpg', pil_kwargs={'quality': 88})
   return buffer.getvalue()

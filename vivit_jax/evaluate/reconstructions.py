@@ -13,12 +13,13 @@ from jaxtyping import UInt8
 from matplotlib.image import imsave
 
 from vivit_jax.evaluate.page import STYLE, environment, time_rows
-from vivit_jax.evaluate.plots import draw_curves
+from vivit_jax.evaluate.plots import draw_curves, side_by_side
 from vivit_jax.evaluate.report import listed, seconds_by_activity, write_facts
 from vivit_jax.files import replace_file
 
 FRAMES = 8  # shown of a clip, evenly spread
 SCALE = 96  # pixels of a frame's height in a picture, at least
+GAP = 4  # pixels between frames and between rows
 ROWS = ('original', 'visible', 'predicted')
 
 
@@ -43,16 +44,14 @@ class Reconstruction:
 
 def draw_reconstruction(shown: Reconstruction) -> bytes:
   """Returns a PNG: a row each of original, visible and predicted frames."""
-  frames = len(shown.original)
-  chosen = np.linspace(0, frames - 1, min(FRAMES, frames)).round().astype(int)
   times = -(-SCALE // shown.original.shape[1])
   rows = []
   for name in ROWS:
-    part = getattr(shown, name)[chosen].repeat(times, axis=1).repeat(times, axis=2)
-    gap = ((0, 0), (0, 4), (0, 4), (0, 0))
-    rows.append(np.concatenate(list(np.pad(part, gap, constant_values=255)), axis=1))
+    frames = getattr(shown, name).repeat(times, axis=1).repeat(times, axis=2)
+    row = side_by_side(frames, FRAMES, gap=GAP, color=255)
+    rows.append(np.pad(row, ((0, GAP), (0, 0), (0, 0)), constant_values=255))
   buffer = io.BytesIO()
-  imsave(buffer, np.concatenate(rows)[:-4, :-4], format='png')
+  imsave(buffer, np.concatenate(rows)[:-GAP], format='png')
   return buffer.getvalue()
 
 

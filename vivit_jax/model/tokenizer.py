@@ -57,6 +57,15 @@ def cut(video: Any, patch: tuple[int, int, int]) -> Any:
   return einops.rearrange(rows, 'b (T t) (H h) W k -> b T (H W) (t h k)', t=t, h=h)
 
 
+def patches_of(config: Model, video: Any) -> Any:
+  """Returns the patches [B, T, S, t*h*w*c] of a video, or what `cut` has made of it already."""
+  if video.ndim == 4:
+    return video
+  if config.sampled_frames is not None:
+    video = video[:, jnp.array(sampled_frame_indices(video.shape[1], config.sampled_frames))]
+  return cut(video, config.patch)
+
+
 def uncut(patches: Any, patch: tuple[int, int, int], grid: tuple[int, int]) -> Any:
   """Returns the video [B, F, H, W, c] of which `cut` makes the tubelets [B, T, S, t*h*w*c].
 
@@ -102,17 +111,15 @@ class Tokenizer(nn.Module):
       places: of each clip in space that become tokens; all by default.
     """
     config = self.config
-    if config.sampled_frames is not None:
-      video = video[:, jnp.array(sampled_frame_indices(video.shape[1], config.sampled_frames))]
+    patches = patches_of(config, video)
     t, h, w = config.patch
-    channels = video.shape[-1] if video.ndim == 5 else video.shape[-1] // (t * h * w)
+    channels = patches.shape[-1] // (t * h * w)
     shape = (t, h, w, channels, config.width)
     kernel = self.param('kernel', tubelet_initializer(config.tubelet_init), shape)
     bias = self.param('bias', nn.initializers.zeros, (config.width,))
-    # Faster than a 3D convolution, whose weight gradient costs 1.4x and input gradient 6x.
-    patches = cut(video, config.patch) if video.ndim == 5 else video
     if places is not None:
       patches = select(patches, places)
     dtype = jnp.dtype(config.dtype)
     kernel = kernel.reshape(-1, config.width).astype(dtype)
+    # Faster than a 3D convolution, whose weight gradient costs 1.4x and input gradient 6x.
     return product(patches.astype(dtype), kernel, config.gradient_dtype) + bias.astype(dtype)

@@ -39,6 +39,6 @@ class DeviceClock:
 
 def _follow(results: Results, finished: list[tuple[int, float]]) -> None:
   while (result := results.get()) is not None:
-    with contextlib.suppress(Exception):  # whoever reads the result is told
+    with contextlib.suppress(Exception):  # reading the result raises it
       result.block_until_ready()
     finished[0] = finished[0][0] + 1, time.monotonic()

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objective of masked pretraining: the pixels of hidden patches, as in VideoMAE and MAE."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
+from vivit_jax.config.pretraining import places_of
 from vivit_jax.config.schema import Config, Masked
 from vivit_jax.model.masking import Places, draw_places, select, split_places
-from vivit_jax.model.tokenizer import cut, sampled_frame_indices
+from vivit_jax.model.tokenizer import patches_of
 from vivit_jax.model.values import values_of
 from vivit_jax.model.vivit import ViViT, apply
 
@@ -30,18 +32,7 @@ def places_of_videos(config: Config, videos: Shaped[Array, ' b']) -> Places:
 
 def places_in_space(config: Config) -> int:
   """Returns the number of places of the patch grid in one frame."""
-  _, height, width = config.model.patch
-  return (config.clip.height // height) * (config.clip.width // width)
-
-
-def as_patches(config: Config, video: Shaped[Array, 'b *rest']) -> Shaped[Array, 'b t s p']:
-  """Returns the patches of clips that the host has not cut, values or pixels as they are."""
-  if video.ndim == 4:
-    return video
-  if config.model.sampled_frames is not None:
-    indices = sampled_frame_indices(video.shape[1], config.model.sampled_frames)
-    video = video[:, jnp.array(indices)]
-  return cut(video, config.model.patch)
+  return math.prod(places_of(config.model, config.clip))
 
 
 def pixel_statistics(
@@ -96,7 +87,7 @@ def reconstruction_loss(
     places: of each clip, see `masking.Places`.
     dropout_key: the regularizers act if one is given.
   """
-  patches = as_patches(config, video)
+  patches = patches_of(config.model, video)
   predicted = apply(model, params, values_of(patches, config.clip), dropout_key, places)
   hidden = select(patches, split_places(config.masked, places)[1])
   return jnp.square(predicted - reconstruction_targets(config.masked, hidden)).mean((1, 2, 3))

@@ -20,10 +20,7 @@ from vivit_jax.model.kernels import check_kernel
 from vivit_jax.model.values import values_of
 from vivit_jax.model.vivit import ViViT, apply
 from vivit_jax.train.evaluation import BeforeBatch, Forward, evaluate_split
-from vivit_jax.train.masked import (
-  places_of_videos,
-  reconstruction_loss,
-)
+from vivit_jax.train.masked import places_of_videos, reconstruction_loss
 
 NEIGHBORS = 20  # of the probe, weighted by their distance
 
@@ -116,7 +113,7 @@ def _probe(
   features: Float[np.ndarray, 'n d'],
   labels: Int[np.ndarray, 'n heads'],
 ) -> dict[str, float]:
-  """Returns the top-1 of each head by nearest neighbors among `known`; NaN if a loss was."""
+  """Returns the top-1 of each head by nearest neighbors; nothing if a feature is not finite."""
   neighbors = known.mean_logits()[:, 1:]
   if not (np.isfinite(neighbors).all() and np.isfinite(features).all()):
     return {}

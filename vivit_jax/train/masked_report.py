@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
 from vivit_jax.config.parse import to_dict
+from vivit_jax.config.pretraining import places_of
 from vivit_jax.config.schema import Config
 from vivit_jax.data.examples import read_view
 from vivit_jax.data.failures import FILE as SKIPPED
@@ -25,12 +26,12 @@ from vivit_jax.distributed.sharding import shard_state
 from vivit_jax.evaluate.accumulate import Predictions
 from vivit_jax.evaluate.reconstructions import Reconstruction, write_pretraining_report
 from vivit_jax.model.masking import select, split_places
-from vivit_jax.model.tokenizer import uncut
+from vivit_jax.model.tokenizer import patches_of, uncut
 from vivit_jax.model.values import values_of
 from vivit_jax.model.vivit import ViViT, apply, build
 from vivit_jax.train.evaluation import BeforeBatch, open_common_split
 from vivit_jax.train.log import read_metrics
-from vivit_jax.train.masked import as_patches, pixel_statistics, places_of_videos
+from vivit_jax.train.masked import pixel_statistics, places_of_videos
 from vivit_jax.train.masked_evaluation import compile_masked, evaluate_masked
 from vivit_jax.weights.pretrained import Pretrained
 
@@ -137,7 +138,7 @@ def _predicted(
 ) -> tuple[UInt8[Array, '1 f h w 3'], UInt8[Array, '1 f h w 3']]:
   """Returns a clip with hidden patches in gray, and with what the model predicts of them."""
   places = places_of_videos(config, videos)
-  patches = as_patches(config, video)
+  patches = patches_of(config.model, video)
   hidden = split_places(config.masked, places)[1]
   truth = select(patches, hidden).astype(jnp.float32) / 255
   mean, deviation = pixel_statistics(config.masked, truth)
@@ -145,7 +146,7 @@ def _predicted(
   pixels = found.reshape(*found.shape[:-1], -1, 3) * deviation + mean
   pixels = jnp.round(pixels.reshape(found.shape) * 255).clip(0, 255).astype(jnp.uint8)
   rows = hidden[0]
-  grid = config.clip.height // config.model.patch[1], config.clip.width // config.model.patch[2]
+  grid = places_of(config.model, config.clip)
   parts = (jnp.full_like(pixels, GRAY), pixels)
   gray, filled = (
     uncut(patches.at[:, :, rows].set(part), config.model.patch, grid) for part in parts

@@ -30,7 +30,7 @@ from vivit_jax.weights.load import load_source
 from vivit_jax.weights.normalization import fold
 from vivit_jax.weights.origins import format_table
 from vivit_jax.weights.runs import read_run
-from vivit_jax.weights.source import Source, grid
+from vivit_jax.weights.source import Source, grid, without_decoder
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -188,8 +188,8 @@ def initialize_params(config: Config, fresh: Any) -> tuple[Any, str]:
   assert init.checkpoint is not None
   hints = dataclasses.replace(init.facts, head=init.facts.head and init.head != 'init')
   source = fold(_load(init.checkpoint, hints).source, clip.mean, clip.std)
-  flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
-  own = {name: flat.pop(name) for name in list(flat) if name.startswith('decoder/')}
+  whole = traverse_util.flatten_dict(jax.tree.map(np.asarray, fresh), sep='/')
+  flat, own = without_decoder(whole)
   tokens = grid(config.model, clip.frames, clip.height, clip.width)
   params, rows = initialize(flat, config.model, tokens, source, init)
   if own:

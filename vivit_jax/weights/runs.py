@@ -20,7 +20,7 @@ from vivit_jax.config.schema import CheckpointFacts, Config, Evaluate, head_slic
 from vivit_jax.errors import CheckpointError
 from vivit_jax.weights.names_encoders import PRETRAINING
 from vivit_jax.weights.normalization import fold
-from vivit_jax.weights.source import Source, check_hints, check_source
+from vivit_jax.weights.source import Source, check_hints, check_source, without_decoder
 
 
 def read_run(
@@ -39,8 +39,7 @@ def read_run(
       raise CheckpointError(f'{workdir / SNAPSHOT} has no class names of the head {head!r}')
   clip = config.clip
   masked = config.task.kind == 'masked'
-  flat = traverse_util.flatten_dict(params, sep='/')
-  decoder = {name: flat.pop(name) for name in list(flat) if name.startswith('decoder/')}
+  flat, decoder = without_decoder(traverse_util.flatten_dict(params, sep='/'))
   source = Source(
     path=workdir,
     format='vivit_jax run',

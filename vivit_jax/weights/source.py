@@ -66,6 +66,14 @@ def shapes(model: Model, grid: Grid, classes: int) -> Shapes:
   return found
 
 
+def without_decoder(params: Mapping[str, Any]) -> tuple[Flat, Flat]:
+  """Returns the parameters of a model, and those of its decoder of masked pretraining."""
+  parts: tuple[Flat, Flat] = ({}, {})
+  for name, array in params.items():
+    parts[name.startswith('decoder/')][name] = array
+  return parts
+
+
 def check_shapes(path: Path, params: Mapping[str, Any], expected: Shapes) -> None:
   """Rejects a tree with other names or shapes than `expected`.
 
