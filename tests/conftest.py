@@ -29,6 +29,10 @@ pytest.register_assert_rewrite('support')
 # be deaf to these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+HANDLERS = {
+  kind: signal.getsignal(kind)
+  for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+}
 
 
 # What `pytest -m quick` runs: files and single tests of every folder that need no whole run.
@@ -68,11 +72,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def signals():
-  """Restores signal handlers, since `vivit train` ignores signals when it is about to end."""
-  kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-  before = {kind: signal.getsignal(kind) for kind in kinds}
+  """Signal handlers as they were: `vivit train` ignores signals once all that is left is to end.
+
+  Before the test too, since fixtures of a whole module train before this one is set up.
+  """
+  restore_signals()
   yield
-  for kind, handler in before.items():
+  restore_signals()
+
+
+def restore_signals():
+  for kind, handler in HANDLERS.items():
     signal.signal(kind, handler)
 
 

@@ -68,7 +68,7 @@ def batches(config, rng, count=3):
     pytest.param('spatio_temporal', Mesh(data=8), marks=pytest.mark.faults),
     ('factorised_encoder_by_patch', Mesh(data=2, fsdp=2, context=2)),
     pytest.param('factorised_self_attention', Mesh(data=4, context=2), marks=pytest.mark.faults),
-    ('factorised_dot_product', Mesh(data=1, fsdp=8)),
+    pytest.param('factorised_dot_product', Mesh(data=1, fsdp=8), marks=pytest.mark.faults),
   ],
 )
 def test_eight_devices_train_as_one(attention, mesh, rng):
@@ -83,6 +83,7 @@ def test_eight_devices_train_as_one(attention, mesh, rng):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.faults
 def test_remat_scan_and_parts_of_a_batch_change_nothing(rng):
   config = masked(layers=2)
   given = batches(config, rng, 2)
