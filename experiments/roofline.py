@@ -32,7 +32,11 @@ def main() -> None:
   add('--mesh', default='-1,1,1', help='data,fsdp,context (%(default)s)')
   add('--size', choices=SIZES, default='B')
   add('--attention', default='factorised_encoder')
-  add('--config', help='instead of size, attention and clip: configs/videoprism.py:B,finetune')
+  add(
+    '--config',
+    help='instead of size, attention and clip: configs/videoprism.py:B,finetune; '
+    'settings of it may follow: --config.masked.ratio=0.75',
+  )
   add('--batch', type=int, default=16, help='clips of all devices (%(default)s)')
   add('--frames', type=int, default=32)
   add('--pixels', type=int, default=224, help='height and width (%(default)s)')
@@ -44,7 +48,9 @@ def main() -> None:
   add('--scan', action='store_true')
   add('--attention-kernel', default='auto')
   add('--json', action='store_true')
-  options = parser.parse_args()
+  options, settings = parser.parse_known_args()
+  if settings and not options.config:
+    parser.error(f'{settings[0]}: only with --config')
   topology = options.topology or (
     f'h100:{options.devices}'
     if options.target == 'h100'
@@ -54,7 +60,7 @@ def main() -> None:
   jax.config.update('jax_platforms', ALONE['JAX_PLATFORMS'])  # JAX has read its variable
   try:
     check_compiler(topology)
-    result = compiled(options, topology, experiment(options))
+    result = compiled(options, topology, experiment(options, settings))
   except (ConfigError, MemoryError) as error:
     sys.exit(f'roofline: {error}')
   if options.json:
@@ -72,10 +78,10 @@ def main() -> None:
       print(f'{name:26}{value:,.2f}' if isinstance(value, float) else f'{name:26}{value}')
 
 
-def experiment(options: argparse.Namespace) -> Config:
+def experiment(options: argparse.Namespace, settings: list[str]) -> Config:
   """Returns the experiment that the options describe, checked."""
   if options.config:
-    return of_recipe(options)
+    return of_recipe(options, settings)
   size = dataclasses.asdict(SIZES[options.size])
   if options.layers:
     size['layers'] = options.layers
@@ -105,9 +111,9 @@ def experiment(options: argparse.Namespace) -> Config:
   return parse(to_dict(config))
 
 
-def of_recipe(options: argparse.Namespace) -> Config:
-  """Returns the experiment of a recipe, run as the options say."""
-  recipe = load([f'--config={options.config}'])
+def of_recipe(options: argparse.Namespace, settings: list[str]) -> Config:
+  """Returns the experiment of a recipe and changes of it, run as the options say."""
+  recipe = load([f'--config={options.config}', *settings])
   run = {
     name: getattr(options, name)
     for name in ('dtype', 'gradient_dtype', 'remat', 'scan', 'attention_kernel')

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A harder task than moving digits: two digits over a moving texture, of which one is asked for.
+"""A harder task than moving digits: two digits over a moving texture, and two questions.
 
-The label is how the red digit moves, one of the eight ways of data/moving_digits.py. A blue digit
-moves in a way of its own, and behind both a random texture slides in a random direction. So neither
-a single frame nor the mean motion of the picture tells the class.
+`digit` asks how the red digit moves, one of the eight ways of data/moving_digits.py; a blue digit
+moves in a way of its own. `texture` asks in which of eight directions the random texture behind
+them slides. The red digit covers a twentieth of a clip, the texture nearly all of it. No single
+frame tells either.
 """
 
 import math
@@ -19,29 +20,32 @@ FRAMES, SIZE = 8, 24  # of a clip; pixels of a side
 DIGIT = (8.0, 13.0)  # pixels of a digit's side
 MARGIN = 6  # pixels between a digit's center and the border, at least
 RED, BLUE = np.array([235, 70, 60], np.float32), np.array([60, 90, 240], np.float32)
+QUESTIONS = ('digit', 'texture')  # columns of the labels; each has eight classes
 SHARES = {'train': (0.0, 0.8), 'test': (0.8, 1.0)}  # of scikit-learn's images of digits
 
 
 def clips(
   split: str, count: int, seed: int = 0, texture: bool = True
-) -> tuple[UInt8[np.ndarray, 'n f h w 3'], Int32[np.ndarray, 'n 1']]:
-  """Returns clips [N, 8, 24, 24, 3] and labels [N, 1]; no image of a digit is in two splits.
+) -> tuple[UInt8[np.ndarray, 'n f h w 3'], Int32[np.ndarray, 'n 2']]:
+  """Returns clips [N, 8, 24, 24, 3] and labels [N, 2]; no image of a digit is in two splits.
 
-  Without texture the background is gray.
+  Without texture the background is gray, and the second label means nothing.
   """
   images = load_digits().images.astype(np.float32) / 16
   low, high = (int(share * len(images)) for share in SHARES[split])
   order = np.random.default_rng(seed).permutation(len(images))[low:high]
   rng = np.random.default_rng([seed, list(SHARES).index(split), 1])
-  labels = np.arange(count) % len(VERBS)
-  found = [_clip(images[rng.choice(order, 2)], int(label), rng, texture) for label in labels]
-  return np.stack(found), labels[:, None].astype(np.int32)
+  moves = np.arange(count) % len(VERBS)
+  found = [_clip(images[rng.choice(order, 2)], int(move), rng, texture) for move in moves]
+  videos, directions = zip(*found, strict=True)
+  return np.stack(videos), np.stack([moves, directions], axis=1).astype(np.int32)
 
 
 def _clip(
   digits: np.ndarray, label: int, rng: np.random.Generator, texture: bool
-) -> UInt8[np.ndarray, 'f h w 3']:
-  frames = _texture(rng)
+) -> tuple[UInt8[np.ndarray, 'f h w 3'], int]:
+  """Returns a clip and the direction of its texture, an eighth of the full angle."""
+  frames, step = _texture(rng)
   if not texture:
     frames[:] = 90
   moves = (int(rng.integers(len(VERBS))), label)  # the red digit lies in front
@@ -50,11 +54,12 @@ def _clip(
     for frame, mask in zip(frames, _places(ink, move, rng), strict=True):
       frame += mask[..., None] * (color - frame)
   noise = rng.normal(0, 4, frames.shape).astype(np.float32)
-  return (frames + noise).clip(0, 255).astype(np.uint8)
+  direction = int(math.atan2(step[1], step[0]) / (2 * math.pi) * 8 % 8)
+  return (frames + noise).clip(0, 255).astype(np.uint8), direction
 
 
-def _texture(rng: np.random.Generator) -> np.ndarray:
-  """Returns float32 frames of a gray texture that slides by up to two pixels a frame."""
+def _texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """Returns float32 frames of a gray texture that slides, and by how much (x, y) in a frame."""
   coarse = rng.uniform(20, 200, (2 * SIZE // 4, 2 * SIZE // 4)).astype(np.float32)
   picture = cv2.resize(coarse, (2 * SIZE, 2 * SIZE), interpolation=cv2.INTER_CUBIC)
   step = rng.uniform(-2, 2, 2)
@@ -62,7 +67,7 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
   for t in range(FRAMES):
     shift = np.array([[1, 0, -SIZE / 2 - step[0] * t], [0, 1, -SIZE / 2 - step[1] * t]])
     rows.append(cv2.warpAffine(picture, shift, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT))
-  return np.repeat(np.stack(rows)[..., None], 3, axis=-1).astype(np.float32)
+  return np.repeat(np.stack(rows)[..., None], 3, axis=-1).astype(np.float32), step
 
 
 def _places(ink: np.ndarray, move: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -4,11 +4,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
 from vivit_jax.config.parse import check
 from vivit_jax.config.schema import Clip, Config, Evaluate, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
+from vivit_jax.model.cost import model_cost
+from vivit_jax.model.vivit import build
 from vivit_jax.plan.targets import check_compiler, devices
 
 pytestmark = pytest.mark.compiled
@@ -110,6 +114,27 @@ def test_the_kernels_of_tpus_have_flops(case, kernel):
   assert ('splash_mha' in text) == (kernel == 'splash_mha')
   assert found.flops > 0.98 * least_flops(experiment(*case), found)
   assert found.compiler_milliseconds > found.milliseconds
+
+
+@pytest.mark.parametrize(('topology', 'device'), [('h100:1', 'H100'), ('v5e:2x2', 'TPU v5 lite')])
+def test_what_does_not_compile_is_named_on_one_line(topology, device, monkeypatch):
+  from vivit_jax.plan.compile import compile_step_for
+
+  check_compiler(topology)
+
+  # An activation that only CPUs have a program for.
+  def gelu(x, approximate):
+    square = jax.lax.stop_gradient(x[0, :2, :2]).astype(jnp.float32)
+    return x + jnp.linalg.eigvals(square).real.sum().astype(x.dtype)
+
+  monkeypatch.setattr(nn, 'gelu', gelu)
+  with pytest.raises(ConfigError) as caught:
+    compile_step_for(experiment(*MATRIX[4]), devices(topology)[:1])
+  message = str(caught.value)
+  assert 'does not compile for' in message
+  assert device in message
+  assert 'eig' in message
+  assert '\n' not in message
 
 
 @pytest.mark.parametrize('scan', [False, True], ids=['loop', 'scan'])

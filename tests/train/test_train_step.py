@@ -28,6 +28,7 @@ from vivit_jax.distributed.sharding import host_rows, local_rows, replicated, sh
 from vivit_jax.errors import ConfigError
 from vivit_jax.model.tokenizer import cut
 from vivit_jax.model.vivit import abstract_params, build
+from vivit_jax.train import step as step_module
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import abstract_state, init_state
 from vivit_jax.train.step import compile_forward, host_cut
@@ -84,6 +85,35 @@ def test_randomness_is_folded_from_seed_and_step(rng):
   assert other[0]['loss'] != history[0]['loss']
   later = dataclasses.replace(copy(), step=jnp.array(2, jnp.int32))
   assert train(config, [batch], start=later)[1] == history[2:]
+
+
+@pytest.mark.parametrize(
+  'optimizer',
+  [{'optimizer': 'sgd'}, {'optimizer': 'adamw', 'weight_decay': 0.1, 'learning_rate': 1e-3}],
+  ids=['sgd', 'adamw'],
+)
+def test_the_update_of_cpus_and_that_of_accelerators_agree(rng, monkeypatch, optimizer):
+  config = changed(train={**optimizer, 'ema_decay': 0.9}, model={'dropout': 0.0})
+  batches = [make_batch(config, rng) for _ in range(3)]
+  start = init_state(config, build(config), make_optimizer(config.train, 20))
+
+  def run(platform):
+    monkeypatch.setattr(step_module, 'compiled_for', lambda: platform)
+    compiled.cache_clear()
+    copy = jax.tree.map(jnp.copy, start)
+    good, history = train(config, batches, start=copy)
+    copy = jax.tree.map(jnp.copy, start)
+    copy.params['head']['kernel'] = copy.params['head']['kernel'].at[0, 0].set(jnp.nan)
+    bad, skipped = train(config, batches[:1], start=copy)
+    assert [metrics['skipped_updates'] for metrics in history + skipped] == [0, 0, 0, 1]
+    assert int(bad.step) == 1
+    assert_bitwise_equal(bad.opt_state, start.opt_state)
+    return good
+
+  in_place, by_leaf = leaves(run('cpu')), leaves(run('tpu'))
+  compiled.cache_clear()
+  for name, leaf in by_leaf.items():
+    np.testing.assert_allclose(in_place[name], leaf, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def test_one_device_and_eight_agree_after_five_steps_of_sgd(rng):

@@ -23,8 +23,10 @@ MEMORY = (
   os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30 + 1
 )  # memory of the machine in GiB
 SETTINGS = {
-  # Reserves address space, not memory: blocks larger than this would be mapped separately.
+  # Reserves address space, not memory. Blocks larger than the arena, or than the largest object (2
+  # GiB by default), would be mapped anew for every step.
   'MIMALLOC_ARENA_RESERVE': f'{MEMORY}GiB',
+  'MIMALLOC_ARENA_MAX_OBJECT_SIZE': f'{MEMORY}GiB',
   'MIMALLOC_ARENA_EAGER_COMMIT': '0',
   # Clearing partly used 2 MB pages takes longer than the page faults they save.
   'MIMALLOC_ALLOW_THP': '0',
