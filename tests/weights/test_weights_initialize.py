@@ -174,6 +174,18 @@ def test_video_to_video_of_another_clip_and_other_classes(attention):
   assert format_table(rows).splitlines()[-1].endswith('2 fresh, 2 left over')
 
 
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_positions_alone_can_stay_fresh(attention):
+  model = of(attention=attention)
+  source, own = video_source(model, (4, 4, 6), 7), random(model, (4, 4, 6), 7)
+  params, rows = initialize(own, model, (4, 4, 6), source, Init(positions='init'))
+  fresh = {name for name, origin in origins(rows).items() if origin == 'fresh'}
+  assert fresh == {name for name in own if name.endswith('position')}
+  assert fresh
+  assert all(np.array_equal(params[name], own[name]) for name in fresh)
+  assert all(np.array_equal(params[n], source.params[n]) for n in params.keys() - fresh)
+
+
 @pytest.mark.parametrize('theirs, ours', [('cls', 'mean'), ('mean', 'cls'), ('mean', 'mean')])
 def test_cls_on_either_side(theirs, ours):
   source = video_source(of(pooling=theirs), (4, 4, 4), 7)

@@ -205,9 +205,9 @@ class Init:
   # checkpoint: settings of model and clip that stand at their defaults become those of the weights,
   # with a pooling that a classifier can have.
   architecture: Literal['config', 'checkpoint'] = 'config'
-  positions: Literal['linear', 'scenic'] = (
-    'linear'  # how they are resized, see weights/positions.py
-  )
+  # How they are resized, see weights/positions.py. init: learned anew, where what matters looks the
+  # same at every place (docs/pretraining.md).
+  positions: Literal['linear', 'scenic', 'init'] = 'linear'
   # For factorised_self_attention from a model without temporal attention. zero_projection: it has
   # no effect initially (paper). copy: copied from spatial attention (Scenic).
   temporal_attention: Literal['zero_projection', 'copy'] = 'zero_projection'

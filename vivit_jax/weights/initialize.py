@@ -172,6 +172,9 @@ class _Merge:
   def position(self, name: str, stage: str, from_stage: str) -> None:
     """Resizes the grid of positions; copies the position of the cls token if both have one."""
     source_name = f'{from_stage.partition("/")[0]}/{name.rpartition("/")[2]}'
+    method = self.options.positions
+    if method == 'init':
+      return self.keep(name, 'init.positions is init')
     if source_name not in self.source.params or from_stage not in self.source_tokens:
       return self.keep(name, 'the source has none')
     held, shape = self.source.params[source_name][0], self.params[name].shape
@@ -180,7 +183,7 @@ class _Merge:
     source, target = self.source_tokens[from_stage], self.tokens[stage]
     if len(source) > len(target):  # an image's (1, H, W) for a stage over (H, W)
       source = source[1:]
-    grid = resize_positions(held[cls:], source, target, self.options.positions)
+    grid = resize_positions(held[cls:], source, target, method)
     first = held[:1] if cls else self.params[name][0, :1]
     position = np.concatenate([first, grid])[None] if wanted_cls else grid[None]
     if held.shape == position.shape[1:] and cls == wanted_cls and source == target:
