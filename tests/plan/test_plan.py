@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from vivit_jax.cli import main
-from vivit_jax.config.schema import Clip, Config, Data, Mesh, Model, Train
+from vivit_jax.config.schema import Clip, Config, Data, Masked, Mesh, Model, Task, Train
 from vivit_jax.errors import ConfigError
 from vivit_jax.plan import report
 from vivit_jax.plan.compile import Compiler
@@ -67,6 +67,32 @@ def test_what_is_saved_is_that_of_the_layers_and_clips():
   assert sizes[5] - sizes[1] == 4 * (sizes[2] - sizes[1])
   # 4 clips of a device, 65 tokens: per layer at least the six products with parameters.
   assert sizes[2] - sizes[1] > 4 * 65 * 4 * (5 * 32 + 64)
+
+
+@pytest.mark.parametrize('attention', ['factorised_encoder', 'factorised_encoder_by_patch'])
+def test_both_stages_count(attention):
+  name = 'saved for the backward pass'
+  sizes = {
+    n: estimate(changed('model', attention=attention, temporal_layers=n), 8, 'gpu')[name]
+    for n in (1, 2, 4)
+  }
+  assert sizes[4] - sizes[2] == pytest.approx(2 * (sizes[2] - sizes[1]), abs=3)
+  assert sizes[2] > sizes[1]
+
+
+def test_masked_pretraining_counts_visible_patches():
+  config = changed('model', pooling='none', tubelet_init='random')
+  config = dataclasses.replace(config, task=Task('masked', (), ()))
+  name, sizes = 'saved for the backward pass', []
+  for ratio in (0.5, 0.75):
+    masked = Masked(ratio, decoder_layers=1, decoder_width=16, decoder_heads=2, decoder_mlp_dim=32)
+    one, two = (
+      estimate(dataclasses.replace(config, masked=masked, model=model), 8, 'gpu')[name]
+      for model in (config.model, dataclasses.replace(config.model, layers=4))
+    )
+    sizes.append(two - one)
+  # A layer's products alone are half as large; the attention's matrix is a quarter.
+  assert 0.2 * sizes[0] < sizes[1] < 0.55 * sizes[0]
 
 
 @pytest.mark.parametrize(

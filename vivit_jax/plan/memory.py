@@ -18,7 +18,7 @@ from vivit_jax.config.sharding_rules import RULES, rule_of
 from vivit_jax.distributed.mesh import AXES, check_devices
 from vivit_jax.distributed.sharding import leaf_name, state_sharding
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, token_grid, video_shape
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import TrainState, abstract_state
 from vivit_jax.train.step import compile_step, host_cut
@@ -165,7 +165,7 @@ def saved(model: ViViT, clip: Clip) -> tuple[int, int]:
   # All layers of a stage are equal, and tracing them takes time.
   result = base = both(1, least)
   result = result + (spatial - 1) * (both(2, least) - base)
-  if temporal > 1 and model.config.attention == 'factorised_encoder':
+  if temporal > 1 and model.config.attention.startswith('factorised_encoder'):
     result = result + (temporal - 1) * (both(1, 2) - base)
   return int(result[0]), int(result[1])
 
@@ -173,12 +173,16 @@ def saved(model: ViViT, clip: Clip) -> tuple[int, int]:
 @functools.cache
 def _residuals(model: ViViT, clip: Clip, batch: int) -> int:
   params, video = abstract_params(model, clip), video_shape(clip, batch)
-  forward = functools.partial(apply, model, dropout_key=jax.random.key(0))
+  places = None
+  if model.masked is not None:  # the encoder computes on visible patches alone
+    grid = token_grid(model.config, video.shape)
+    places = jax.ShapeDtypeStruct((batch, math.prod(grid[1:])), jnp.int32)
 
-  def backward(params: Any, video: jax.Array) -> Any:
-    return jax.vjp(lambda params: forward(params, video=video), params)
+  def backward(params: Any, video: jax.Array, places: jax.Array | None) -> Any:
+    key = jax.random.key(0)
+    return jax.vjp(lambda params: apply(model, params, video, key, places), params)
 
-  program = jax.make_jaxpr(backward)(params, video).jaxpr
+  program = jax.make_jaxpr(backward)(params, video, places).jaxpr
   kept = {var for var in program.outvars if isinstance(var, Var)} - set(program.invars)
   shapes = [cast(jax.core.ShapedArray, var.aval) for var in kept]
   return sum(shape.size * shape.dtype.itemsize for shape in shapes)
