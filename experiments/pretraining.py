@@ -197,6 +197,7 @@ def main() -> None:
   parser.add_argument('--seeds', type=int, default=3, help='fine-tunings of each cell (3)')
   parser.add_argument('--models', nargs='+', default=MODELS, choices=MODELS, metavar='MODEL')
   parser.add_argument('--shares', nargs='+', type=float, default=SHARES, metavar='SHARE')
+  parser.add_argument('--starts', nargs='+', default=tuple(STARTS), choices=STARTS, metavar='START')
   parser.add_argument('--pretraining', type=int, default=3000, metavar='STEPS')
   parser.add_argument('--finetuning', type=int, default=300, metavar='STEPS')
   parser.add_argument('--ratio', type=float, default=0.5, help='of hidden patches (%(default)s)')
@@ -237,7 +238,7 @@ def main() -> None:
         config = config_of(model, None, seed, options.finetuning)
         found = nearest(config, weights_of(model, start)[0], train, test)
         keep(found, model=model, share=1.0, start=name, seed=seed)
-    for share, start in itertools.product(options.shares, STARTS):
+    for share, start in itertools.product(options.shares, options.starts):
       if (model, share, start, seed) in done or time.monotonic() > end:
         continue
       weights, losses = weights_of(model, start)

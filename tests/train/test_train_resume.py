@@ -141,6 +141,7 @@ def said_of(workdir: Path, how: str) -> str:
   return f'vivit: stopped by {how} at step {step}; the same command continues from there'
 
 
+@pytest.mark.faults
 def test_a_hangup_a_warning_and_closed_output_lose_nothing(uninterrupted, tmp_path):
   # To the whole group, as a terminal and SLURM do: the decoders must not care.
   for how, workers, expected in ((signal.SIGHUP, 2, 129), (signal.SIGUSR1, 2, 0)):
