@@ -9,7 +9,7 @@ Each of the four models is pretrained on 10,000 clips without labels, and then f
 10 and 100 % of 8,000 labeled ones, with the same settings as from scratch: once with all that it
 has learned, and once without its positions. `nearest neighbors` asks the frozen features instead.
 Results go to results.jsonl in the folder, a row each; the command goes on where it was stopped, and
-draws table and plot of what is there. Data and tasks: textured_digits.py.
+draws table, plot and reconstructions of what is there. Data and tasks: textured_digits.py.
 """
 
 import argparse
@@ -34,7 +34,9 @@ from vivit_jax.config.schema import Clip, Config, Masked, Model, Task, Train
 from vivit_jax.data.moving_digits import VERBS
 from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import shard_batch, shard_state
+from vivit_jax.evaluate.reconstructions import Reconstruction, draw_reconstruction
 from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.train.masked_report import reconstructed
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state, start_from
 from vivit_jax.train.step import compile_forward, compile_step
@@ -189,6 +191,15 @@ def _cell(values: list[float]) -> str:
   return mean if len(values) == 1 else f'{mean} ({min(values):.1f} to {max(values):.1f})'
 
 
+def draw(folder: Path, config: Config, model: str, video: np.ndarray) -> None:
+  """Draws a test clip as it is, as the encoder sees it, and as the decoder predicts it."""
+  held = serialization.msgpack_restore((folder / f'{model}.msgpack').read_bytes())
+  show = functools.partial(reconstructed, config, build(config), held['params'])
+  visible, predicted = map(np.asarray, jax.jit(show)(video[None], np.zeros(1, np.int32)))
+  one = Reconstruction('', 0.0, video, visible[0], predicted[0])
+  (folder / f'reconstruction_{model}.png').write_bytes(draw_reconstruction(one))
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('folder', type=Path)
@@ -247,7 +258,10 @@ def main() -> None:
       part = train[0][chosen], train[1][chosen]
       found = fine_tuned(config, weights, part, test, f'{model} {start} {share:.0%}')
       keep({**found, 'pretraining': losses}, model=model, share=share, start=start, seed=seed)
-  report(options.folder, rows, [m for m in MODELS if m in {r['model'] for r in rows}])
+  models = [model for model in MODELS if model in {row['model'] for row in rows}]
+  report(options.folder, rows, models)
+  for model in models:
+    draw(options.folder, config_of(model, hidden, 0, options.pretraining), model, test[0][0])
 
 
 if __name__ == '__main__':

@@ -121,7 +121,7 @@ def reconstructions(
   """
   losses = found.mean_logits()[:, 0]
   chosen = np.linspace(0, len(found.seen) - 1, min(SHOWN, len(found.seen))).round().astype(int)
-  predict = jax.jit(lambda video, number: _predicted(config, model, params, video, number))
+  predict = jax.jit(lambda video, number: reconstructed(config, model, params, video, number))
   for row in dict.fromkeys(chosen.tolist()):
     index = int(found.seen[row])
     try:
@@ -133,7 +133,7 @@ def reconstructions(
     yield Reconstruction(path, float(losses[row]), frames, visible[0], predicted[0])
 
 
-def _predicted(
+def reconstructed(
   config: Config, model: ViViT, params: Any, video: UInt8[Array, '1 f h w 3'], videos: Array
 ) -> tuple[UInt8[Array, '1 f h w 3'], UInt8[Array, '1 f h w 3']]:
   """Returns a clip with hidden patches in gray, and with what the model predicts of them."""
