@@ -105,3 +105,28 @@ def test_freed_blocks_are_kept_where_the_library_can(monkeypatch):
   assert len(calls) == 2
   monkeypatch.undo()
   allocator.keep_freed_blocks()  # of this process, whatever its allocator
+
+
+# Page faults of writing to a block of 2.5 GiB, and again after it was freed and allocated anew.
+LARGE = """
+import resource
+import numpy as np
+from vivit_jax.distributed import allocator
+allocator.keep_freed_blocks()
+def faults():
+  block = np.empty(5 * 2**29, np.uint8)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  block[:: 2**24] = 1
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+
+
+@pytest.mark.skipif(allocator.find_library() is None, reason='needs pip install cmeel-mimalloc')
+def test_blocks_of_gigabytes_are_kept_too():
+  environment = allocator.preloading(allocator.find_library())
+  program = [sys.executable, '-c', LARGE]
+  done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+  first, second = map(int, done.stdout.split())
+  assert first > 100
+  assert second < 20
