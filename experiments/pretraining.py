@@ -220,6 +220,12 @@ def main() -> None:
     decoder_mlp_dim=64, target='tubelet' if texture else 'pixels',
   )  # fmt: skip
   options.folder.mkdir(parents=True, exist_ok=True)
+  of_all = ('task', 'pretraining', 'finetuning', 'ratio', 'decoder_layers')
+  settings = json.dumps({name: getattr(options, name) for name in of_all})
+  kept = options.folder / 'settings.json'
+  if kept.exists() and kept.read_text() != settings:
+    parser.error(f'{options.folder} has results of {kept.read_text()}: give another folder')
+  kept.write_text(settings)
   file, end = options.folder / 'results.jsonl', time.monotonic() + 60 * options.minutes
   rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
   unlabeled = functools.cache(lambda: clips('train', UNLABELED, 1, texture)[0])
@@ -261,7 +267,9 @@ def main() -> None:
   models = [model for model in MODELS if model in {row['model'] for row in rows}]
   report(options.folder, rows, models)
   for model in models:
-    draw(options.folder, config_of(model, hidden, 0, options.pretraining), model, test[0][0])
+    if (options.folder / f'{model}.msgpack').exists():
+      config = config_of(model, hidden, 0, options.pretraining)
+      draw(options.folder, config, model, test[0][0])
 
 
 if __name__ == '__main__':
