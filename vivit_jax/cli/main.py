@@ -4,6 +4,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -116,6 +117,8 @@ def _quieten_orbax() -> None:
   sys.unraisablehook = lambda what: None if is_orbax(what) else show(what)
   logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
   logging.getLogger('asyncio').addFilter(lambda record: 'orbax' not in record.getMessage())
+  # Writes that had not begun when another one failed.
+  warnings.filterwarnings('ignore', r"coroutine 'async_serialize.*never awaited", RuntimeWarning)
 
 
 def entry() -> NoReturn:
