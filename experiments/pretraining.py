@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ import jax
 import numpy as np
 from flax import serialization, traverse_util
 from matplotlib.figure import Figure
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from markdown_table import markdown
@@ -36,6 +35,7 @@ from vivit_jax.distributed.mesh import make_mesh
 from vivit_jax.distributed.sharding import shard_batch, shard_state
 from vivit_jax.evaluate.reconstructions import Reconstruction, draw_reconstruction
 from vivit_jax.model.vivit import ViViT, build
+from vivit_jax.train.masked_evaluation import nearest_label
 from vivit_jax.train.masked_report import reconstructed
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import init_state, start_from
@@ -115,9 +115,12 @@ def without_positions(params: Any) -> Any:
   return traverse_util.unflatten_dict({n: x for n, x in flat.items() if n[-1] != 'position'})
 
 
-def pretrained(file: Path, config: Config, videos: np.ndarray) -> tuple[Any, list[float]]:
+def pretrained(
+  file: Path, config: Config, clips_of: Callable[[], np.ndarray]
+) -> tuple[Any, list[float]]:
   """Returns the parameters of a model's pretraining, which runs once, and its losses."""
   if not file.exists():
+    videos = clips_of()
     none = np.zeros((len(videos), 1), np.int32)
     params, losses = run(config, videos, none, None, f'pretraining {file.stem}')
     file.write_bytes(serialization.msgpack_serialize({'params': params, 'losses': losses}))
@@ -143,19 +146,13 @@ def fine_tuned(config: Config, params: Any, train: Examples, test: Examples, tit
 
 
 def nearest(config: Config, params: Any, train: Examples, test: Examples) -> dict:
-  """Returns the top-1 of the 20 nearest neighbors by frozen features, each scaled to deviation 1,
-  and how far the features of clips lie from their mean, as a share of their length."""
+  """Returns the top-1 of the probe of masked pretraining: nearest neighbors by frozen features."""
   model = build(config)
   fresh = init_state(config, model, make_optimizer(config.train, 1)).params
   params = {n: x for n, x in merged(fresh, params or {}).items() if n != 'head'}
-  found, asked = (outputs(config, model.clone(classes=0), params, v) for v in (train[0], test[0]))
-  scaler = StandardScaler().fit(found)
-  neighbors = KNeighborsClassifier(20).fit(scaler.transform(found), train[1][:, 0])
-  away = np.linalg.norm(found - found.mean(axis=0), axis=1)
-  return {
-    'top1': float(neighbors.score(scaler.transform(asked), test[1][:, 0])),
-    'spread': float((away / np.linalg.norm(found, axis=1)).mean()),
-  }
+  both = np.concatenate([train[0], test[0]])
+  known, asked = np.split(outputs(config, model.clone(classes=0), params, both), [len(train[0])])
+  return {'top1': float((nearest_label(known, train[1][:, 0], asked) == test[1][:, 0]).mean())}
 
 
 def report(folder: Path, rows: list[dict[str, Any]], models: list[str]) -> None:
@@ -191,13 +188,12 @@ def _cell(values: list[float]) -> str:
   return mean if len(values) == 1 else f'{mean} ({min(values):.1f} to {max(values):.1f})'
 
 
-def draw(folder: Path, config: Config, model: str, video: np.ndarray) -> None:
+def draw(file: Path, config: Config, params: Any, video: np.ndarray) -> None:
   """Draws a test clip as it is, as the encoder sees it, and as the decoder predicts it."""
-  held = serialization.msgpack_restore((folder / f'{model}.msgpack').read_bytes())
-  show = functools.partial(reconstructed, config, build(config), held['params'])
-  visible, predicted = map(np.asarray, jax.jit(show)(video[None], np.zeros(1, np.int32)))
+  show = jax.jit(functools.partial(reconstructed, config, build(config), params))
+  visible, predicted = map(np.asarray, show(video[None], np.zeros(1, np.int32)))
   one = Reconstruction('', 0.0, video, visible[0], predicted[0])
-  (folder / f'reconstruction_{model}.png').write_bytes(draw_reconstruction(one))
+  file.write_bytes(draw_reconstruction(one))
 
 
 def main() -> None:
@@ -240,7 +236,7 @@ def main() -> None:
     if start == 'scratch':
       return None, []
     config = config_of(model, hidden, 0, options.pretraining)
-    params, losses = pretrained(options.folder / f'{model}.msgpack', config, unlabeled())
+    params, losses = pretrained(options.folder / f'{model}.msgpack', config, unlabeled)
     return without_positions(params) if start.endswith('new positions') else params, losses
 
   def keep(found: dict, **cell: Any) -> None:
@@ -269,7 +265,8 @@ def main() -> None:
   for model in models:
     if (options.folder / f'{model}.msgpack').exists():
       config = config_of(model, hidden, 0, options.pretraining)
-      draw(options.folder, config, model, test[0][0])
+      picture = options.folder / f'reconstruction_{model}.png'
+      draw(picture, config, weights_of(model, 'pretrained')[0], test[0][0])
 
 
 if __name__ == '__main__':

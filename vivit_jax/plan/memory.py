@@ -13,12 +13,13 @@ import optax
 from jax.extend.core import Var
 from jax.sharding import AbstractMesh, Mesh
 
+from vivit_jax.config.pretraining import places_of
 from vivit_jax.config.schema import Clip, Config
 from vivit_jax.config.sharding_rules import RULES, rule_of
 from vivit_jax.distributed.mesh import AXES, check_devices
 from vivit_jax.distributed.sharding import leaf_name, state_sharding
 from vivit_jax.errors import ConfigError
-from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, token_grid, video_shape
+from vivit_jax.model.vivit import ViViT, abstract_params, apply, build, video_shape
 from vivit_jax.train.optimizer import make_optimizer
 from vivit_jax.train.state import TrainState, abstract_state
 from vivit_jax.train.step import compile_step, host_cut
@@ -175,8 +176,7 @@ def _residuals(model: ViViT, clip: Clip, batch: int) -> int:
   params, video = abstract_params(model, clip), video_shape(clip, batch)
   places = None
   if model.masked is not None:  # the encoder computes on visible patches alone
-    grid = token_grid(model.config, video.shape)
-    places = jax.ShapeDtypeStruct((batch, math.prod(grid[1:])), jnp.int32)
+    places = jax.ShapeDtypeStruct((batch, math.prod(places_of(model.config, clip))), jnp.int32)
 
   def backward(params: Any, video: jax.Array, places: jax.Array | None) -> Any:
     key = jax.random.key(0)

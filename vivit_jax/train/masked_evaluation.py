@@ -117,13 +117,26 @@ def _probe(
   neighbors = known.mean_logits()[:, 1:]
   if not (np.isfinite(neighbors).all() and np.isfinite(features).all()):
     return {}
-  center = neighbors.mean(axis=0)
   result = {}
   for column, head in enumerate(heads):
-    probe = KNeighborsClassifier(
-      min(NEIGHBORS, len(neighbors)), weights='distance', metric='cosine', algorithm='brute'
-    )
-    probe.fit(neighbors - center, known.labels[known.seen][:, column])
-    right = probe.predict(features - center) == labels[:, column]
+    found = nearest_label(neighbors, known.labels[known.seen][:, column], features)
+    right = found == labels[:, column]
     result['knn_top1' + (f'_{head}' if len(heads) > 1 else '')] = float(right.mean())
   return result
+
+
+def nearest_label(
+  known: Float[np.ndarray, 'm d'], labels: Int[np.ndarray, ' m'], features: Float[np.ndarray, 'n d']
+) -> Int[np.ndarray, ' n']:
+  """Returns the label of most of the nearest neighbors, by the cosine of features less their mean.
+
+  Args:
+    known: features whose labels are known.
+    labels: of these.
+    features: whose labels are asked for.
+  """
+  center = known.mean(axis=0)
+  probe = KNeighborsClassifier(
+    min(NEIGHBORS, len(known)), weights='distance', metric='cosine', algorithm='brute'
+  )
+  return np.asarray(probe.fit(known - center, labels).predict(features - center))
